@@ -1,0 +1,43 @@
+"""inlier learns what good parts look like from pictures of good parts, then finds, locates and grades defects.
+
+>>> from inlier import PaDiM
+>>> PaDiM(preset="light").settings.size
+256
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from inlier.errors import InlierError
+from inlier.version import __version__
+
+if TYPE_CHECKING:
+    from inlier.data.datasets import Dataset, open_dataset
+    from inlier.detector import Detector, Prediction, load
+    from inlier.evaluation import evaluate
+    from inlier.methods.padim import PaDiM
+    from inlier.methods.simplenet import SimpleNet
+
+# Public name -> module that defines it; imported at first use, so `import inlier` loads nothing heavy.
+_HOME = {
+    "Dataset": "inlier.data.datasets",
+    "open_dataset": "inlier.data.datasets",
+    "Detector": "inlier.detector",
+    "Prediction": "inlier.detector",
+    "load": "inlier.detector",
+    "evaluate": "inlier.evaluation",
+    "PaDiM": "inlier.methods.padim",
+    "SimpleNet": "inlier.methods.simplenet",
+}
+__all__ = ["InlierError", "__version__", "Dataset", "open_dataset", "Detector", "Prediction", "load", "evaluate",
+           "PaDiM", "SimpleNet"]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'inlier' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,121 @@
+"""One file = named tensors + a JSON header, read and written safely.
+
+The format is safetensors; the header is the single metadata entry "inlier" and carries a SHA-256 of the tensors. No
+pickle is read or written, and loading runs no code from the file.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+
+
+class ArtifactError(ValueError):
+    """The file cannot be read as an artifact, or not be written; the message says why and what to do."""
+
+
+def write(path: str | os.PathLike[str], tensors: Mapping[str, "Tensor"], header: Mapping[str, Any]) -> None:
+    """Write atomically: a temporary file beside `path`, flushed to disk, then renamed over it.
+
+    Whatever goes wrong, an older file at `path` stays whole. Raises ArtifactError if the disk refuses.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    data = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
+    text = json.dumps({"format": FORMAT, **header, "sha256": _digest(data.items())}, ensure_ascii=False)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        _allocate(temporary, sum(tensor.nbytes for tensor in data.values()) + 2 * len(text) + 200 * len(data))
+        save_file(data, temporary, metadata={"inlier": text})
+        _flush(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp made it private
+        os.replace(temporary, path)
+        _flush(path.parent)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed") from error
+    finally:
+        if temporary:
+            with contextlib.suppress(FileNotFoundError):  # renamed: all went well
+                os.unlink(temporary)
+
+
+def read(path: str | os.PathLike[str], device: str = "cpu") -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+    """(tensors, header) of an artifact. Raises ArtifactError for a file that is missing, foreign, damaged or newer."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise ArtifactError(f"{path}: {'is a folder, not a model file' if path.is_dir() else 'no such model file'}")
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+        if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+            raise ArtifactError(f"{path}: is a pickle (PyTorch) file. inlier never opens those: they can run code")
+        with safe_open(path, framework="pt", device=device) as file:
+            text = (file.metadata() or {}).get("inlier")
+            if text is None:
+                raise ArtifactError(f"{path}: is a safetensors file, but not one that inlier wrote")
+            header = json.loads(text)
+            if header["format"] > FORMAT:
+                raise ArtifactError(
+                    f"{path}: has format {header['format']}, this inlier reads up to {FORMAT}; "
+                    f"it was written by inlier {header.get('library', '(unknown)')}: please upgrade"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path}: is not a whole inlier model; it is damaged, cut short or of another kind") from error
+    if header.get("sha256") != _digest(sorted(tensors.items())):
+        raise ArtifactError(f"{path}: is damaged; its content does not match its checksum")
+    return tensors, header
+
+
+def _digest(tensors: Iterable[tuple[str, "Tensor"]]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().reshape(-1).view(_bytes()).numpy())
+    return digest.hexdigest()
+
+
+def _bytes() -> Any:
+    import torch
+
+    return torch.uint8
+
+
+def _allocate(path: str, size: int) -> None:
+    """Claim the space first: safetensors writes through a memory map, where a full disk would be a crash (SIGBUS)."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+
+
+def _flush(path: str | os.PathLike[str]) -> None:
+    if os.name == "nt" and Path(path).is_dir():
+        return  # Windows opens no folders; the rename is durable there once the file is
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

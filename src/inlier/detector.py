@@ -1,0 +1,404 @@
+"""The contract that every method keeps: a detector is fitted on good parts, then scores, judges, saves and loads.
+
+A method is one file in `methods/` with a `Settings` dataclass, a network (an `nn.Module` whose forward takes RGB
+(B, 3, H, W) in [0, 1] and returns scores (B,) and maps (B, H, W)), and a `Detector` subclass that gives `presets`,
+`build` and `learn`. Everything else (data, calibration, verdicts, files) is here, once.
+"""
+
+import functools
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from inlier import artifact, calibration, methods
+from inlier.data.datasets import Dataset, check, open_dataset
+from inlier.data.images import Preprocess, list_images, read_batches
+from inlier.errors import InlierError
+from inlier.features.weights import Weights
+from inlier.progress import progress
+from inlier.settings import Settings
+from inlier.training import Run
+from inlier.version import __version__
+
+log = logging.getLogger("inlier")
+DEFAULT_ALPHA = 0.01
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a detector says about one picture. `error` is set, and all else None, for a picture it could not read."""
+
+    path: str
+    score: float | None = None  # raw anomaly score, higher = more anomalous; never clipped or rescaled
+    p_value: float | None = None  # how often a good part scores at least this high; None without calibration
+    verdict: Literal["good", "defect"] | None = None  # "defect" when p_value <= alpha; None without calibration
+    error: str | None = None
+    pixel_threshold: float | None = None  # at most a share alpha of good parts has any map value above it
+    _network_map: NDArray[np.float32] | None = field(default=None, repr=False)
+    _size: tuple[int, int] = field(default=(0, 0), repr=False)
+    _preprocess: Preprocess | None = field(default=None, repr=False)
+
+    @functools.cached_property
+    def map(self) -> NDArray[np.float32] | None:
+        """(height, width) raw anomaly scores, registered to the original picture; NaN = not inspected (cropped off)."""
+        if self._network_map is None or self._preprocess is None:
+            return None
+        return self._preprocess.to_original(self._network_map, *self._size)
+
+    @property
+    def region(self) -> NDArray[np.bool_] | None:
+        """(height, width) True where the map is above the pixel threshold; None without calibration."""
+        if self.map is None or self.pixel_threshold is None:
+            return None
+        return np.nan_to_num(self.map, nan=-np.inf) > self.pixel_threshold
+
+
+class Scores(NamedTuple):
+    """Raw output for a batch of pictures; `failures` are (index, reason) of those that could not be read."""
+
+    indices: list[int]
+    scores: NDArray[np.float32]  # (B,)
+    maps: NDArray[np.float32]  # (B, size, size)
+    sizes: list[tuple[int, int]]  # (height, width) of the originals
+    failures: list[tuple[int, str]]
+
+
+class Images:
+    """Good images as the network sees them: a re-iterable source of batches."""
+
+    def __init__(self, sources: Sequence[Any], preprocess: Preprocess, workers: int = 2):
+        self.sources, self.preprocess, self.workers = list(sources), preprocess, workers
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def subset(self, indices: Sequence[int]) -> "Images":
+        return Images([self.sources[i] for i in indices], self.preprocess, self.workers)
+
+    def batches(self, batch_size: int, device: torch.device) -> Iterator[Tensor]:
+        """RGB batches (B, 3, size, size) in [0, 1], in order."""
+        for batch in read_batches(self.sources, self.preprocess, batch_size, self.workers):
+            yield torch.from_numpy(batch.images).to(device)
+
+
+class Detector:
+    """Base of all methods. The constructor stores settings, `fit` learns, fitted attributes end in an underscore.
+
+    preset: "paper" (the published recipe) or "light" (two CPU cores, minutes, no download), or what `presets` lists.
+    seed: decides everything random. device: "auto", "cpu", "cuda", "cuda:1", "mps". weights: file with the backbone's
+    weights (default: looked for, see features.weights). Further keywords change single settings of the preset.
+    """
+
+    name: ClassVar[str]
+    presets: ClassVar[dict[str, Settings]]
+    default_calibration: ClassVar[str] = "split"
+    minimum_images: ClassVar[int] = 2
+
+    def __init__(self, preset: str = "light", *, seed: int = 0, device: str = "auto",
+                 weights: str | os.PathLike[str] | None = None, **settings: Any):  # fmt: skip
+        if preset not in self.presets:
+            raise InlierError(f"{self.name} has no preset '{preset}'. Known: {', '.join(self.presets)}")
+        self.preset, self.seed, self.device, self.weights = preset, seed, device, weights
+        self.settings = self.presets[preset].replace(**settings)
+
+    # -- what a method gives ------------------------------------------------------------------------------------------
+
+    def build(self) -> nn.Module:
+        """The unfitted network; its `backbone` attribute is a features.Backbone. Shapes depend on settings alone."""
+        raise NotImplementedError  # pragma: no cover
+
+    def learn(self, network: nn.Module, images: Images, run: Run) -> None:
+        """Fit `network` on good images."""
+        raise NotImplementedError  # pragma: no cover
+
+    def memory_needed(self, n_images: int) -> int:
+        """Bytes that fitting will take at its peak, for the check before it starts."""
+        return 0
+
+    def held_out_scores(self, network: nn.Module, images: Images, run: Run) -> tuple[NDArray[Any], NDArray[Any]]:
+        """(scores, highest map values), each (N,): every image scored by a model fitted without it (5 folds)."""
+        scores, peaks = np.empty(len(images)), np.empty(len(images))
+        for k, (fitting, held_out) in enumerate(calibration.folds(len(images), self.seed)):
+            log.info("fold %d of 5: fitting on %d images", k + 1, len(fitting))
+            fold_run = Run(run.seed, run.device, run.folder and run.folder / f"fold{k}", run.resume, run.identity)
+            fold = self._network(run.device, network.backbone.state_dict())
+            self.learn(fold, images.subset(fitting), fold_run)
+            scores[held_out], peaks[held_out] = self._score_all(fold, images.subset(held_out), run.device)
+        return scores, peaks
+
+    # -- fit ----------------------------------------------------------------------------------------------------------
+
+    def fit(self, data: Any, *, categories: Sequence[str] = (), calibration: str | None = None,
+            run_folder: str | os.PathLike[str] | None = None, resume: bool = False, workers: int = 2) -> Self:  # fmt: skip
+        """Learn what good parts look like.
+
+        data: a folder, a list of paths or arrays, a dataset's name, or a Dataset; only its good training images are
+        used. calibration: "split", "folds" or "none" (default: the method's own). With `run_folder`, a killed fit can
+        be resumed. Raises InlierError for data that cannot be used, before anything is learned.
+        """
+        dataset = open_dataset(data, categories)
+        log.info("data: %s", dataset.layout)
+        with progress("checking images", len(dataset.samples)) as show:
+            report = check(dataset, workers, lambda done, _total: show(done))
+        for note in (*dataset.notes, *report.warnings):
+            log.warning("%s", note)
+        good = dataset.train
+        kind = calibration or self.default_calibration
+        self._check_can_fit(kind, len(good))
+
+        run = Run(self.seed, _device(self.device), Path(run_folder) if run_folder else None, resume,
+                  {"method": self.name, "settings": asdict(self.settings), "seed": self.seed, "calibration": kind,
+                   "data": report.fingerprint}, workers)  # fmt: skip
+        run.identity = json.loads(json.dumps(run.identity))  # as a checkpoint gives it back: tuples become lists
+        images = Images([sample.source for sample in good], self.preprocess, workers)
+        self._fit_and_calibrate(images, kind, run)
+        self.categories_ = tuple(sorted({sample.category for sample in good}))
+        self.fingerprint_ = report.fingerprint
+        run.close()
+        return self
+
+    def _check_can_fit(self, kind: str, n: int) -> None:
+        if kind not in calibration.KINDS:
+            raise InlierError(f"unknown calibration '{kind}'. Known: {', '.join(calibration.KINDS)}")
+        needed = {"none": self.minimum_images, "split": 2 * self.minimum_images, "folds": self.minimum_images + 1}[kind]
+        if n < needed:
+            found = "no good training images" if n == 0 else f"only {n} good training image{'s'[: n > 1]}"
+            raise InlierError(f"{found}: {self.name} with calibration '{kind}' needs at least {needed}, better 100 or more")
+        import psutil
+
+        memory, available = self.memory_needed(n), psutil.virtual_memory().available
+        if memory:
+            log.info("memory: fitting takes about %.2f GiB, %.1f GiB are free", memory / GIB, available / GIB)
+        if memory > available:
+            raise InlierError(
+                f"fitting {self.name} with these settings takes about {memory / GIB:.1f} GiB of memory, "
+                f"{available / GIB:.1f} GiB are free: use preset 'light', a smaller 'size', or deeper 'taps'"
+            )
+
+    def _fit_and_calibrate(self, images: Images, kind: str, run: Run) -> None:
+        backbone_weights = self._load_backbone(run.device)
+        network = self._network(run.device, backbone_weights)
+        fitting, held_out = list(range(len(images))), []
+        if kind == "split":
+            fitting, held_out = calibration.split(len(images), self.seed)
+        log.info("fitting %s (%s) on %d good images, %s", self.name, self.preset, len(fitting), run.device)
+        self.learn(network, images.subset(fitting), run)
+        self.network_, self.calibration_ = network.eval(), Calibration(kind)
+        if kind == "split":
+            self.calibration_ = Calibration(kind, *self._score_all(network, images.subset(held_out), run.device))
+        elif kind == "folds":
+            self.calibration_ = Calibration(kind, *self.held_out_scores(network, images, run))
+        log.info("calibration: %s", self.calibration_)
+
+    def _load_backbone(self, device: torch.device) -> dict[str, Tensor]:
+        backbone = self.build().backbone
+        found: Weights = backbone.load(self.weights)
+        self.weights_source_, self.weights_licence_ = found.source, found.licence
+        log.info("backbone: %s, weights from %s", self.settings.backbone, found.source)
+        return dict(backbone.state_dict())
+
+    def _network(self, device: torch.device, backbone_weights: dict[str, Tensor]) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            network = self.build()
+        network.backbone.load_state_dict(backbone_weights)
+        return network.to(device)
+
+    def _score_all(self, network: nn.Module, images: Images, device: torch.device) -> tuple[NDArray[Any], NDArray[Any]]:
+        scores, peaks = [], []
+        for batch in images.batches(8, device):
+            with torch.inference_mode():
+                score, maps = network(batch)
+            scores.append(score.cpu().numpy())
+            peaks.append(maps.amax((1, 2)).cpu().numpy())
+        return np.concatenate(scores), np.concatenate(peaks)
+
+    # -- score and judge ----------------------------------------------------------------------------------------------
+
+    @property
+    def preprocess(self) -> Preprocess:
+        s = self.settings
+        return Preprocess(s.size, s.shorter_side, s.filter)
+
+    def scores(self, sources: Sequence[Any], *, batch_size: int = 8, workers: int = 2,
+               errors: Literal["raise", "keep"] = "raise") -> Iterator[Scores]:  # fmt: skip
+        """Raw scores and network-size maps of pictures, batch by batch in order; constant memory."""
+        self._check_fitted()
+        device = _device(self.device)
+        network = self.network_.to(device)
+        for batch in read_batches(sources, self.preprocess, batch_size, workers, errors):
+            size = self.settings.size
+            score, maps = np.empty(0, np.float32), np.empty((0, size, size), np.float32)
+            if batch.indices:
+                with torch.inference_mode():
+                    score, maps = (t.cpu().numpy() for t in network(torch.from_numpy(batch.images).to(device)))
+            yield Scores(batch.indices, score, maps, batch.sizes, batch.failures)
+
+    def predict(self, data: Any, *, alpha: float | None = None, batch_size: int = 8, workers: int = 2,
+                errors: Literal["raise", "keep"] = "raise") -> Iterator[Prediction]:  # fmt: skip
+        """Judge pictures, one Prediction each, in order, in constant memory.
+
+        data: a picture (path or array), a folder, or a list of those. alpha: the accepted false-alarm rate (default:
+        0.01, or the lowest that the calibration can promise). errors="keep" turns a picture that cannot be read into
+        a Prediction with `error` set instead of raising.
+        """
+        self._check_fitted()
+        alpha = self.calibration_.alpha(alpha)
+        sources = _sources(data)
+        for batch in self.scores(sources, batch_size=batch_size, workers=workers, errors=errors):
+            found = {i: self._judge(sources[i], alpha, batch.scores[k], batch.maps[k], batch.sizes[k])
+                     for k, i in enumerate(batch.indices)}  # fmt: skip
+            found |= {i: Prediction(_name(sources[i], i), error=reason) for i, reason in batch.failures}
+            yield from (found[i] for i in sorted(found))
+
+    def _judge(self, source: Any, alpha: float | None, score: np.float32, map_: NDArray[np.float32],
+               size: tuple[int, int]) -> Prediction:  # fmt: skip
+        p_value = verdict = threshold = None
+        if alpha is not None:
+            p_value = float(self.calibration_.p_values(score))
+            verdict = "defect" if p_value <= alpha else "good"
+            threshold = calibration.threshold(self.calibration_.peaks, alpha)
+        return Prediction(_name(source), float(score), p_value, verdict, None, threshold, map_, size, self.preprocess)
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "network_"):
+            raise InlierError(f"this {type(self).__name__} is not fitted yet: call fit(...) or inlier.load(...)")
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted detector, backbone included, as one `.inlier` file. Atomic: never half a model."""
+        self._check_fitted()
+        tensors = {f"network.{key}": value for key, value in self.pack(self.network_.state_dict()).items()}
+        tensors |= {"calibration.scores": torch.from_numpy(self.calibration_.scores),
+                    "calibration.peaks": torch.from_numpy(self.calibration_.peaks)}  # fmt: skip
+        artifact.write(path, tensors, self.header())
+
+    def header(self) -> dict[str, Any]:
+        """What the artifact says of itself."""
+        return {
+            "library": __version__,
+            "method": self.name,
+            "preset": self.preset,
+            "settings": asdict(self.settings),
+            "seed": self.seed,
+            "categories": list(self.categories_),
+            "calibration": {"kind": self.calibration_.kind, "n": len(self.calibration_.scores)},
+            "data": self.fingerprint_,
+            "weights": {"source": self.weights_source_, "licence": self.weights_licence_},
+        }
+
+    def pack(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The network's state as it goes into the file; a method may make it smaller."""
+        return state
+
+    def unpack(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Undo `pack`."""
+        return state
+
+    @classmethod
+    def _from_artifact(cls, path: Path, tensors: dict[str, Tensor], header: dict[str, Any], device: str) -> Self:
+        try:
+            detector = cls(header["preset"], seed=header["seed"], device=device, **header["settings"])
+            network = detector.build()
+            state = {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
+            network.load_state_dict(detector.unpack(state))
+            detector.network_ = network.eval()
+            detector.calibration_ = Calibration(header["calibration"]["kind"], tensors["calibration.scores"].numpy(),
+                                                tensors["calibration.peaks"].numpy())  # fmt: skip
+            detector.categories_, detector.fingerprint_ = tuple(header["categories"]), header["data"]
+            detector.weights_source_, detector.weights_licence_ = header["weights"]["source"], header["weights"]["licence"]
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise artifact.ArtifactError(f"{path}: does not fit method '{cls.name}' of inlier {__version__}: {error}") from error
+        return detector
+
+
+def load(path: str | os.PathLike[str], device: str = "auto") -> Detector:
+    """Read a detector that `save` wrote. Runs no code from the file. Raises artifact.ArtifactError."""
+    tensors, header = artifact.read(path)
+    if "method" not in header:
+        raise artifact.ArtifactError(f"{path}: is a training checkpoint, not a model; resume the training with --resume")
+    return methods.get(header["method"])._from_artifact(Path(path), tensors, header, device)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Scores of good images that the detector was not fitted on, and what they can promise."""
+
+    kind: str
+    scores: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.float32))  # (n,) image scores
+    peaks: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.float32))  # (n,) highest value of each map
+
+    def alpha(self, asked: float | None = None) -> float | None:
+        """The false-alarm rate to judge by: `asked`, or else 0.01 or the lowest that can be promised.
+
+        None without calibration. Raises InlierError if `asked` is lower than can be promised.
+        """
+        n = len(self.scores)
+        if n == 0:
+            if asked is not None:
+                raise InlierError("this model has no calibration, so no verdict can be given: train with --calibration split")
+            return None
+        if asked is None:
+            lowest = calibration.smallest_alpha(n)
+            if lowest > DEFAULT_ALPHA:
+                log.warning("%d calibration images promise no false-alarm rate below %.4g, so alpha is %.4g instead of %g; "
+                            "%d would be needed", n, lowest, lowest, DEFAULT_ALPHA, calibration.needed_scores(DEFAULT_ALPHA))  # fmt: skip  # noqa: E501
+            return max(DEFAULT_ALPHA, lowest)
+        try:
+            calibration.threshold(self.scores, asked)
+        except ValueError as error:
+            raise InlierError(str(error)) from error
+        return asked
+
+    def p_values(self, scores: Any) -> NDArray[np.float64]:
+        return calibration.p_values(self.scores, scores)
+
+    def __str__(self) -> str:
+        if not len(self.scores):
+            return "none: raw scores only, no p-values and no verdicts"
+        n = len(self.scores)
+        return f"{self.kind}, {n} good images; alpha from {calibration.smallest_alpha(n):.4g}: {calibration.PROMISES[self.kind]}"
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # an unknown name, or a build without that device
+        raise InlierError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+def _sources(data: Any) -> list[Any]:
+    """Paths (folders expanded) and arrays of what `predict` was given."""
+    if isinstance(data, Dataset):
+        return [sample.source for sample in data.samples]
+    if not isinstance(data, (list, tuple)):
+        data = [data]
+    sources: list[Any] = []
+    for item in data:
+        if isinstance(item, (str, os.PathLike)) and Path(item).is_dir():
+            images = list_images(Path(item))
+            if not images:
+                raise InlierError(f"{item}: holds no images (.png .jpg .jpeg .bmp .tif .tiff .webp)")
+            sources += images
+        else:
+            sources.append(item)
+    if not sources:
+        raise InlierError("nothing to predict: the list of pictures is empty")
+    return sources
+
+
+def _name(source: Any, index: int = 0) -> str:
+    return str(source) if isinstance(source, (str, os.PathLike)) else f"image {index}"

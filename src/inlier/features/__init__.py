@@ -1,0 +1,148 @@
+"""Frozen pretrained networks that turn pictures into feature maps."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from inlier.errors import InlierError
+from inlier.features.alexnet import alexnet
+from inlier.features.efficientnet_lite import efficientnet_lite0
+from inlier.features.resnet import resnet18, resnet50, wide_resnet50_2
+from inlier.features.weights import Weights, find_weights
+
+# Builder of each network, and the layer whose output is the last one at each stride.
+BACKBONES: dict[str, tuple[Callable[[], nn.Sequential], dict[int, str]]] = {
+    "efficientnet_lite0": (efficientnet_lite0, {2: "blocks.0", 4: "blocks.1", 8: "blocks.2", 16: "blocks.4", 32: "blocks.6"}),  # fmt: skip  # noqa: E501
+    "resnet18": (resnet18, {2: "relu", 4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}),
+    "resnet50": (resnet50, {2: "relu", 4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}),
+    "wide_resnet50_2": (wide_resnet50_2, {2: "relu", 4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}),
+    "alexnet": (alexnet, {4: "features.1", 8: "features.2", 16: "features.5", 32: "features.12"}),
+}
+CONTAINERS = ("features", "blocks")  # children that are a row of stages themselves
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Backbone(nn.Module):
+    """Feature maps of a frozen network; work stops after the last tapped layer, later layers are not even built.
+
+    name: one of BACKBONES, or `timm:NAME` with the extra `timm`. taps: strides (4, 8, ...) or layer names
+    ("layer2"), in any order. forward takes RGB (B, 3, H, W) in [0, 1], normalises it, and returns one map
+    (B, channels, h, w) per tap, in the order of `taps`.
+
+    The network starts with random weights (an artifact brings its own); `load` fetches the pretrained ones.
+    """
+
+    def __init__(self, name: str, taps: Sequence[int | str]):
+        super().__init__()
+        self.name = name
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+        if name.startswith("timm:"):
+            self.net, self.layers, mean, std = _timm(name, taps)
+        elif name in BACKBONES:
+            build, strides = BACKBONES[name]
+            self.net = build()
+            self.layers = [_layer_name(name, tap, strides, [layer for layer, _ in _stages(self.net)]) for tap in taps]
+            _truncate(self.net, self.layers)
+        else:
+            raise InlierError(f"unknown backbone '{name}'. Known: {', '.join(BACKBONES)}, or timm:NAME with inlier[timm]")
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False).eval()
+        with torch.no_grad():
+            self.channels = [m.shape[1] for m in self(torch.zeros(1, 3, 128, 128))]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = (images - self.mean) / self.std
+        if self.name.startswith("timm:"):
+            return list(self.net(x))
+        maps: dict[str, Tensor] = {}
+        for layer, stage in _stages(self.net):
+            x = stage(x)
+            maps[layer] = x
+        return [maps[layer] for layer in self.layers]
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Frozen for good: batch norm keeps its pretrained statistics whatever mode the owner is in."""
+        return super().train(False)
+
+    def load(self, path: str | os.PathLike[str] | None = None) -> Weights:
+        """Fill in pretrained weights (see weights.find_weights); a needed tensor that is missing is an error."""
+        if self.name.startswith("timm:"):
+            return self._load_timm(path)
+        weights = find_weights(self.name, path)
+        wanted = self.net.state_dict()
+        missing = [key for key in wanted if key not in weights.tensors and not key.endswith("num_batches_tracked")]
+        if missing:
+            raise InlierError(
+                f"{weights.source}: lacks {len(missing)} tensors that {self.name} needs up to {self.layers[-1]}, first "
+                f"'{missing[0]}'. The file holds {', '.join(list(weights.tensors)[:3])}, ..."
+            )
+        for key, tensor in wanted.items():
+            if key in weights.tensors and tensor.shape != weights.tensors[key].shape:
+                shape = tuple(weights.tensors[key].shape)
+                raise InlierError(f"{weights.source}: '{key}' has the shape {shape}, {self.name} needs {tuple(tensor.shape)}")
+        self.net.load_state_dict({key: weights.tensors[key] for key in wanted if key in weights.tensors}, strict=False)
+        return weights
+
+    def _load_timm(self, path: str | os.PathLike[str] | None) -> Weights:
+        import timm
+
+        name = self.name.removeprefix("timm:")
+        indices = [int(layer) for layer in self.layers]
+        options = {"pretrained_cfg_overlay": {"file": os.fspath(path)}} if path else {}
+        loaded = timm.create_model(name, pretrained=True, features_only=True, out_indices=indices, **options)
+        self.net.load_state_dict(loaded.state_dict())
+        licence = str(getattr(loaded, "pretrained_cfg", {}).get("license", "see the model's page"))
+        return Weights(dict(loaded.state_dict()), str(path or f"hf.co/timm/{name}"), licence)
+
+
+def _stages(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The network as a row of (layer name, module), in the order of computation."""
+    for name, child in net.named_children():
+        if name in CONTAINERS:
+            yield from ((f"{name}.{i}", stage) for i, stage in child.named_children())
+        else:
+            yield name, child
+
+
+def _layer_name(backbone: str, tap: int | str, strides: dict[int, str], layers: list[str]) -> str:
+    if isinstance(tap, int) and tap in strides:
+        return strides[tap]
+    if isinstance(tap, str) and tap in layers:
+        return tap
+    raise InlierError(
+        f"{backbone} has no tap point {tap!r}. Strides: {', '.join(map(str, strides))}; layers: {', '.join(layers)}"
+    )
+
+
+def _truncate(net: nn.Sequential, taps: list[str]) -> None:
+    """Drop every stage after the last tap."""
+    layers = [layer for layer, _ in _stages(net)]
+    for layer in layers[max(layers.index(tap) for tap in taps) + 1 :]:
+        container, _, index = layer.rpartition(".")
+        del net.get_submodule(container)._modules[index]
+
+
+def _timm(name: str, taps: Sequence[int | str]) -> tuple[nn.Module, list[str], tuple[float, ...], tuple[float, ...]]:
+    try:
+        import timm
+    except ImportError as error:
+        raise InlierError(f"the backbone '{name}' needs timm: pip install 'inlier[timm]' ({error})") from error
+    name = name.removeprefix("timm:")
+    if not timm.is_model(name):
+        raise InlierError(f"timm knows no model '{name}': see timm.list_models()")
+    reductions = timm.create_model(name, features_only=True).feature_info.reduction()
+    names = timm.create_model(name, features_only=True).feature_info.module_name()
+    for tap in taps:
+        if tap not in reductions and tap not in names:
+            raise InlierError(f"timm:{name} has no tap point {tap!r}. Strides: {reductions}; layers: {names}")
+    # several levels may share a stride (plain vision transformers): the last one counts
+    index = {tap: max(i for i, known in enumerate(zip(reductions, names)) if tap in known) for tap in taps}
+    if sorted(index.values()) != list(index.values()):
+        raise InlierError(f"timm:{name}: give the taps from shallow to deep, not {list(taps)}")
+    net = timm.create_model(name, features_only=True, out_indices=[index[tap] for tap in taps])
+    config = timm.get_pretrained_cfg(name)
+    mean, std = (config.mean, config.std) if config else (IMAGENET_MEAN, IMAGENET_STD)
+    return net, [str(index[tap]) for tap in taps], tuple(mean), tuple(std)

@@ -1,0 +1,209 @@
+"""PaDiM: one Gaussian of pretrained features per image position; the score is the Mahalanobis distance.
+
+Defard et al., "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and Localization", 2020,
+arXiv 2011.08785. Checked against numbers made with the implementation that everybody uses
+(xiahaifeng1995/PaDiM-Anomaly-Detection-Localization-master, Apache-2.0, commit 616004b).
+
+Same mathematics, other computation: sums are streamed, so memory does not depend on the number of images; the inverse
+covariance is never formed, its Cholesky factor is inverted once and a batch is scored by one batched matrix product;
+channels are selected before the maps are brought to one size.
+
+What is ours: the preset `light`. It keeps all channels of three deep layers (nothing is drawn at random, so the result
+does not depend on a seed) on a coarser grid, which makes the full covariance affordable. Calibration scores are exact
+leave-one-out scores, obtained in closed form from the final fit.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from inlier import settings
+from inlier.detector import Detector, Images
+from inlier.errors import InlierError
+from inlier.features import Backbone
+from inlier.maps import smooth_upsample_matrix
+from inlier.progress import progress
+from inlier.settings import setting
+from inlier.training import Run
+
+BATCH = 16  # images per step of the streamed fit; changes nothing but speed
+CHUNK = 64  # positions whose covariance is factorised at once, in float64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(settings.Settings):
+    taps: tuple[int | str, ...] = setting((4, 8, 16), "layers joined to one embedding, shallow to deep (section III.A)")
+    grid: int = setting(0, "index of the tap whose map gives the positions; shallower maps are averaged, deeper ones repeated", low=0)  # fmt: skip  # noqa: E501
+    channels: int | None = setting(100, "channels drawn at random from all taps (section III.C); none: all", low=1)
+    epsilon: float = setting(0.01, "added to the diagonal of every covariance (equation 1)", low=1e-9)
+    sigma: float = setting(4.0, "gaussian smoothing of the map, pixels", low=0.0, high=100.0)
+
+
+class Network(nn.Module):
+    """mean (P, d) and whitening (P, d, d), the inverse Cholesky factor of each position's covariance."""
+
+    mean: Tensor
+    whitening: Tensor
+
+    def __init__(self, s: Settings, seed: int):
+        super().__init__()
+        self.backbone = Backbone(s.backbone, s.taps)
+        if s.grid >= len(s.taps):
+            raise InlierError(f"setting 'grid': {s.grid} is not the index of one of the {len(s.taps)} taps")
+        with torch.no_grad():
+            shapes = [m.shape[-2:] for m in self.backbone(torch.zeros(1, 3, s.size, s.size))]
+        self.grid = tuple(shapes[s.grid])  # (h, w); P = h * w
+        self.selected = select_channels(self.backbone.channels, s.channels, seed)
+        positions, d = self.grid[0] * self.grid[1], sum(len(index) for index in self.selected)
+        self.register_buffer("mean", torch.zeros(positions, d))
+        self.register_buffer("whitening", torch.zeros(positions, d, d))
+        for axis, n in zip("yx", self.grid):
+            self.register_buffer(f"smooth_{axis}", smooth_upsample_matrix(n, s.size, s.sigma), persistent=False)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (P, B, d)"""
+        maps = [m[:, index] for m, index in zip(self.backbone(images), self.selected) if index]
+        return join(maps, self.grid).flatten(2).permute(2, 0, 1)
+
+    def distances(self, embedding: Tensor) -> Tensor:
+        """(P, B, d) -> (P, B) squared Mahalanobis distance to each position's Gaussian"""
+        centred = embedding - self.mean[:, None]
+        return torch.bmm(centred, self.whitening.mT).square_().sum(-1)
+
+    def maps(self, distances: Tensor) -> Tensor:
+        """(P, B) squared distances -> (B, H, W), upsampled and smoothed"""
+        return self.smooth_y @ distances.sqrt().T.unflatten(1, self.grid) @ self.smooth_x.T
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        maps = self.maps(self.distances(self.embed(images)))
+        return maps.amax((1, 2)), maps
+
+
+def select_channels(available: list[int], wanted: int | None, seed: int) -> list[list[int]]:
+    """Channel indices per tap, ascending. The draw equals the released code's `random.seed(1024)` for seed 0."""
+    total = sum(available)
+    if wanted is not None and wanted > total:
+        raise InlierError(f"setting 'channels': {wanted} channels are wanted, the taps have {total} in all")
+    chosen = range(total) if wanted is None else sorted(random.Random(1024 + seed).sample(range(total), wanted))
+    starts = np.cumsum([0, *available])
+    return [[c - int(a) for c in chosen if a <= c < b] for a, b in zip(starts[:-1], starts[1:])]
+
+
+def join(maps: list[Tensor], grid: tuple[int, int]) -> Tensor:
+    """Maps of all taps on one grid, channels concatenated: finer ones averaged, coarser ones repeated."""
+    return torch.cat(
+        [F.adaptive_avg_pool2d(m, grid) if m.shape[-1] > grid[1] else F.interpolate(m, size=grid) for m in maps], dim=1
+    )
+
+
+class GaussianSums:
+    """Running sums of a Gaussian per position; `scatter` (P, d, d) is the only large tensor.
+
+    Everything is centred by the first batch's mean, which keeps float32 sums as exact as float64 ones would be.
+    """
+
+    def __init__(self, scatter: Tensor):
+        self.scatter, self.n = scatter.zero_(), 0
+
+    def add(self, embedding: Tensor) -> None:
+        """embedding: (P, B, d)"""
+        if self.n == 0:
+            self.shift = embedding.mean(1)
+            self.total = torch.zeros_like(self.shift)
+        centred = embedding - self.shift[:, None]
+        self.total += centred.sum(1)
+        self.scatter.baddbmm_(centred.mT, centred)
+        self.n += embedding.shape[1]
+
+    def mean(self) -> Tensor:
+        """(P, d)"""
+        return self.shift + self.total / self.n
+
+    def covariance(self, positions: slice) -> Tensor:
+        """(chunk, d, d) float64, unbiased (n - 1), without the regularisation"""
+        total = self.total[positions].double()
+        return (self.scatter[positions].double() - total[:, :, None] * total[:, None] / self.n) / (self.n - 1)
+
+
+def whiten(sums: GaussianSums, epsilon: float) -> None:
+    """Replace the scatter by the inverse Cholesky factor of covariance + epsilon I, in place."""
+    positions, d, _ = sums.scatter.shape
+    identity = torch.eye(d, dtype=torch.float64, device=sums.scatter.device)
+    for start in range(0, positions, CHUNK):
+        chunk = slice(start, start + CHUNK)
+        factor = torch.linalg.cholesky(sums.covariance(chunk) + epsilon * identity)
+        inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+        sums.scatter[chunk] = inverse.float()
+
+
+def leave_one_out(distances: Tensor, n: int) -> Tensor:
+    """Squared distances of training images -> what a model fitted without that image would say.
+
+    Leaving x out changes the covariance by a rank-one term along u = x - mean, so with q = u' C^-1 u the
+    Sherman-Morrison formula gives the new distance from q alone: no refit, one line. Exact for a regularisation of
+    epsilon (n - 1) / (n - 2), a relative change of 1 / n.
+    """
+    q = distances.double()
+    return ((n / (n - 1)) ** 2 * (n - 2) / (n - 1) * q / (1 - n / (n - 1) ** 2 * q)).float()
+
+
+class PaDiM(Detector):
+    """One Gaussian of pretrained features per image position. Fits in one pass, without training."""
+
+    name = "padim"
+    default_calibration = "folds"
+    presets = {
+        "paper": Settings(backbone="resnet18", size=224, shorter_side=256, filter="lanczos"),
+        "paper-wide": Settings(backbone="wide_resnet50_2", channels=550, size=224, shorter_side=256, filter="lanczos"),
+        "light": Settings(taps=(8, 16, 32), grid=1, channels=None),
+    }
+
+    def build(self) -> Network:
+        return Network(self.settings, self.seed)
+
+    def memory_needed(self, n_images: int) -> int:
+        s = self.settings
+        backbone = Backbone(s.backbone, s.taps)
+        with torch.no_grad():
+            map_ = backbone(torch.zeros(1, 3, s.size, s.size))[s.grid]
+        matrix = 4 * (s.channels or sum(backbone.channels)) ** 2  # one position's float32 scatter
+        # half as much again when it is packed for the file; float64 copies of a chunk; half a GiB for the rest
+        return round(1.5 * map_[0, 0].numel() * matrix) + 8 * CHUNK * matrix + 2**29
+
+    def learn(self, network: Network, images: Images, run: Run) -> None:
+        sums = GaussianSums(network.whitening)
+        with progress("fitting", len(images)) as show, torch.inference_mode():
+            for batch in images.batches(BATCH, run.device):
+                sums.add(network.embed(batch))
+                show(sums.n)
+            network.mean.copy_(sums.mean())
+            whiten(sums, self.settings.epsilon)
+
+    def held_out_scores(self, network: Network, images: Images, run: Run) -> tuple[NDArray[Any], NDArray[Any]]:
+        scores: list[Tensor] = []
+        with progress("calibrating", len(images)) as show, torch.inference_mode():
+            for batch in images.batches(BATCH, run.device):
+                held_out = leave_one_out(network.distances(network.embed(batch)), len(images))
+                scores += network.maps(held_out).amax((1, 2))
+                show(len(scores))
+        peaks = torch.stack(scores).cpu().numpy()  # PaDiM's image score is the peak of its map
+        return peaks, peaks
+
+    def pack(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Only the lower triangle of the whitening matrices is not zero: half the file."""
+        d = state["whitening"].shape[1]
+        row, column = torch.tril_indices(d, d)
+        return state | {"whitening": state["whitening"][:, row, column]}
+
+    def unpack(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        positions, d = state["mean"].shape
+        row, column = torch.tril_indices(d, d)
+        whitening = state["whitening"].new_zeros(positions, d, d)
+        whitening[:, row, column] = state["whitening"]
+        return state | {"whitening": whitening}

@@ -1,0 +1,234 @@
+"""SimpleNet: a feature adapter, noise in feature space, and a small discriminator between the two.
+
+Liu et al., "SimpleNet: A Simple Network for Image Anomaly Detection and Localization", CVPR 2023, arXiv 2303.15140.
+Checked against numbers made with the authors' code (DonaldRR/SimpleNet, MIT, commit 351a2b8).
+
+Same mathematics, other computation. Training: features of the fitted images never change, so they are computed once
+and kept. Scoring: patch features are a fixed grouped 3x3 convolution per layer; adapter, first linear layer and batch
+norm are one matrix, and its half for the deep layer works before the upsampling, which commutes with it.
+
+What differs: the authors keep the epoch that is best on the test set; here the last step is the model and the test set
+is never seen. The preset `light` standardises every feature on the fitted images and states the noise in standard
+deviations, because the paper's 0.015 has a meaning only at the scale of the paper's backbone.
+"""
+
+import logging
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from inlier import settings
+from inlier.detector import GIB, Detector, Images
+from inlier.errors import InlierError
+from inlier.features import Backbone
+from inlier.maps import smooth_upsample_matrix
+from inlier.progress import progress
+from inlier.settings import setting
+from inlier.training import Run, train
+
+log = logging.getLogger("inlier")
+MEMORY_SHARE = 0.25  # of the free memory that cached features may take before they go to a file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(settings.Settings):
+    taps: tuple[int | str, ...] = setting((8, 16), "layers that make the patch features, shallow to deep")
+    features: int = setting(1536, "length of a patch feature (section 4.2)", low=2, high=16384)
+    hidden: int = setting(1024, "width of the discriminator", low=1, high=16384)
+    standardise: bool = setting(False, "scale every feature to mean 0, deviation 1 on the fitted images")
+    noise: float = setting(0.015, "deviation of the noise added to good features (section 3.3)", low=1e-6)
+    margin: float = setting(0.5, "margin of the truncated L1 loss (equation 6)", low=0.0)
+    epochs: int = setting(160, "passes over the good images (the code's 40 x 4)", low=1)
+    batch_size: int = setting(8, "images in a step", low=1)
+    adapter_lr: float = setting(1e-4, "AdamW learning rate of the adapter", low=1e-9, high=1.0)
+    adapter_decay: float = setting(0.01, "weight decay of the adapter", low=0.0)
+    discriminator_lr: float = setting(2e-4, "Adam learning rate of the discriminator", low=1e-9, high=1.0)
+    discriminator_decay: float = setting(1e-5, "weight decay of the discriminator", low=0.0)
+    sigma: float = setting(4.0, "gaussian smoothing of the map, pixels", low=0.0, high=100.0)
+
+
+class PatchFeatures(nn.Module):
+    """One layer's share of the patch features: a fixed grouped 3x3 convolution.
+
+    The paper pools the 9 C numbers of a zero-padded 3x3 patch, ordered (channel, row, column), to `features`, stacks
+    the layers, and pools again to `features`. Both are averages over runs of that order, so an output depends on few
+    neighbouring channels: the convolution splits into gcd(C, outputs) groups.
+    """
+
+    weight: Tensor
+
+    def __init__(self, channels: int, features: int, layers: int):
+        super().__init__()
+        pool = F.adaptive_avg_pool1d(torch.eye(9 * channels, dtype=torch.float64)[None], features)[0].T
+        outputs = features // layers
+        pool = pool.unflatten(0, (outputs, layers)).mean(1)  # (outputs, 9 C)
+        self.groups = math.gcd(channels, outputs)
+        blocks = pool.view(self.groups, outputs // self.groups, self.groups, -1)
+        weight = torch.cat([blocks[g, :, g] for g in range(self.groups)])
+        self.register_buffer("weight", weight.view(outputs, -1, 3, 3).float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, features / layers, h, w)"""
+        return F.conv2d(x, self.weight, padding=1, groups=self.groups)
+
+
+class Head(nn.Module):
+    """What is trained: the adapter and the discriminator, on patch features (N, features)."""
+
+    def __init__(self, features: int, hidden: int):
+        super().__init__()
+        self.adapter = nn.Linear(features, features)
+        self.discriminator = nn.Sequential(
+            nn.Linear(features, hidden), nn.BatchNorm1d(hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, 1, bias=False)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_normal_(module.weight)
+
+    def forward(self, features: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Discriminator values of good and of disturbed features; one pass, so batch norm sees both."""
+        good = self.adapter(features)
+        return self.discriminator(torch.cat([good, good + noise])).chunk(2)
+
+
+def truncated_l1(good: Tensor, disturbed: Tensor, margin: float) -> Tensor:
+    """Equation 6: good features should score above the margin, disturbed ones below minus the margin."""
+    return F.relu(margin - good).mean() + F.relu(margin + disturbed).mean()
+
+
+def make_optimizers(head: Head, s: Settings) -> list[torch.optim.Optimizer]:
+    return [
+        torch.optim.AdamW(head.adapter.parameters(), lr=s.adapter_lr, weight_decay=s.adapter_decay),
+        torch.optim.Adam(head.discriminator.parameters(), lr=s.discriminator_lr, weight_decay=s.discriminator_decay),
+    ]
+
+
+class Network(nn.Module):
+    """The fused form: hidden = leaky_relu(sum of each layer's matrix times its patch features + bias)."""
+
+    matrix: Tensor
+    bias: Tensor
+    tail: Tensor
+
+    def __init__(self, s: Settings):
+        super().__init__()
+        if s.features % len(s.taps):
+            raise InlierError(f"setting 'features': {s.features} cannot be divided by the {len(s.taps)} taps")
+        self.backbone = Backbone(s.backbone, s.taps)
+        self.patches = nn.ModuleList(PatchFeatures(c, s.features, len(s.taps)) for c in self.backbone.channels)
+        with torch.no_grad():
+            self.grid = tuple(self.backbone(torch.zeros(1, 3, s.size, s.size))[0].shape[-2:])
+        self.register_buffer("matrix", torch.zeros(s.hidden, s.features))
+        self.register_buffer("bias", torch.zeros(s.hidden))
+        self.register_buffer("tail", torch.zeros(s.hidden))
+        for axis, n in zip("yx", self.grid):
+            self.register_buffer(f"smooth_{axis}", smooth_upsample_matrix(n, s.size, s.sigma), persistent=False)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, h * w, features), as the head is trained on"""
+        maps = [patches(m) for patches, m in zip(self.patches, self.backbone(images))]
+        return torch.cat([self.to_grid(m) for m in maps], 1).flatten(2).mT
+
+    def to_grid(self, x: Tensor) -> Tensor:
+        return x if tuple(x.shape[-2:]) == self.grid else F.interpolate(x, size=self.grid, mode="bilinear")
+
+    def fuse(self, head: Head, mean: Tensor, std: Tensor) -> None:
+        """Fold standardisation, adapter, first linear layer and batch norm into `matrix` and `bias`."""
+        linear, norm, _, tail = (module.double() for module in head.eval().discriminator)
+        adapter, mean, std = head.adapter.double(), mean.double(), std.double()
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        matrix = scale[:, None] * (linear.weight @ adapter.weight) / std
+        bias = scale * (linear.weight @ adapter.bias + linear.bias - norm.running_mean) + norm.bias
+        self.matrix.copy_(matrix)
+        self.bias.copy_(bias - matrix @ mean)
+        self.tail.copy_(tail.weight[0])
+
+    def patch_scores(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, h, w)"""
+        matrices = self.matrix.chunk(len(self.patches), 1)
+        layers = [F.conv2d(patches(m), matrix[:, :, None, None])
+                  for patches, m, matrix in zip(self.patches, self.backbone(images), matrices)]  # fmt: skip
+        hidden = self.to_grid(layers[0]) + self.bias[:, None, None]
+        for layer in layers[1:]:
+            hidden += self.to_grid(layer)
+        hidden = F.leaky_relu_(hidden, 0.2)
+        return -torch.einsum("bchw,c->bhw", hidden, self.tail)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        patch_scores = self.patch_scores(images)
+        return patch_scores.amax((1, 2)), self.smooth_y @ patch_scores @ self.smooth_x.T
+
+
+class SimpleNet(Detector):
+    """A feature adapter and a discriminator trained to tell good features from disturbed ones."""
+
+    name = "simplenet"
+    presets = {
+        "paper": Settings(backbone="wide_resnet50_2", size=288, shorter_side=329),
+        "light": Settings(features=384, hidden=256, standardise=True, noise=0.25, epochs=20),
+    }
+
+    def build(self) -> Network:
+        return Network(self.settings)
+
+    def learn(self, network: Network, images: Images, run: Run) -> None:
+        s = self.settings
+        with tempfile.TemporaryDirectory(prefix="inlier-") as folder:
+            cache = cache_features(network, images, run, Path(folder))
+            mean, std = standardisation(cache) if s.standardise else (torch.zeros(s.features), torch.ones(s.features))
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(run.seed)
+                head = Head(s.features, s.hidden)
+            head, mean, std = head.to(run.device), mean.to(run.device), std.to(run.device)
+
+            steps_per_epoch = math.ceil(len(images) / s.batch_size)
+
+            def loss(model: nn.Module, step: int) -> Tensor:
+                epoch, i = divmod(step, steps_per_epoch)
+                order = torch.randperm(len(images), generator=run.generator(epoch))
+                chosen = order[i * s.batch_size : (i + 1) * s.batch_size].sort().values
+                features = cache[chosen].to(run.device).flatten(0, 1).float()
+                noise = s.noise * torch.randn(features.shape, generator=run.generator(epoch, i)).to(run.device)
+                return truncated_l1(*model((features - mean) / std, noise), s.margin)
+
+            train(head, make_optimizers(head, s), loss, s.epochs * steps_per_epoch, run)
+        with torch.no_grad():
+            network.fuse(head, mean, std)
+
+
+def cache_features(network: Network, images: Images, run: Run, folder: Path) -> Tensor:
+    """(N, h * w, features) float16 patch features of all images, in memory or, where large, in a file under `folder`."""
+    import psutil
+
+    shape = (len(images), math.prod(network.grid), network.matrix.shape[1])
+    size, free = 2 * math.prod(shape), psutil.virtual_memory().available
+    log.info("features: %.2f GiB, kept in %s", size / GIB, "memory" if size < MEMORY_SHARE * free else f"a file in {folder}")
+    if size < MEMORY_SHARE * free:
+        cache = torch.empty(shape, dtype=torch.float16)
+    else:
+        cache = torch.from_numpy(np.memmap(folder / "features", np.float16, "w+", shape=shape))
+    done = 0
+    with progress("computing features", len(images)) as show, torch.inference_mode():
+        for batch in images.batches(8, run.device):
+            cache[done : done + len(batch)] = network.features(batch)
+            done += len(batch)
+            show(done)
+    return cache
+
+
+def standardisation(cache: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean, deviation) of every feature over all patches, image by image in float64; constant ones get deviation 1."""
+    sums = torch.zeros(2, cache.shape[-1], dtype=torch.float64)
+    for image in cache:
+        values = image.double()
+        sums += torch.stack([values.sum(0), values.square().sum(0)])
+    mean, square = sums / (cache.shape[0] * cache.shape[1])
+    std = (square - mean.square()).clamp(min=0).sqrt()
+    return mean.float(), torch.where(std > 1e-6, std, 1.0).float()

@@ -1,0 +1,113 @@
+"""Settings of a method: frozen dataclasses whose every field has a meaning and a range.
+
+A method subclasses `Settings`, adds its own numbers with `setting(...)`, and lists its presets as instances.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from inlier.errors import InlierError
+
+
+def setting(default: Any, meaning: str, *, low: float | None = None, high: float | None = None,
+            choices: Sequence[str] = ()) -> Any:  # fmt: skip
+    """A dataclass field with its meaning (shown by `inlier methods NAME`) and its valid range, ends included."""
+    return field(default=default, metadata={"meaning": meaning, "low": low, "high": high, "choices": tuple(choices)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every method that looks at pictures through a backbone needs to know."""
+
+    backbone: str = setting("efficientnet_lite0", "pretrained network; timm:NAME opens every other one")
+    taps: tuple[int | str, ...] = setting((8, 16), "layers read, as strides or layer names, shallow to deep")
+    size: int = setting(256, "height and width of the network's input, pixels", low=32, high=4096)
+    shorter_side: int | None = setting(None, "resize the shorter side to this, then crop the centre; none: stretch the whole image", low=32, high=8192)  # fmt: skip  # noqa: E501
+    filter: str = setting("bilinear", "resampling of the picture", choices=("bilinear", "lanczos"))
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for f in fields(self):
+            value, hint = getattr(self, f.name), hints[f.name]
+            if isinstance(value, list):
+                object.__setattr__(self, f.name, value := tuple(value))
+            if isinstance(value, int) and not isinstance(value, bool) and hint is float:
+                object.__setattr__(self, f.name, value := float(value))
+            if not _fits(value, hint):
+                raise InlierError(f"setting '{f.name}': {value!r} is not {_describe(hint)} ({f.metadata['meaning']})")
+            self._check_range(f.name, value, f.metadata)
+
+    def _check_range(self, name: str, value: Any, metadata: Mapping[str, Any]) -> None:
+        low, high, choices = metadata["low"], metadata["high"], metadata["choices"]
+        if choices and value not in choices:
+            raise InlierError(f"setting '{name}': {value!r} is not one of {', '.join(choices)}")
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if number and not ((low is None or value >= low) and (high is None or value <= high)):
+            bounds = f"from {low} to {high}" if None not in (low, high) else f"at least {low}" if high is None else f"at most {high}"  # fmt: skip  # noqa: E501
+            raise InlierError(f"setting '{name}': {value} is out of range, it must be {bounds} ({metadata['meaning']})")
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some settings changed. Unknown names raise InlierError that lists the known ones."""
+        known = [f.name for f in fields(self)]
+        for name in changes:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f" Did you mean '{close[0]}'?" if close else ""
+                raise InlierError(f"unknown setting '{name}'.{hint} Known: {', '.join(known)}")
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def parse(cls, texts: Sequence[str]) -> dict[str, Any]:
+        """`["epochs=40", "taps=8,16"]` -> values of the right types. Raises InlierError that names the setting."""
+        hints, values = typing.get_type_hints(cls), {}
+        for text in texts:
+            name, equals, value = text.partition("=")
+            if not equals:
+                raise InlierError(f"'{text}' is not KEY=VALUE")
+            values[name.strip()] = _parse(value.strip(), hints[name.strip()]) if name.strip() in hints else value
+        return values
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    for option in _options(hint):
+        if typing.get_origin(option) is tuple:
+            if isinstance(value, tuple) and value and all(_fits(v, typing.get_args(option)[0]) for v in value):
+                return True
+        elif type(value) is option:
+            return True
+    return False
+
+
+def _parse(text: str, hint: Any) -> Any:
+    """The first of the hint's types that the text fits; the text itself where none does (`_fits` will complain)."""
+    for option in _options(hint):
+        if option is type(None) and text.lower() in ("none", "null"):
+            return None
+        if option is bool and text.lower() in ("true", "false", "yes", "no"):
+            return text.lower() in ("true", "yes")
+        if typing.get_origin(option) is tuple:
+            inner = typing.get_args(option)[0]
+            return tuple(_parse(part.strip(), inner) for part in text.strip("()[]").split(",") if part.strip())
+        if option in (int, float):
+            try:
+                return option(text)
+            except ValueError:
+                continue
+    return text
+
+
+def _describe(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "none"}
+    return " or ".join(
+        f"a list of ({_describe(typing.get_args(o)[0])})" if typing.get_origin(o) is tuple else names.get(o, str(o))
+        for o in _options(hint)
+    )

@@ -1,0 +1,46 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the internet
+
+
+@pytest.fixture(autouse=True)
+def _no_foreign_weights(monkeypatch):
+    monkeypatch.delenv("INLIER_WEIGHTS", raising=False)
+
+
+def part(rng, defect=False, size=64):
+    """A grey plate with a bright disc and a little noise; a defect is a dark square. Returns (picture, mask)."""
+    y, x = np.mgrid[:size, :size]
+    picture = 120 + 60.0 * ((y - size / 2) ** 2 + (x - size / 2) ** 2 < (size / 4) ** 2) + rng.normal(0, 4, (size, size))
+    mask = np.zeros((size, size), bool)
+    if defect:
+        top, left = rng.integers(size // 4, size // 2, 2)
+        mask[top : top + size // 6, left : left + size // 6] = True
+        picture[mask] -= 90
+    return Image.fromarray(picture.clip(0, 255).astype(np.uint8)), mask
+
+
+def write_dataset(root: Path, train=16, good=6, defects=6, category="plate", size=64) -> Path:
+    """An MVTec-AD folder of made-up plates."""
+    rng, folder = np.random.default_rng(0), root / category
+    for split, count in (("train/good", train), ("test/good", good), ("test/dent", defects)):
+        (folder / split).mkdir(parents=True)
+        for i in range(count):
+            picture, mask = part(rng, defect=split.endswith("dent"), size=size)
+            picture.save(folder / split / f"{i:03}.png")
+            if mask.any():
+                target = folder / "ground_truth" / "dent" / f"{i:03}_mask.png"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(mask.astype(np.uint8) * 255).save(target)
+    return root
+
+
+@pytest.fixture(scope="session")
+def plates(tmp_path_factory):
+    """Root of a dataset with the one category `plate`: 16 good for training, 6 good and 6 defects for testing."""
+    return write_dataset(tmp_path_factory.mktemp("data"))

@@ -1,0 +1,143 @@
+"""PaDiM equals the numbers of the implementation everybody uses, and its shortcuts equal the long way."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from golden import close, fill_module, load
+from inlier.methods.padim import GaussianSums, Network, PaDiM, join, leave_one_out, select_channels, whiten
+from inlier.maps import smooth_upsample_matrix
+
+CASE, GOLDEN = load("padim")
+
+
+def embedding(split, order):
+    """(P, B, d) from the golden maps, channels in the released code's order."""
+    maps = [GOLDEN[f"in.{split}.layer{i}"] for i in (1, 2, 3)]
+    return join(maps, (16, 16)).flatten(2).permute(2, 0, 1)[..., order]
+
+
+@pytest.mark.parametrize("batch", [12, 5, 1])
+def test_streamed_mean_and_covariance_equal_numpy_cov(batch):
+    x = embedding("train", GOLDEN["out.index.small"])
+    sums = GaussianSums(torch.empty(256, 20, 20))
+    for part in x.split(batch, dim=1):
+        sums.add(part)
+    close(sums.mean().T, GOLDEN["out.small.mean"], 5e-6)
+    covariance = sums.covariance(slice(None)) + 0.01 * torch.eye(20)
+    close(covariance.permute(1, 2, 0), GOLDEN["out.small.cov"], 2e-5)
+
+
+def small_network():
+    """The real network around the golden maps: only its backbone is not used."""
+    network = Network(PaDiM.presets["light"].replace(taps=(4, 8, 16), grid=0, size=64, channels=None), seed=0)
+    network.mean, network.whitening = torch.zeros(256, 20), torch.zeros(256, 20, 20)
+    return network
+
+
+def test_distances_maps_and_scores():
+    network, order = small_network(), GOLDEN["out.index.small"]
+    sums = GaussianSums(network.whitening)
+    sums.add(embedding("train", order))
+    network.mean.copy_(sums.mean())
+    whiten(sums, epsilon=0.01)
+    squared = network.distances(embedding("test", order))
+    close(squared.sqrt().T.reshape(3, 16, 16), GOLDEN["out.small.distance64"], 1e-3)
+    maps = network.maps(squared)
+    close(maps, GOLDEN["out.small.map64"], 1e-3)
+    close(maps.amax((1, 2)), GOLDEN["out.small.score64"], 5e-4)
+    low, high = maps.min(), maps.max()  # what the released script does with its scores
+    close((maps.amax((1, 2)) - low) / (high - low), GOLDEN["out.small.score_minmax"], 5e-5)
+
+
+def test_whole_method_through_resnet18():
+    detector = PaDiM("paper", size=64, shorter_side=None)
+    network = detector.build().eval()
+    fill_module(network.backbone.net)
+    network.backbone.mean.zero_()
+    network.backbone.std.fill_(1)
+    images = GOLDEN["in.e2e.train"]
+    with torch.no_grad():
+        sums = GaussianSums(network.whitening)
+        for batch in images.split(4):
+            sums.add(network.embed(batch))
+        network.mean.copy_(sums.mean())
+        whiten(sums, detector.settings.epsilon)
+        scores, maps = network(GOLDEN["in.e2e.test"])
+        distances = network.distances(network.embed(GOLDEN["in.e2e.test"])).sqrt().T.reshape(2, 16, 16)
+    close(distances, GOLDEN["out.e2e.distance64"], 1e-2)
+    close(maps, GOLDEN["out.e2e.map64"], 5e-3)
+    close(scores, GOLDEN["out.e2e.score64"], 2e-3)
+
+
+@pytest.mark.parametrize(("layers", "wanted"), [((64, 128, 256), 100), ((256, 512, 1024), 550)])
+def test_seed_0_draws_the_channels_of_the_released_code(layers, wanted):
+    selected = select_channels(list(layers), wanted, seed=0)
+    starts = np.cumsum([0, *layers])
+    drawn = [c + int(start) for start, index in zip(starts, selected) for c in index]
+    assert drawn == sorted(GOLDEN[f"out.index.{sum(layers)}_{wanted}"].tolist())
+
+
+def test_all_channels_leave_nothing_to_chance():
+    assert select_channels([2, 3], None, seed=1) == select_channels([2, 3], None, seed=2) == [[0, 1], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("n", [6, 40])  # fewer and more images than channels
+def test_leave_one_out_equals_refitting_without_the_image(n):
+    torch.manual_seed(0)
+    d, positions, epsilon = 12, 5, 0.01
+    x = torch.randn(positions, n, d, dtype=torch.float64) @ torch.randn(d, d, dtype=torch.float64)
+
+    def distances(train, test, epsilon):
+        centred = train - train.mean(1, keepdim=True)
+        covariance = centred.mT @ centred / (train.shape[1] - 1) + epsilon * torch.eye(d, dtype=torch.float64)
+        u = test - train.mean(1, keepdim=True)
+        return (u @ torch.linalg.inv(covariance) * u).sum(-1)
+
+    fast = leave_one_out(distances(x, x, epsilon), n)
+    for i in range(n):
+        others = torch.cat([x[:, :i], x[:, i + 1 :]], 1)
+        slow = distances(others, x[:, i : i + 1], epsilon * (n - 1) / (n - 2))[:, 0]
+        torch.testing.assert_close(fast[:, i].double(), slow, rtol=2e-5, atol=0)
+
+
+def test_leave_one_out_survives_float32_when_images_are_fewer_than_channels():
+    torch.manual_seed(0)
+    x = torch.randn(4, 10, 50)
+    sums = GaussianSums(torch.empty(4, 50, 50))
+    sums.add(x)
+    network = small_network()
+    network.mean, network.whitening = sums.mean(), sums.scatter
+    whiten(sums, 0.01)
+    fast = leave_one_out(network.distances(x), 10)
+    others = torch.cat([x[:, :3], x[:, 4:]], 1)
+    sums.add(others) if (sums := GaussianSums(torch.empty(4, 50, 50))) else None
+    network.mean, network.whitening = sums.mean(), sums.scatter
+    whiten(sums, 0.01 * 9 / 8)
+    torch.testing.assert_close(fast[:, 3], network.distances(x[:, 3:4])[:, 0], rtol=0.01, atol=0)
+
+
+def test_the_map_matrix_equals_interpolate_then_scipy():
+    from scipy.ndimage import gaussian_filter
+
+    scores = torch.rand(1, 1, 14, 9)
+    upsampled = torch.nn.functional.interpolate(scores, size=(50, 40), mode="bilinear")[0, 0].numpy()
+    rows, columns = smooth_upsample_matrix(14, 50, 4.0), smooth_upsample_matrix(9, 40, 4.0)
+    close(rows @ scores[0, 0] @ columns.T, torch.from_numpy(gaussian_filter(upsampled, 4.0)), 1e-5)
+
+
+def test_the_file_holds_only_the_lower_triangle():
+    detector = PaDiM("light", size=64)
+    state = {"mean": torch.zeros(3, 4), "whitening": torch.randn(3, 4, 4).tril()}
+    packed = detector.pack(state)
+    assert packed["whitening"].shape == (3, 10)
+    assert torch.equal(detector.unpack(packed)["whitening"], state["whitening"])
+
+
+def test_python_and_numpy_random_states_are_left_alone():
+    random.seed(5)
+    before = random.getstate()
+    select_channels([64, 128], 10, seed=3)
+    assert random.getstate() == before
