@@ -52,6 +52,18 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, "Tensor"], header:
                 os.unlink(temporary)
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise ArtifactError now if `write(path, ...)` would be refused, before hours of training."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            if path.is_dir():
+                raise ArtifactError(f"{path}: is a folder; give the name of a file")
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
 def read(path: str | os.PathLike[str], device: str = "cpu") -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     """(tensors, header) of an artifact. Raises ArtifactError for a file that is missing, foreign, damaged or newer."""
     from safetensors import SafetensorError, safe_open

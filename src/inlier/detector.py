@@ -364,6 +364,14 @@ class Calibration:
     def p_values(self, scores: Any) -> NDArray[np.float64]:
         return calibration.p_values(self.scores, scores)
 
+    @property
+    def map_scale(self) -> tuple[float, float] | None:
+        """(low, high) map values for drawing: the same colours for every picture. None without calibration."""
+        if not len(self.peaks):
+            return None
+        low, high = float(np.median(self.peaks)), float(self.peaks.max())
+        return low - (high - low), high + 2 * (high - low)  # room below for quiet regions, above for defects
+
     def __str__(self) -> str:
         if not len(self.scores):
             return "none: raw scores only, no p-values and no verdicts"

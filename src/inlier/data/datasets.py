@@ -124,7 +124,7 @@ def _open_path(data: Path | str) -> Dataset:
         if path.suffix.lower() != ".csv":
             raise InlierError(f"{data}: a file that is not a .csv; pass its folder, or a list of images. {LAYOUTS}")
         return _manifest(path)
-    dataset = _visa(path) or _mvtec(path) or _btad(path) or _good_folder(path)
+    dataset = _visa(path) or _folders(path) or _good_folder(path)
     if not dataset.samples:
         raise InlierError(f"{data}: no images (.png .jpg .jpeg .bmp .tif .tiff .webp) found. {LAYOUTS}")
     return dataset
@@ -209,39 +209,34 @@ def _defect(label: str) -> str | None:
     return "defect" if label.lower() in DEFECT_LABELS else label
 
 
-def _mvtec(root: Path) -> Dataset | None:
-    return _folders(root, "good", "MVTec-AD layout")
-
-
-def _btad(root: Path) -> Dataset | None:
-    return _folders(root, "ok", "BTAD layout")
-
-
-def _folders(root: Path, good: str, layout: str) -> Dataset | None:
-    """train/GOOD, test/GOOD, test/TYPE and ground_truth/TYPE, in root (one category) or in folders of root (many)."""
-
-    def is_category(folder: Path) -> bool:
-        masked = (folder / "test").is_dir() and (folder / "ground_truth").is_dir()
-        return masked or (folder / "train" / good).is_dir() or (folder / "test" / good).is_dir()
-
-    notes = []
-    if is_category(root):
-        folders = [root]
+def _folders(root: Path) -> Dataset | None:
+    """MVTec-AD and BTAD: root is one category, or its folders are."""
+    if good := _good_name(root):
+        found, others = {root: good}, []
     else:
         children = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
-        folders = [child for child in children if is_category(child)]
-        if not folders:
-            return None
-        others = [child.name for child in children if child not in folders]
-        if others:
-            notes.append(f"folders that are no category (no train/{good}) are not used: {_some(others)}")
+        found = {child: good for child in children if (good := _good_name(child))}
+        others = [child.name for child in children if child not in found]
+    if not found:
+        return None
+    notes = [f"folders that are no category (no train/good) are not used: {_some(others)}"] if others else []
     samples: list[Sample] = []
-    for folder in folders:
-        found, unused = _category(folder, good)
-        samples += found
+    for folder, good in found.items():
+        of_category, unused = _category(folder, good)
+        samples += of_category
         if unused:
             notes.append(f"images outside train/{good} and test/TYPE are not used: {_some(unused)}")
-    return Dataset(root.resolve().name, f"{layout}, {_count(samples)}", tuple(samples), tuple(notes))
+    layout = "BTAD" if "ok" in found.values() else "MVTec-AD"
+    return Dataset(root.resolve().name, f"{layout} layout, {_count(samples)}", tuple(samples), tuple(notes))
+
+
+def _good_name(folder: Path) -> str | None:
+    """What a category folder calls its good pictures: "good" (MVTec-AD) or "ok" (BTAD). None: it is no category."""
+    for name in ("good", "ok"):
+        if (folder / "train" / name).is_dir() or (folder / "test" / name).is_dir():
+            return name
+    # defects alone can be evaluated too
+    return "good" if (folder / "test").is_dir() and (folder / "ground_truth").is_dir() else None
 
 
 def _category(folder: Path, good: str) -> tuple[list[Sample], list[str]]:

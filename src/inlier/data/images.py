@@ -74,6 +74,8 @@ def _load(open_image: Callable[[], Image.Image], name: str) -> Image.Image:
     try:
         image = open_image()
         image.load()
+        if 0 in image.size:
+            raise ImageError(f"{name}: an image without pixels")
         image = ImageOps.exif_transpose(image)
         if image.mode == "F" or image.mode.startswith("I"):
             return Image.fromarray(_unit(np.asarray(image), name))
@@ -175,6 +177,8 @@ class Preprocess:
         padded = Image.fromarray(np.pad(np.asarray(map, np.float32), pad, mode="edge"))
         box = ((x0 - left) * x + pad, (y0 - top) * y + pad, (x1 - left) * x + pad, (y1 - top) * y + pad)
         out = np.full((height, width), np.nan, np.float32)
+        if y0 == y1 or x0 == x1:  # a picture of a pixel or two, its crop is smaller than one
+            return out
         out[y0:y1, x0:x1] = np.asarray(padded.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=box))
         return out
 

@@ -193,7 +193,7 @@ class PaDiM(Detector):
                 scores += network.maps(held_out).amax((1, 2))
                 show(len(scores))
         peaks = torch.stack(scores).cpu().numpy()  # PaDiM's image score is the peak of its map
-        return peaks, peaks
+        return peaks, peaks.copy()
 
     def pack(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Only the lower triangle of the whitening matrices is not zero: half the file."""

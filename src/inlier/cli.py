@@ -1,0 +1,347 @@
+"""The commands: parsing and printing only. Results go to stdout, progress and messages to stderr.
+
+Exit codes: 0 done, 1 something failed on the way (each thing named), 2 wrong use, 130 stopped with Ctrl-C.
+"""
+
+import json
+import logging
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inlier import methods
+from inlier.artifact import ArtifactError
+from inlier.errors import InlierError
+from inlier.version import __version__
+
+if TYPE_CHECKING:
+    from inlier.detector import Detector
+    from inlier.evaluation import Results
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+log = logging.getLogger("inlier")
+
+Data = Annotated[str, typer.Argument(help="MVTec-AD, VisA, BTAD or MPDD folder, CSV manifest, folder of good images, or 'elpv'.")]
+Model = Annotated[Path, typer.Argument(help="A .inlier file that `inlier train` wrote.")]
+Categories = Annotated[list[str] | None, typer.Option("--category", help="Repeat for several. Default: all.")]
+Alpha = Annotated[float | None, typer.Option(help="Accepted false-alarm rate. Default: 0.01, or the lowest that can be promised.")]  # fmt: skip  # noqa: E501
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Workers = Annotated[int, typer.Option(min=1, max=64, help="Threads that read pictures.")]
+
+
+def main() -> None:
+    """Entry point: errors of a person become one sentence; `--debug` shows the traceback."""
+    try:
+        code = app(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        print("stopped", file=sys.stderr)
+        code = 130
+    except Exception as error:
+        # the parser's own errors know how to show themselves
+        text = getattr(error, "format_message", lambda: str(error))()
+        mistake = isinstance(error, (InlierError, ArtifactError)) or hasattr(error, "format_message")
+        if "--debug" in sys.argv or not (mistake or isinstance(error, OSError)):
+            raise
+        print(f"error: {text}", file=sys.stderr)
+        code = 2 if mistake else 1
+    sys.exit(code)
+
+
+class _Messages(logging.Handler):
+    """Plain lines on whatever stderr is now (a progress bar redirects it)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        print(prefix + record.getMessage(), file=sys.stderr)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"inlier {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no messages but warnings.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Learn what good parts look like from pictures of good parts; then find, locate and grade defects."""
+    log.handlers[:] = [_Messages()]
+    log.propagate = False
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+@app.command()
+def train(
+    data: Data,
+    method: Annotated[str, typer.Option(help=f"One of: {', '.join(methods.names())}.")],
+    preset: Annotated[str, typer.Option(help="light (two CPU cores, minutes), paper, ...: see `inlier methods`.")] = "light",
+    category: Categories = None,
+    backbone: Annotated[str | None, typer.Option(help="Pretrained network, e.g. resnet18 or timm:NAME.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="File with the backbone's weights.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeat for several.")] = None,  # fmt: skip  # noqa: E501
+    calibration: Annotated[str | None, typer.Option(help="split, folds or none. Default: the method's own.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything random.")] = 0,
+    device: Device = "auto",
+    out: Annotated[Path, typer.Option(help="Where to write the model.")] = Path("model.inlier"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run of the same command was.")] = False,
+    workers: Workers = 2,
+) -> None:
+    """Learn from the good pictures in DATA and write a model."""
+    kind = methods.get(method)
+    if preset not in kind.presets:
+        raise InlierError(f"{method} has no preset '{preset}'. Known: {', '.join(kind.presets)}")
+    settings = type(kind.presets[preset]).parse(set_ or [])
+    if backbone:
+        settings["backbone"] = backbone
+    detector = kind(preset, seed=seed, device=device, weights=weights, **settings)
+    start = time.monotonic()
+    _train(detector, data, category or [], calibration, out, resume, workers)
+    print(f"{out}: {method} ({preset}), {_size(out)}, fitted in {time.monotonic() - start:.0f} s")
+
+
+def _train(detector: "Detector", data: Any, categories: list[str], calibration: str | None, out: Path,
+           resume: bool = False, workers: int = 2) -> None:  # fmt: skip
+    from inlier import artifact
+
+    artifact.check_writable(out)
+    run_folder = out.with_name(out.name + ".run")
+    detector.fit(data, categories=categories, calibration=calibration, run_folder=run_folder, resume=resume, workers=workers)
+    detector.save(out)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Data,
+    category: Categories = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="Write all numbers to this file.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a page with figures, index.html, to this folder.")] = None,
+    alpha: Alpha = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Compare a model's scores and maps with the truth on the test pictures of DATA."""
+    from inlier.detector import load
+    from inlier.evaluation import evaluate as run
+
+    results = run(load(model, device), data, categories=category or [], alpha=alpha, workers=workers)
+    _print_results(results)
+    if json_:
+        json_.parent.mkdir(parents=True, exist_ok=True)
+        json_.write_text(json.dumps(results.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        print(f"numbers: {json_}")
+    if report:
+        print(f"report: {_write_report(results, report)}")
+
+
+def _write_report(results: "Results", folder: Path) -> Path:
+    from inlier.report import write_report
+
+    log.info("writing the report")
+    return write_report(results, folder)
+
+
+@app.command()
+def predict(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    jsonl: Annotated[Path | None, typer.Option(help="Write a JSON line per picture to this file ('-': stdout).")] = None,
+    maps: Annotated[Path | None, typer.Option(help="Write raw anomaly maps (32-bit TIFF) to this folder.")] = None,
+    overlays: Annotated[Path | None, typer.Option(help="Write pictures with map and outlined region to this folder.")] = None,
+    alpha: Alpha = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Judge pictures. Goes on after one that cannot be read, names it, and ends with exit code 1."""
+    from inlier.data.images import list_images
+    from inlier.detector import load
+    from inlier.progress import progress
+
+    detector = load(model, device)
+    roots = {path: root for root in images for path in (list_images(root) if root.is_dir() else [root])}
+    if not roots:
+        raise InlierError(f"{', '.join(map(str, images))}: no pictures (.png .jpg .jpeg .bmp .tif .tiff .webp)")
+    sources, failed = list(roots), 0
+    with ExitStack() as stack:
+        lines = sys.stdout
+        if jsonl and str(jsonl) != "-":
+            jsonl.parent.mkdir(parents=True, exist_ok=True)
+            lines = stack.enter_context(jsonl.open("w", encoding="utf-8"))
+        show = stack.enter_context(progress("predicting", len(sources))) if jsonl else None
+        write = _Writer(roots, maps, overlays, detector)
+        for done, p in enumerate(detector.predict(sources, alpha=alpha, workers=workers, errors="keep"), 1):
+            if p.error:
+                failed += 1
+                print(f"error: {p.error}", file=sys.stderr)
+            else:
+                write(p)
+            print(_json_line(p) if jsonl else _text_line(p), file=lines, flush=lines is not sys.stdout)
+            if show:
+                show(done)
+    if failed:
+        print(f"{failed} of {len(sources)} pictures could not be read", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _json_line(p: Any) -> str:
+    keys = ("path", "error") if p.error else ("path", "score", "p_value", "verdict")
+    return json.dumps({key: getattr(p, key) for key in keys}, ensure_ascii=False)
+
+
+def _text_line(p: Any) -> str:
+    if p.error:
+        return f"unreadable                           {p.path}"
+    judged = "-       p -     " if p.p_value is None else f"{p.verdict:<7} p {p.p_value:<6.4f}"
+    return f"{judged}  score {p.score:<11.5g}  {p.path}"
+
+
+class _Writer:
+    """Writes maps and overlays under the pictures' own names, never two to one file."""
+
+    def __init__(self, roots: dict[Path, Path], maps: Path | None, overlays: Path | None, detector: "Detector"):
+        self.roots, self.maps, self.overlays = roots, maps, overlays
+        self.used: set[Path] = set()
+        self.scale = detector.calibration_.map_scale
+
+    def __call__(self, p: Any) -> None:
+        if self.maps:
+            from PIL import Image
+
+            Image.fromarray(p.map).save(self._target(self.maps, Path(p.path), ".tiff"))
+        if self.overlays:
+            from inlier.data.images import read_image
+            from inlier.report.figures import overlay, to_rgb
+
+            picture = overlay(to_rgb(read_image(p.path)), p.map, p.pixel_threshold, self.scale or _range(p.map))
+            picture.save(self._target(self.overlays, Path(p.path), ".png"))
+
+    def _target(self, folder: Path, path: Path, suffix: str) -> Path:
+        root = self.roots[path]
+        relative = path.relative_to(root) if path != root else Path(path.name)
+        target = folder / relative.with_suffix(suffix)
+        if target in self.used:  # a.png beside a.jpg
+            target = folder / relative.with_name(relative.name + suffix)
+        number = 2
+        while target in self.used:  # the same name from two folders
+            target = folder / relative.with_name(f"{relative.stem}-{number}{suffix}")
+            number += 1
+        self.used.add(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+
+def _range(map_: Any) -> tuple[float, float]:
+    import numpy as np
+
+    return float(np.nanmin(map_)), float(np.nanmax(map_))
+
+
+@app.command("methods")
+def list_methods(name: Annotated[str | None, typer.Argument(help="Show this method's settings.")] = None) -> None:
+    """List the methods, or one method's settings and presets."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if name is None:
+        for known in methods.names():
+            console.print(f"[bold]{known}[/bold]  {methods.summary(known)}", highlight=False)
+        console.print("\n`inlier methods NAME` shows presets and settings.", highlight=False)
+        return
+    from dataclasses import fields
+
+    kind = methods.get(name)
+    table = Table(title=f"{methods.summary(name)}", title_justify="left", box=None, pad_edge=False)
+    for column in ("setting", *kind.presets, "meaning"):
+        table.add_column(column, overflow="fold")
+    for f in fields(next(iter(kind.presets.values()))):
+        values = (str(getattr(settings, f.name)) for settings in kind.presets.values())
+        table.add_row(f.name, *values, f.metadata["meaning"])
+    console.print(table)
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Folder for models and reports.")] = Path("inlier-demo")) -> None:
+    """Real solar cells: fit the light presets, compare them, write a report. A few minutes on two cores."""
+    from inlier.evaluation import evaluate as run
+
+    start, rows = time.monotonic(), []
+    for name in methods.names():
+        began = time.monotonic()
+        detector, model = methods.get(name)("light"), out / f"{name}.inlier"
+        _train(detector, "elpv", ["mono"], None, model)
+        fitted = time.monotonic() - began
+        results = run(detector, "elpv", categories=["mono"])
+        page = _write_report(results, out / name)
+        rows.append((name, fitted, results, page))
+    _print_comparison(rows)
+    for name, _, _, page in rows:
+        print(f"report of {name}: {page.resolve()}")
+    print(f"done in {time.monotonic() - start:.0f} s; try: inlier predict {out / methods.names()[0]}.inlier PICTURES")
+
+
+def _print_comparison(rows: list[tuple[str, float, "Results", Path]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="ELPV solar cells, mono: good cells against defective ones", title_justify="left")
+    for column in ("method", "image AUROC (95 % interval)", "AP", "F1-max", "false alarms", "detected", "fit", "per image"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for name, fitted, results, _ in rows:
+        r = results.categories["mono"]
+        low, high = r.intervals["auroc"]
+        table.add_row(name, f"{_percent(r.image.auroc)} ({_percent(low)}-{_percent(high)})", _percent(r.image.ap),
+                      _percent(r.image.f1_max), _percent(r.false_alarm_rate), _percent(r.detection_rate),
+                      f"{fitted:.0f} s", f"{1000 * results.seconds['per_image']:.0f} ms")  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _print_results(results: "Results") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{results.model['method']} ({results.model['preset']}), %", title_justify="left")
+    table.add_column("category")
+    for column in ("good", "defect", "image AUROC", "95 % interval", "AP", "F1-max", "pixel AUROC", "AP", "F1-max", "AUPRO",
+                   "false alarms", "detected"):  # fmt: skip
+        table.add_column(column, justify="right")
+    for name, r in results.categories.items():
+        interval = "-".join(_percent(edge) for edge in r.intervals.get("auroc", ()))
+        pixel = [getattr(r.pixel, key, None) for key in ("auroc", "ap", "f1_max", "aupro")]
+        values = (r.image.auroc, interval, r.image.ap, r.image.f1_max, *pixel, r.false_alarm_rate, r.detection_rate)
+        table.add_row(name, str(r.n_good), str(r.n_defect), *(v if isinstance(v, str) else _percent(v) for v in values))
+    if len(results.categories) > 1:
+        mean = results.mean
+        pixel = mean["pixel"] or {}
+        values = (mean["image"]["auroc"], "", mean["image"]["ap"], mean["image"]["f1_max"],
+                  *(pixel.get(key) for key in ("auroc", "ap", "f1_max", "aupro")), *mean["at_alpha"].values())  # fmt: skip
+        table.add_row("mean", "", "", *(v if isinstance(v, str) else _percent(v) for v in values))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    for name, r in results.categories.items():
+        for note in filter(None, (r.image.reason, r.pixel_note)):
+            print(f"{name}: {note}")
+        if r.not_inspected:
+            print(f"{name}: {100 * r.not_inspected:.2g} % of the defect pixels lie outside the inspected region (crop)")
+        if r.alpha is None:
+            print(f"{name}: the model has no calibration, so there are no verdicts")
+        else:
+            print(f"{name}: verdicts at alpha {r.alpha:.4g}")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size / 2**20:.1f} MiB"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The report: one self-contained HTML page with numbers, charts and a gallery, for people who look at parts."""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from inlier.calibration import PROMISES, smallest_alpha
+from inlier.errors import InlierError
+from inlier.progress import progress
+from inlier.report import figures
+
+if TYPE_CHECKING:
+    from inlier.evaluation import Case, CategoryResult, Results
+
+ROWS = 6  # pictures per gallery group
+
+
+class Gallery(NamedTuple):
+    """The cases that are shown."""
+
+    misses: "list[Case]"  # defects with the lowest scores, those judged good first
+    false_alarms: "list[Case]"  # good parts with the highest scores, those judged defect first
+    hits: "list[Case]"  # found defects around the median score, none of the misses
+
+
+def write_report(results: "Results", folder: Path) -> Path:
+    """Write folder/index.html, one file without any reference to another, and return its path.
+
+    Loads the pictures of the gallery again. Raises InlierError when the page cannot be written.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    galleries = {name: choose(result.cases) for name, result in results.categories.items()}
+    sections, done = [], 0
+    with progress("drawing report", sum(len(group) for g in galleries.values() for group in g)) as show:
+        for name, result in results.categories.items():
+            sections.append(_section(result, galleries[name], len(sections)))
+            done += sum(map(len, galleries[name]))
+            show(done, name)
+
+    environment = Environment(loader=PackageLoader("inlier.report", ""), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    environment.filters |= {"percent": percent, "interval": interval, "number": lambda value: f"{value:.4g}"}
+    page = environment.get_template("page.html.j2").render(
+        results=results, model=results.model, sections=sections, calibration=_calibration(results.model),
+        details=list(_flat(results.model)), bar=figures.data_uri(figures.colour_bar()),
+    )  # fmt: skip
+    path = Path(folder) / "index.html"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise InlierError(f"{path}: the report cannot be written ({error.strerror})") from None
+    return path
+
+
+def choose(cases: "Sequence[Case]") -> Gallery:
+    """The cases worth looking at, at most ROWS of each kind."""
+    defects = sorted((c for c in cases if c.defect is not None), key=lambda c: (c.verdict == "defect", c.score))
+    good = sorted((c for c in cases if c.defect is None), key=lambda c: (c.verdict == "good", -c.score))
+    found = [c for c in defects if c.verdict != "good"]
+    typical = sorted(c.score for c in found)[len(found) // 2] if found else 0.0
+    misses = defects[:ROWS]
+    hits = sorted((c for c in found if c not in misses), key=lambda c: abs(c.score - typical))[:ROWS]
+    return Gallery(misses, good[:ROWS], sorted(hits, key=lambda c: -c.score))
+
+
+def percent(value: float | None) -> str:
+    """A share as a number of percent with one decimal; a dash where there is none."""
+    return "\N{EN DASH}" if value is None else f"{100 * value:.1f}"
+
+
+def interval(bounds: tuple[float, float] | None) -> str:
+    return "" if bounds is None else f"{percent(bounds[0])}\N{EN DASH}{percent(bounds[1])}"
+
+
+def _section(result: "CategoryResult", gallery: Gallery, number: int) -> dict[str, Any]:
+    """Everything of one category that needs drawing."""
+    good = [c.score for c in result.cases if c.defect is None]
+    defect = [c.score for c in result.cases if c.defect is not None]
+    charts = []
+    if good or defect:
+        threshold = None if result.threshold is None or result.alpha is None else (result.threshold, result.alpha)
+        charts.append(figures.histogram(good, defect, threshold, result.category))
+    if good and defect:
+        label = f"AUROC {percent(result.image.auroc)} %"
+        if "auroc" in result.intervals:
+            label += f" (95 % interval {interval(result.intervals['auroc'])} %)"
+        point = None
+        if result.false_alarm_rate is not None and result.detection_rate is not None:
+            point = result.false_alarm_rate, result.detection_rate
+        scores, is_defect = [c.score for c in result.cases], [c.defect is not None for c in result.cases]
+        charts.append(figures.roc(scores, is_defect, label, point, result.category))
+
+    panels = {id(case): figures.shrink(*case.load()) for group in gallery for case in group}
+    scale = figures.colour_scale([map for _, _, map in panels.values()], result.pixel_threshold)
+    rows = {name: [_row(case, *panels[id(case)], result.pixel_threshold, scale) for case in group]
+            for name, group in gallery._asdict().items()}  # fmt: skip
+    judged = result.alpha is not None
+    return {
+        "result": result,
+        "anchor": f"category-{number}",
+        "charts": charts,
+        "gallery": rows,
+        "scale": scale,
+        "mark": result.pixel_threshold and 100 * (result.pixel_threshold - scale[0]) / (scale[1] - scale[0]),
+        "missed": sum(c.verdict == "good" for c in result.cases if c.defect is not None) if judged else None,
+        "alarms": sum(c.verdict == "defect" for c in result.cases if c.defect is None) if judged else None,
+        "hatched": any(figures.np.isnan(map).any() for _, _, map in panels.values()),
+    }
+
+
+def _row(case: "Case", image: Any, mask: Any, map: Any, pixel_threshold: float | None, scale: figures.Scale) -> dict[str, Any]:
+    """One line of the gallery: a case's words and its panels (label, URI or None, words instead)."""
+    outcomes = {(True, "defect"): "found", (True, "good"): "missed", (False, "defect"): "false alarm", (False, "good"): "correct"}
+    truth = "" if mask is not None else "nothing to mark" if case.defect is None else "no mask"
+    drawn = [
+        ("image", image, ""),
+        ("ground truth", None if mask is None else figures.ground_truth(mask), truth),
+        ("heat map", figures.heat_map(map, scale), ""),
+        ("overlay", figures.overlay(image, map, pixel_threshold, scale), ""),
+    ]
+    return {
+        "name": "/".join(PurePath(case.path).parts[-2:]),
+        "case": case,
+        "outcome": outcomes.get((case.defect is not None, case.verdict or "")),
+        "panels": [(label, picture and figures.data_uri(picture), words) for label, picture, words in drawn],
+        "size": image.size,
+    }
+
+
+def _calibration(model: dict[str, Any]) -> str:
+    """What the model may promise, in a sentence."""
+    known = model.get("calibration") or {}
+    kind, n = known.get("kind", "none"), known.get("n", 0)
+    if not n:
+        return "The model has no calibration: there are raw scores only, no p-values, no verdicts and no thresholds."
+    how = {"split": "that were never used for fitting", "folds": "each scored by a model fitted without it"}.get(kind, kind)
+    return (f"Calibrated on {n} good images, {how}. Lowest false-alarm rate that so many can promise: "
+            f"{100 * smallest_alpha(n):.2g} %. The promise: {PROMISES.get(kind, '')}.")  # fmt: skip
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Any:
+    """("calibration.kind", "split") ... of nested settings."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

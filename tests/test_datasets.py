@@ -1,0 +1,426 @@
+"""Every layout a dataset may have, every way it may be broken, and the check before training."""
+
+import hashlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inlier.data.datasets import Dataset, check, open_dataset
+from inlier.errors import InlierError
+
+
+def picture(path: Path, seed: int = 0, size: tuple[int, int] = (8, 6)) -> Path:
+    """A noise picture of height x width; equal seeds give equal bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
+
+
+def mask(path: Path, size: tuple[int, int] = (8, 6), value: int = 255) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full(size, value, np.uint8)).save(path)
+    return path
+
+
+def mvtec(root: Path) -> Path:
+    """3 good training images, 1 good and 3 defect test images with masks; all differ."""
+    for i in range(3):
+        picture(root / "train" / "good" / f"{i}.png", i)
+    picture(root / "test" / "good" / "0.png", 10)
+    for i, kind in enumerate(["scratch", "scratch", "dent"]):
+        picture(root / "test" / kind / f"{i:03}.png", 20 + i)
+        mask(root / "ground_truth" / kind / f"{i:03}_mask.png")
+    return root
+
+
+def kinds(dataset: Dataset) -> dict[str | None, int]:
+    found = [sample.defect for sample in dataset.test]
+    return {kind: found.count(kind) for kind in found}
+
+
+# --- layouts
+
+
+def test_mvtec_one_category(tmp_path: Path) -> None:
+    dataset = open_dataset(mvtec(tmp_path / "bottle"))
+    assert (dataset.name, dataset.layout, dataset.notes) == ("bottle", "MVTec-AD layout, 1 category", ())
+    assert dataset.categories == ("bottle",)
+    assert len(dataset.train) == 3
+    assert kinds(dataset) == {"dent": 1, "scratch": 2, None: 1}
+    assert all((sample.mask is not None) == sample.is_defect for sample in dataset.samples)
+    scratch = next(sample for sample in dataset.test if sample.defect == "scratch")
+    assert scratch.mask == tmp_path / "bottle" / "ground_truth" / "scratch" / "000_mask.png"
+    assert scratch.name == str(tmp_path / "bottle" / "test" / "scratch" / "000.png")
+
+
+def test_mvtec_many_categories_beside_other_things(tmp_path: Path) -> None:
+    mvtec(tmp_path / "screw")
+    mvtec(tmp_path / "metal nut ß")
+    picture(tmp_path / "textures" / "a.png")
+    (tmp_path / "README.md").write_text("hello")
+    dataset = open_dataset(tmp_path)
+    assert dataset.layout == "MVTec-AD layout, 2 categories"
+    assert dataset.categories == ("metal nut ß", "screw")
+    assert dataset.notes == ("folders that are no category (no train/good) are not used: textures",)
+    assert len(dataset.train) == 6
+
+
+@pytest.mark.parametrize("name", ["{}_mask.png", "{}.png", "{}.bmp", "{}_mask.tif"])
+def test_names_of_masks(tmp_path: Path, name: str) -> None:
+    picture(tmp_path / "train" / "good" / "0.png")
+    picture(tmp_path / "test" / "dent" / "part 1.a.jpg")
+    expected = mask(tmp_path / "ground_truth" / "dent" / name.format("part 1.a"))
+    (sample,) = open_dataset(tmp_path).test
+    assert sample.mask == expected
+
+
+def test_what_fits_nowhere_is_named(tmp_path: Path) -> None:
+    root = mvtec(tmp_path / "bottle")
+    picture(root / "train" / "extra.png")
+    picture(root / "train" / "bad" / "1.png")
+    picture(root / "test" / "loose.png")
+    dataset = open_dataset(root)
+    assert len(dataset.train) == 3
+    assert len(dataset.test) == 4
+    (note,) = dataset.notes
+    assert note.startswith("images outside train/good and test/TYPE are not used: ")
+    assert all(name in note for name in ("extra.png", "loose.png", "1.png"))
+
+
+def test_a_test_folder_alone_can_be_evaluated(tmp_path: Path) -> None:
+    root = mvtec(tmp_path / "bottle")
+    for path in (root / "train").rglob("*.png"):
+        path.unlink()
+    (root / "train" / "good").rmdir()
+    (root / "train").rmdir()
+    dataset = open_dataset(root)
+    assert (len(dataset.train), len(dataset.test)) == (0, 4)
+    (root / "test" / "good" / "0.png").unlink()
+    (root / "test" / "good").rmdir()
+    assert kinds(open_dataset(root)) == {"dent": 1, "scratch": 2}
+
+
+def btad(root: Path) -> None:
+    picture(root / "train" / "ok" / "0.bmp", 1)
+    picture(root / "test" / "ok" / "1.bmp", 2)
+    picture(root / "test" / "ko" / "2.bmp", 3)
+    mask(root / "ground_truth" / "ko" / "2.png")
+
+
+def test_btad(tmp_path: Path) -> None:
+    btad(tmp_path / "01")
+    btad(tmp_path / "03")
+    many = open_dataset(tmp_path)
+    assert (many.layout, many.categories) == ("BTAD layout, 2 categories", ("01", "03"))
+    one = open_dataset(tmp_path / "03")
+    assert (one.layout, len(one.train), kinds(one)) == ("BTAD layout, 1 category", 1, {"ko": 1, None: 1})
+    assert [sample.mask for sample in one.test if sample.is_defect] == [
+        tmp_path / "03" / "ground_truth" / "ko" / "2.png"
+    ]
+
+
+def test_defects_of_btad_alone_can_be_evaluated(tmp_path: Path) -> None:
+    picture(tmp_path / "01" / "test" / "ko" / "2.bmp")
+    mask(tmp_path / "01" / "ground_truth" / "ko" / "2.png")
+    assert kinds(open_dataset(tmp_path)) == {"ko": 1}
+
+
+def test_visa(tmp_path: Path) -> None:
+    table = tmp_path / "split_csv" / "1cls.csv"
+    table.parent.mkdir()
+    table.write_text(
+        "object,split,label,image,mask\n"
+        "candle,train,normal,candle/Data/Images/Normal/0.JPG,\n"
+        "candle,test,normal,candle/Data/Images/Normal/1.JPG,\n"
+        "pcb1,test,anomaly,pcb1/Data/Images/Anomaly/0.JPG,pcb1/Data/Masks/Anomaly/0.png\n"
+    )
+    dataset = open_dataset(tmp_path)
+    assert (dataset.layout, dataset.categories) == ("VisA, 1-class split", ("candle", "pcb1"))
+    assert len(dataset.train) == 1
+    assert kinds(dataset) == {None: 1, "anomaly": 1}
+    assert dataset.test[1].mask == tmp_path / "pcb1/Data/Masks/Anomaly/0.png"
+    table.write_text("object,split,label,image,mask\ncandle,val,normal,a.JPG,\n")
+    with pytest.raises(InlierError, match=r"1cls.csv, line 2: split must be train or test, got 'val'"):
+        open_dataset(tmp_path)
+    table.write_text("split,label,image,mask\ntrain,normal,a.JPG,\n")
+    with pytest.raises(InlierError, match=r"line 2: the columns object, split, label and image"):
+        open_dataset(tmp_path)
+
+
+def test_csv_table(tmp_path: Path) -> None:
+    table = tmp_path / "my parts.csv"
+    rows = [
+        "\ufeffPath, split ,label,mask,category",
+        "a b.png,,,,",
+        '"c,d.png",train,GOOD,,left',
+        "e.png,test,0,,left",
+        "f.png,test,1,f_mask.png,left",
+        f"{tmp_path}/g.png,test,Kratzer,,left",
+        "h.png,train,bad,,left",
+    ]
+    table.write_text("\n".join(rows), encoding="utf-8")
+    dataset = open_dataset(str(table))
+    assert (dataset.layout, dataset.categories) == ("CSV table, 2 categories", ("left", "my parts"))
+    assert [sample.source for sample in dataset.train] == [tmp_path / "a b.png", tmp_path / "c,d.png"]
+    assert [sample.defect for sample in dataset.test] == [None, "defect", "Kratzer"]
+    assert dataset.test[1].mask == tmp_path / "f_mask.png"
+    assert dataset.test[2].source == tmp_path / "g.png"
+    assert dataset.notes == ("1 defect images of the train split are not used for training",)
+
+
+def test_csv_with_the_column_image(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image\na.png\n")
+    (sample,) = open_dataset(tmp_path / "t.csv").train
+    assert sample.source == tmp_path / "a.png"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: no column path"),
+        ("file;split\na.png;train\n", "line 1: no column path"),
+        ("path\n", "a table without a row"),
+        ("path,split\na.png,train\nb.png,val\n", "line 3: split must be train or test, got 'val'"),
+        ("path,split\n,train\n", "line 2: no path"),
+        ("path,split\na,b.png,train\n", "line 2: more cells than columns"),
+        ("path,label,mask\na.png,good,m.png\n", "line 2: a good image with a mask"),
+    ],
+)
+def test_csv_errors_name_the_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(InlierError, match=f"t.csv.*{message}"):
+        open_dataset(tmp_path / "t.csv")
+
+
+def test_a_csv_that_is_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("path\nä.png\n".encode("latin-1"))
+    with pytest.raises(InlierError, match="UTF-8"):
+        open_dataset(tmp_path / "t.csv")
+
+
+def test_a_folder_of_good_images(tmp_path: Path) -> None:
+    folder = tmp_path / "Gehäuse links"
+    picture(folder / "10.png")
+    picture(folder / "2.png")
+    picture(folder / "monday" / "1.jpg")
+    dataset = open_dataset(folder)
+    assert (dataset.name, dataset.layout) == ("Gehäuse links", "folder of good images")
+    assert dataset.categories == ("Gehäuse links",)
+    assert [sample.source for sample in dataset.train] == [folder / n for n in ("2.png", "10.png", "monday/1.jpg")]
+    assert dataset.test == ()
+    assert dataset.notes == ("images in folders inside Gehäuse links are taken as good too: monday",)
+
+
+@pytest.mark.parametrize("spelling", [".", "./", "../bottle", "../bottle/"])
+def test_the_category_is_the_real_name_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelling: str
+) -> None:
+    monkeypatch.chdir(mvtec(tmp_path / "bottle"))
+    assert open_dataset(spelling).categories == ("bottle",)
+    monkeypatch.chdir(tmp_path / "bottle" / "test" / "dent")
+    assert open_dataset(".").categories == ("dent",)
+
+
+def test_a_list_of_good_images(tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png")
+    array = np.zeros((4, 4), np.uint8)
+    dataset = open_dataset([path, str(path), array, Image.new("RGB", (4, 4))])
+    assert dataset.layout == "list of 4 good images"
+    assert dataset.categories == ("parts",)
+    assert [sample.name for sample in dataset.train] == [str(path), str(path), "image 2", "image 3"]
+    assert check(dataset).warnings == ("2 training images are byte-equal copies of others",)
+
+
+def test_a_dataset_is_taken_as_it_is(tmp_path: Path) -> None:
+    dataset = open_dataset(mvtec(tmp_path / "bottle"))
+    assert open_dataset(dataset) is dataset
+
+
+@pytest.mark.skipif(importlib.util.find_spec("elpv_dataset") is None, reason="elpv-dataset is not installed")
+def test_elpv() -> None:
+    dataset = open_dataset("elpv")
+    assert dataset.categories == ("mono", "poly")
+    counts = {
+        name: (len(d.train), sum(not s.is_defect for s in d.test), sum(s.is_defect for s in d.test))
+        for name in dataset.categories
+        for d in [dataset.select([name])]
+    }
+    assert counts == {"mono": (470, 118, 313), "poly": (736, 184, 402)}
+    assert len(dataset.samples) + 401 == 2624
+    assert len({sample.name for sample in dataset.samples}) == len(dataset.samples)
+    assert dataset.notes[0].startswith("401 cells")
+    assert "CC BY-NC-SA 4.0" in dataset.notes[-1]
+    assert [s.name for s in dataset.train] == [s.name for s in open_dataset("elpv").train]
+    assert all(isinstance(s.source, Path) and s.source.is_file() for s in dataset.samples)
+
+
+def test_elpv_without_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "elpv_dataset", None)
+    with pytest.raises(InlierError, match="pip install elpv-dataset"):
+        open_dataset("elpv")
+    picture(tmp_path / "elpv" / "a.png")
+    assert open_dataset("elpv").layout == "folder of good images"
+
+
+# --- what cannot be opened
+
+
+def test_missing_empty_and_imageless_folders(tmp_path: Path) -> None:
+    with pytest.raises(InlierError, match=r"gone: no such file or folder. inlier reads(.|\n)*train/good"):
+        open_dataset(tmp_path / "gone")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InlierError, match=r"empty: no images \(.png"):
+        open_dataset(tmp_path / "empty")
+    (tmp_path / "empty" / "notes.txt").write_text("no picture")
+    with pytest.raises(InlierError, match="no images"):
+        open_dataset(tmp_path / "empty")
+    (tmp_path / "empty" / "train" / "good").mkdir(parents=True)
+    with pytest.raises(InlierError, match="no images"):
+        open_dataset(tmp_path / "empty")
+
+
+def test_a_folder_that_may_hold_defects_is_not_taken_as_good(tmp_path: Path) -> None:
+    picture(tmp_path / "train" / "0.png")
+    picture(tmp_path / "test" / "1.png")
+    with pytest.raises(InlierError, match="has a folder train, but no train/good"):
+        open_dataset(tmp_path)
+
+
+def test_other_things_than_datasets(tmp_path: Path) -> None:
+    with pytest.raises(InlierError, match="pass its folder"):
+        open_dataset(picture(tmp_path / "a.png"))
+    with pytest.raises(InlierError, match="empty list"):
+        open_dataset([])
+    with pytest.raises(InlierError, match="image 1: expected a path, an array or a PIL image, got int"):
+        open_dataset([tmp_path / "a.png", 5])  # type: ignore[list-item]
+    with pytest.raises(InlierError, match=r"not ndarray; pass list\(array\)"):
+        open_dataset(np.zeros((2, 4, 4, 3)))  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    with pytest.raises(InlierError, match="Permission denied"):
+        open_dataset(tmp_path / "closed")
+
+
+def test_categories_are_selected_by_name(tmp_path: Path) -> None:
+    mvtec(tmp_path / "screw")
+    mvtec(tmp_path / "bottle")
+    assert open_dataset(tmp_path, ["screw"]).categories == ("screw",)
+    assert open_dataset(tmp_path, "screw").categories == ("screw",)
+    with pytest.raises(InlierError, match=r"no category 'srew'. Did you mean 'screw'\? There are: bottle, screw"):
+        open_dataset(tmp_path, ["bottle", "srew"])
+
+
+# --- check
+
+
+def test_a_sound_dataset_passes(tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    report = check(open_dataset(mvtec(tmp_path / "bottle")), progress=lambda done, total: steps.append((done, total)))
+    assert report.warnings == ()
+    assert steps == [(i, 7) for i in range(1, 8)]
+
+
+def test_the_fingerprint_is_that_of_the_good_training_files(tmp_path: Path) -> None:
+    root = mvtec(tmp_path / "bottle")
+    digests = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in (root / "train" / "good").iterdir())
+    fingerprint = check(open_dataset(root)).fingerprint
+    assert fingerprint == hashlib.sha256("".join(digests).encode()).hexdigest()
+    (root / "train" / "good" / "0.png").rename(root / "train" / "good" / "9.png")
+    picture(root / "test" / "good" / "5.png", 50)
+    assert check(open_dataset(root)).fingerprint == fingerprint
+    picture(root / "train" / "good" / "3.png", 51)
+    assert check(open_dataset(root)).fingerprint != fingerprint
+
+
+def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
+    root = mvtec(tmp_path / "bottle")
+    (root / "train" / "good" / "0.png").write_bytes(b"")
+    broken = root / "train" / "good" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    mask(root / "ground_truth" / "scratch" / "000_mask.png", (6, 8))
+    (root / "ground_truth" / "scratch" / "001_mask.png").write_text("no picture")
+    picture(root / "test" / "dent" / "new.png", 60)
+    with pytest.raises(InlierError) as caught:
+        check(open_dataset(root))
+    first, *lines = str(caught.value).splitlines()
+    assert first == "bottle: 5 problems; mend or remove these files:"
+    expected = [
+        ("defect without a mask: ", "new.png"),
+        ("mask of another size: ", "000_mask.png: 8 x 6 pixels, its image"),
+        ("unreadable image: ", "0.png: the file is empty"),
+        ("unreadable image: ", "1.png: cannot be decoded"),
+        ("unreadable mask: ", "001_mask.png: not a PNG"),
+    ]
+    assert len(lines) == 5
+    for line, (kind, what) in zip(lines, expected, strict=True):
+        assert line.startswith(f"  {kind}")
+        assert what in line
+
+
+def test_a_long_list_of_problems_is_cut(tmp_path: Path) -> None:
+    for i in range(25):
+        (tmp_path / f"{i}.png").touch()
+    with pytest.raises(InlierError) as caught:
+        check(open_dataset(tmp_path))
+    lines = str(caught.value).splitlines()
+    assert "25 problems" in lines[0]
+    assert (len(lines), lines[-1]) == (22, "  ... and 5 more")
+
+
+def test_a_mask_turned_by_exif_fits_its_image(tmp_path: Path) -> None:
+    picture(tmp_path / "train" / "good" / "0.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "test" / "dent").mkdir(parents=True)
+    Image.new("RGB", (6, 8)).save(tmp_path / "test" / "dent" / "0.jpg", exif=exif)
+    mask(tmp_path / "ground_truth" / "dent" / "0.png", (6, 8))
+    check(open_dataset(tmp_path))
+
+
+def test_without_any_mask_pixel_metrics_are_not_available(tmp_path: Path) -> None:
+    root = mvtec(tmp_path / "bottle")
+    for path in (root / "ground_truth").rglob("*.png"):
+        path.unlink()
+    assert check(open_dataset(root)).warnings == ("bottle: no masks: pixel metrics are not available",)
+
+
+def test_empty_masks_are_a_warning(tmp_path: Path) -> None:
+    root = mvtec(tmp_path / "bottle")
+    path = mask(root / "ground_truth" / "dent" / "002_mask.png", value=0)
+    assert check(open_dataset(root)).warnings == (f"1 masks show no defect pixel: {path}",)
+
+
+def test_equal_files_are_a_warning(tmp_path: Path) -> None:
+    root = mvtec(tmp_path / "bottle")
+    picture(root / "train" / "good" / "copy.png", 0)
+    picture(root / "test" / "good" / "leak.png", 1)
+    copies, leak = check(open_dataset(root)).warnings
+    assert copies == "1 training images are byte-equal copies of others"
+    good = root / "train" / "good" / "1.png"
+    assert leak.startswith("1 test images are byte-equal to training images")
+    assert leak.endswith(f"{good} = {root / 'test' / 'good' / 'leak.png'}")
+
+
+@pytest.mark.parametrize(("brightest", "dark"), [(4095, True), (4096, False), (65535, False)])
+def test_12_bit_data_in_16_bit_files_is_a_warning(tmp_path: Path, brightest: int, dark: bool) -> None:
+    for i in range(3):
+        Image.fromarray(np.full((4, 4), brightest if i == 2 else 100 + i, np.uint16)).save(tmp_path / f"{i}.png")
+    warnings = check(open_dataset(tmp_path)).warnings
+    assert any("12-bit data in 16-bit files" in warning for warning in warnings) == dark
+
+
+def test_arrays_are_checked_too() -> None:
+    with pytest.raises(InlierError, match=r"unreadable image: image 1: .*int64"):
+        check(open_dataset([np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.int64)]))
+    one, other = (check(open_dataset([np.full((4, 4), v, np.uint8)])).fingerprint for v in (1, 2))
+    assert one != other
