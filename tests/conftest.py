@@ -16,7 +16,9 @@ def _no_foreign_weights(monkeypatch):
 def part(rng, defect=False, size=64):
     """A grey plate with a bright disc and a little noise; a defect is a dark square. Returns (picture, mask)."""
     y, x = np.mgrid[:size, :size]
-    picture = 120 + 60.0 * ((y - size / 2) ** 2 + (x - size / 2) ** 2 < (size / 4) ** 2) + rng.normal(0, 4, (size, size))
+    picture = (
+        120 + 60.0 * ((y - size / 2) ** 2 + (x - size / 2) ** 2 < (size / 4) ** 2) + rng.normal(0, 4, (size, size))
+    )
     mask = np.zeros((size, size), bool)
     if defect:
         top, left = rng.integers(size // 4, size // 2, 2)

@@ -48,7 +48,7 @@ def load(name):
     """(config, {name: tensor}) of one golden file, rule-made inputs included."""
     with safe_open(FOLDER / f"{name}.safetensors", "pt") as file:
         case = json.loads(file.metadata()["golden"])
-        data = {key: file.get_tensor(key) for key in file.keys()}
+        data = {key: file.get_tensor(key) for key in list(file.keys())}
     data |= {f"in.{key}": noise(key, shape, case["seed"]) for key, shape in case["rule_inputs"].items()}
     return case, data
 

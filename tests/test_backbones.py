@@ -31,7 +31,9 @@ def test_feature_maps_equal_torchvision(name):
         for map_, (layer, tolerance) in zip(maps, tolerances.items(), strict=True):
             expected = golden[f"out.{name}.{i}.{layer}"]
             # large maps are stored with every 4th or 16th channel
-            close(map_[:, :: map_.shape[1] // expected.shape[1]], expected, 2 * tolerance if "wide" in name else tolerance)
+            close(
+                map_[:, :: map_.shape[1] // expected.shape[1]], expected, 2 * tolerance if "wide" in name else tolerance
+            )
 
 
 def test_efficientnet_lite0_with_the_packaged_weights_equals_timm():
@@ -82,11 +84,14 @@ def test_a_backbone_stays_frozen_inside_a_training_model():
     assert not backbone.net.training and not any(p.requires_grad for p in backbone.parameters())
 
 
-@pytest.mark.parametrize(("name", "taps", "words"), [
-    ("resnet19", (4,), "unknown backbone 'resnet19'. Known: efficientnet_lite0, resnet18"),
-    ("resnet18", (3,), "no tap point 3. Strides: 2, 4, 8, 16, 32; layers: conv1"),
-    ("resnet18", ("layer9",), "no tap point 'layer9'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "taps", "words"),
+    [
+        ("resnet19", (4,), "unknown backbone 'resnet19'. Known: efficientnet_lite0, resnet18"),
+        ("resnet18", (3,), "no tap point 3. Strides: 2, 4, 8, 16, 32; layers: conv1"),
+        ("resnet18", ("layer9",), "no tap point 'layer9'"),
+    ],
+)
 def test_unknown_names_are_errors_that_list_the_known_ones(name, taps, words):
     with pytest.raises(InlierError, match=words.replace("(", r"\(")):
         Backbone(name, taps)

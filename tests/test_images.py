@@ -201,9 +201,10 @@ def test_damaged_files_raise_nothing_but_image_error(
     path = tmp_path_factory.mktemp("damaged") / f"a{suffix}"
     path.write_bytes(data)
     try:
-        assert read_image(path).mode in ("RGB", "F")
+        mode = read_image(path).mode
     except ImageError as error:
-        assert str(path) in str(error)
+        mode = f"error {error}"
+    assert mode in ("RGB", "F") or str(path) in mode
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")

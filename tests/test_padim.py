@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from golden import close, fill_module, load
-from inlier.methods.padim import GaussianSums, Network, PaDiM, join, leave_one_out, select_channels, whiten
 from inlier.maps import smooth_upsample_matrix
+from inlier.methods.padim import GaussianSums, Network, PaDiM, join, leave_one_out, select_channels, whiten
 
 CASE, GOLDEN = load("padim")
 

@@ -32,7 +32,11 @@ def patch_features(layer2, layer3, features):
 def test_patch_features(case):
     layer2, layer3 = GOLDEN[f"in.patches.{case}.layer2"], GOLDEN[f"in.patches.{case}.layer3"]
     tolerance = 5e-6 if case == "odd_channels" else 1e-5
-    close(patch_features(layer2, layer3, CASE["config"]["patches"][case][-1]), GOLDEN[f"out.patches.{case}.features"], tolerance)
+    close(
+        patch_features(layer2, layer3, CASE["config"]["patches"][case][-1]),
+        GOLDEN[f"out.patches.{case}.features"],
+        tolerance,
+    )
 
 
 def test_paper_sizes_make_groups_of_two_and_four_channels():
@@ -90,7 +94,7 @@ def check_state(head, steps):
         "pre_projection.layers.0fc.bias": 2e-4 * steps,
         "discriminator.body.block1.0.weight": 2e-6,
         "discriminator.body.block1.1.bias": 1e-6,
-        # a tenth of what the two free biases may have moved: 4e-4 x 4 itself, 2e-4 x 4 through the weights' row sums (5)
+        # a tenth of what the two free biases may have moved: 4e-4 x 4, and 2e-4 x 4 through the weights' row sums (5)
         "discriminator.body.block1.1.running_mean": 1e-6 if steps == 1 else (4e-4 * 4 + 5 * 2e-4 * 4) / 10,
         "discriminator.body.block1.1.running_var": 5e-6,
         "discriminator.body.block1.1.weight": 5e-6,

@@ -29,8 +29,18 @@ _HOME = {
     "PaDiM": "inlier.methods.padim",
     "SimpleNet": "inlier.methods.simplenet",
 }
-__all__ = ["InlierError", "__version__", "Dataset", "open_dataset", "Detector", "Prediction", "load", "evaluate",
-           "PaDiM", "SimpleNet"]  # fmt: skip
+__all__ = [
+    "Dataset",
+    "Detector",
+    "InlierError",
+    "PaDiM",
+    "Prediction",
+    "SimpleNet",
+    "__version__",
+    "evaluate",
+    "load",
+    "open_dataset",
+]
 
 
 def __getattr__(name: str) -> Any:

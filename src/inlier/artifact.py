@@ -86,28 +86,26 @@ def read(path: str | os.PathLike[str], device: str = "cpu") -> tuple[dict[str, "
                     f"{path}: has format {header['format']}, this inlier reads up to {FORMAT}; "
                     f"it was written by inlier {header.get('library', '(unknown)')}: please upgrade"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path}: is not a whole inlier model; it is damaged, cut short or of another kind") from error
+        raise ArtifactError(
+            f"{path}: is not a whole inlier model; it is damaged, cut short or of another kind"
+        ) from error
     if header.get("sha256") != _digest(sorted(tensors.items())):
         raise ArtifactError(f"{path}: is damaged; its content does not match its checksum")
     return tensors, header
 
 
 def _digest(tensors: Iterable[tuple[str, "Tensor"]]) -> str:
+    import torch
+
     digest = hashlib.sha256()
     for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().reshape(-1).view(_bytes()).numpy())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _bytes() -> Any:
-    import torch
-
-    return torch.uint8
 
 
 def _allocate(path: str, size: int) -> None:

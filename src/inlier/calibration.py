@@ -68,7 +68,8 @@ def threshold(calibration: ArrayLike, alpha: float) -> float:
     allowed = math.floor(round(alpha * (len(ordered) + 1), 9)) - 1
     if allowed < 0:
         raise ValueError(
-            f"{len(ordered)} calibration images can promise no false-alarm rate below {smallest_alpha(len(ordered)):.4g}; "
+            f"{len(ordered)} calibration images can promise no false-alarm rate below "
+            f"{smallest_alpha(len(ordered)):.4g}; "
             f"alpha {alpha:g} needs at least {needed_scores(alpha)}"
         )
     return float(ordered[allowed])

@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 log = logging.getLogger("inlier")
 
-Data = Annotated[str, typer.Argument(help="MVTec-AD, VisA, BTAD or MPDD folder, CSV manifest, folder of good images, or 'elpv'.")]
+Data = Annotated[
+    str, typer.Argument(help="MVTec-AD, VisA, BTAD or MPDD folder, CSV manifest, folder of good images, or 'elpv'.")
+]
 Model = Annotated[Path, typer.Argument(help="A .inlier file that `inlier train` wrote.")]
 Categories = Annotated[list[str] | None, typer.Option("--category", help="Repeat for several. Default: all.")]
-Alpha = Annotated[float | None, typer.Option(help="Accepted false-alarm rate. Default: 0.01, or the lowest that can be promised.")]  # fmt: skip  # noqa: E501
+Alpha = Annotated[
+    float | None, typer.Option(help="Accepted false-alarm rate. Default: 0.01, or the lowest that can be promised.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Workers = Annotated[int, typer.Option(min=1, max=64, help="Threads that read pictures.")]
 
@@ -42,13 +46,13 @@ def main() -> None:
         code = 130
     except Exception as error:
         # the parser's own errors know how to show themselves
-        text = getattr(error, "format_message", lambda: str(error))()
+        text = error.format_message() if hasattr(error, "format_message") else str(error)
         mistake = isinstance(error, (InlierError, ArtifactError)) or hasattr(error, "format_message")
         if "--debug" in sys.argv or not (mistake or isinstance(error, OSError)):
             raise
         print(f"error: {text}", file=sys.stderr)
         code = 2 if mistake else 1
-    sys.exit(code)
+    sys.exit(code or 0)
 
 
 class _Messages(logging.Handler):
@@ -69,7 +73,9 @@ def _version(wanted: bool) -> None:
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no messages but warnings.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Learn what good parts look like from pictures of good parts; then find, locate and grade defects."""
     log.handlers[:] = [_Messages()]
@@ -81,16 +87,22 @@ def options(
 def train(
     data: Data,
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(methods.names())}.")],
-    preset: Annotated[str, typer.Option(help="light (two CPU cores, minutes), paper, ...: see `inlier methods`.")] = "light",
+    preset: Annotated[
+        str, typer.Option(help="light (two CPU cores, minutes), paper, ...: see `inlier methods`.")
+    ] = "light",
     category: Categories = None,
     backbone: Annotated[str | None, typer.Option(help="Pretrained network, e.g. resnet18 or timm:NAME.")] = None,
     weights: Annotated[Path | None, typer.Option(help="File with the backbone's weights.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeat for several.")] = None,  # fmt: skip  # noqa: E501
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeat for several.")
+    ] = None,
     calibration: Annotated[str | None, typer.Option(help="split, folds or none. Default: the method's own.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides everything random.")] = 0,
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Where to write the model.")] = Path("model.inlier"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run of the same command was.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a stopped run of the same command was.")
+    ] = False,
     workers: Workers = 2,
 ) -> None:
     """Learn from the good pictures in DATA and write a model."""
@@ -106,13 +118,22 @@ def train(
     print(f"{out}: {method} ({preset}), {_size(out)}, fitted in {time.monotonic() - start:.0f} s")
 
 
-def _train(detector: "Detector", data: Any, categories: list[str], calibration: str | None, out: Path,
-           resume: bool = False, workers: int = 2) -> None:  # fmt: skip
+def _train(
+    detector: "Detector",
+    data: Any,
+    categories: list[str],
+    calibration: str | None,
+    out: Path,
+    resume: bool = False,
+    workers: int = 2,
+) -> None:
     from inlier import artifact
 
     artifact.check_writable(out)
     run_folder = out.with_name(out.name + ".run")
-    detector.fit(data, categories=categories, calibration=calibration, run_folder=run_folder, resume=resume, workers=workers)
+    detector.fit(
+        data, categories=categories, calibration=calibration, run_folder=run_folder, resume=resume, workers=workers
+    )
     detector.save(out)
 
 
@@ -152,9 +173,13 @@ def _write_report(results: "Results", folder: Path) -> Path:
 def predict(
     model: Model,
     images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
-    jsonl: Annotated[Path | None, typer.Option(help="Write a JSON line per picture to this file ('-': stdout).")] = None,
+    jsonl: Annotated[
+        Path | None, typer.Option(help="Write a JSON line per picture to this file ('-': stdout).")
+    ] = None,
     maps: Annotated[Path | None, typer.Option(help="Write raw anomaly maps (32-bit TIFF) to this folder.")] = None,
-    overlays: Annotated[Path | None, typer.Option(help="Write pictures with map and outlined region to this folder.")] = None,
+    overlays: Annotated[
+        Path | None, typer.Option(help="Write pictures with map and outlined region to this folder.")
+    ] = None,
     alpha: Alpha = None,
     device: Device = "auto",
     workers: Workers = 2,
@@ -217,9 +242,9 @@ class _Writer:
             Image.fromarray(p.map).save(self._target(self.maps, Path(p.path), ".tiff"))
         if self.overlays:
             from inlier.data.images import read_image
-            from inlier.report.figures import overlay, to_rgb
+            from inlier.report.figures import overlay
 
-            picture = overlay(to_rgb(read_image(p.path)), p.map, p.pixel_threshold, self.scale or _range(p.map))
+            picture = overlay(read_image(p.path), p.map, p.pixel_threshold, self.scale or _range(p.map))
             picture.save(self._target(self.overlays, Path(p.path), ".png"))
 
     def _target(self, folder: Path, path: Path, suffix: str) -> Path:
@@ -292,14 +317,30 @@ def _print_comparison(rows: list[tuple[str, float, "Results", Path]]) -> None:
     from rich.table import Table
 
     table = Table(title="ELPV solar cells, mono: good cells against defective ones", title_justify="left")
-    for column in ("method", "image AUROC (95 % interval)", "AP", "F1-max", "false alarms", "detected", "fit", "per image"):
+    for column in (
+        "method",
+        "image AUROC (95 % interval)",
+        "AP",
+        "F1-max",
+        "false alarms",
+        "detected",
+        "fit",
+        "per image",
+    ):
         table.add_column(column, justify="left" if column == "method" else "right")
     for name, fitted, results, _ in rows:
         r = results.categories["mono"]
         low, high = r.intervals["auroc"]
-        table.add_row(name, f"{_percent(r.image.auroc)} ({_percent(low)}-{_percent(high)})", _percent(r.image.ap),
-                      _percent(r.image.f1_max), _percent(r.false_alarm_rate), _percent(r.detection_rate),
-                      f"{fitted:.0f} s", f"{1000 * results.seconds['per_image']:.0f} ms")  # fmt: skip
+        table.add_row(
+            name,
+            f"{_percent(r.image.auroc)} ({_percent(low)}-{_percent(high)})",
+            _percent(r.image.ap),
+            _percent(r.image.f1_max),
+            _percent(r.false_alarm_rate),
+            _percent(r.detection_rate),
+            f"{fitted:.0f} s",
+            f"{1000 * results.seconds['per_image']:.0f} ms",
+        )
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
@@ -309,8 +350,8 @@ def _print_results(results: "Results") -> None:
 
     table = Table(title=f"{results.model['method']} ({results.model['preset']}), %", title_justify="left")
     table.add_column("category")
-    for column in ("good", "defect", "image AUROC", "95 % interval", "AP", "F1-max", "pixel AUROC", "AP", "F1-max", "AUPRO",
-                   "false alarms", "detected"):  # fmt: skip
+    image, pixels = ("image AUROC", "95 % interval", "AP", "F1-max"), ("pixel AUROC", "AP", "F1-max", "AUPRO")
+    for column in ("good", "defect", *image, *pixels, "false alarms", "detected"):
         table.add_column(column, justify="right")
     for name, r in results.categories.items():
         interval = "-".join(_percent(edge) for edge in r.intervals.get("auroc", ()))
@@ -319,9 +360,15 @@ def _print_results(results: "Results") -> None:
         table.add_row(name, str(r.n_good), str(r.n_defect), *(v if isinstance(v, str) else _percent(v) for v in values))
     if len(results.categories) > 1:
         mean = results.mean
-        pixel = mean["pixel"] or {}
-        values = (mean["image"]["auroc"], "", mean["image"]["ap"], mean["image"]["f1_max"],
-                  *(pixel.get(key) for key in ("auroc", "ap", "f1_max", "aupro")), *mean["at_alpha"].values())  # fmt: skip
+        of_pixels = mean["pixel"] or {}
+        values = (
+            mean["image"]["auroc"],
+            "",
+            mean["image"]["ap"],
+            mean["image"]["f1_max"],
+            *(of_pixels.get(key) for key in ("auroc", "ap", "f1_max", "aupro")),
+            *mean["at_alpha"].values(),
+        )
         table.add_row("mean", "", "", *(v if isinstance(v, str) else _percent(v) for v in values))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     for name, r in results.categories.items():

@@ -25,7 +25,6 @@ from inlier.data.images import Preprocess, list_images, read_batches
 from inlier.errors import InlierError
 from inlier.features.weights import Weights
 from inlier.progress import progress
-from inlier.settings import Settings
 from inlier.training import Run
 from inlier.version import __version__
 
@@ -100,12 +99,20 @@ class Detector:
     """
 
     name: ClassVar[str]
-    presets: ClassVar[dict[str, Settings]]
+    presets: ClassVar[dict[str, Any]]
+    settings: Any  # a method narrows it to its own Settings
     default_calibration: ClassVar[str] = "split"
     minimum_images: ClassVar[int] = 2
 
-    def __init__(self, preset: str = "light", *, seed: int = 0, device: str = "auto",
-                 weights: str | os.PathLike[str] | None = None, **settings: Any):  # fmt: skip
+    def __init__(
+        self,
+        preset: str = "light",
+        *,
+        seed: int = 0,
+        device: str = "auto",
+        weights: str | os.PathLike[str] | None = None,
+        **settings: Any,
+    ):
         if preset not in self.presets:
             raise InlierError(f"{self.name} has no preset '{preset}'. Known: {', '.join(self.presets)}")
         self.preset, self.seed, self.device, self.weights = preset, seed, device, weights
@@ -113,11 +120,11 @@ class Detector:
 
     # -- what a method gives ------------------------------------------------------------------------------------------
 
-    def build(self) -> nn.Module:
+    def build(self) -> Any:
         """The unfitted network; its `backbone` attribute is a features.Backbone. Shapes depend on settings alone."""
         raise NotImplementedError  # pragma: no cover
 
-    def learn(self, network: nn.Module, images: Images, run: Run) -> None:
+    def learn(self, network: Any, images: Images, run: Run) -> None:
         """Fit `network` on good images."""
         raise NotImplementedError  # pragma: no cover
 
@@ -125,7 +132,7 @@ class Detector:
         """Bytes that fitting will take at its peak, for the check before it starts."""
         return 0
 
-    def held_out_scores(self, network: nn.Module, images: Images, run: Run) -> tuple[NDArray[Any], NDArray[Any]]:
+    def held_out_scores(self, network: Any, images: Images, run: Run) -> tuple[NDArray[Any], NDArray[Any]]:
         """(scores, highest map values), each (N,): every image scored by a model fitted without it (5 folds)."""
         scores, peaks = np.empty(len(images)), np.empty(len(images))
         for k, (fitting, held_out) in enumerate(calibration.folds(len(images), self.seed)):
@@ -138,8 +145,16 @@ class Detector:
 
     # -- fit ----------------------------------------------------------------------------------------------------------
 
-    def fit(self, data: Any, *, categories: Sequence[str] = (), calibration: str | None = None,
-            run_folder: str | os.PathLike[str] | None = None, resume: bool = False, workers: int = 2) -> Self:  # fmt: skip
+    def fit(
+        self,
+        data: Any,
+        *,
+        categories: Sequence[str] = (),
+        calibration: str | None = None,
+        run_folder: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        workers: int = 2,
+    ) -> Self:
         """Learn what good parts look like.
 
         data: a folder, a list of paths or arrays, a dataset's name, or a Dataset; only its good training images are
@@ -156,9 +171,20 @@ class Detector:
         kind = calibration or self.default_calibration
         self._check_can_fit(kind, len(good))
 
-        run = Run(self.seed, _device(self.device), Path(run_folder) if run_folder else None, resume,
-                  {"method": self.name, "settings": asdict(self.settings), "seed": self.seed, "calibration": kind,
-                   "data": report.fingerprint}, workers)  # fmt: skip
+        run = Run(
+            self.seed,
+            _device(self.device),
+            Path(run_folder) if run_folder else None,
+            resume,
+            {
+                "method": self.name,
+                "settings": asdict(self.settings),
+                "seed": self.seed,
+                "calibration": kind,
+                "data": report.fingerprint,
+            },
+            workers,
+        )
         run.identity = json.loads(json.dumps(run.identity))  # as a checkpoint gives it back: tuples become lists
         images = Images([sample.source for sample in good], self.preprocess, workers)
         self._fit_and_calibrate(images, kind, run)
@@ -173,7 +199,9 @@ class Detector:
         needed = {"none": self.minimum_images, "split": 2 * self.minimum_images, "folds": self.minimum_images + 1}[kind]
         if n < needed:
             found = "no good training images" if n == 0 else f"only {n} good training image{'s'[: n > 1]}"
-            raise InlierError(f"{found}: {self.name} with calibration '{kind}' needs at least {needed}, better 100 or more")
+            raise InlierError(
+                f"{found}: {self.name} with calibration '{kind}' needs at least {needed}, better 100 or more"
+            )
         import psutil
 
         memory, available = self.memory_needed(n), psutil.virtual_memory().available
@@ -188,7 +216,7 @@ class Detector:
     def _fit_and_calibrate(self, images: Images, kind: str, run: Run) -> None:
         backbone_weights = self._load_backbone(run.device)
         network = self._network(run.device, backbone_weights)
-        fitting, held_out = list(range(len(images))), []
+        fitting, held_out = list(range(len(images))), list[int]()
         if kind == "split":
             fitting, held_out = calibration.split(len(images), self.seed)
         log.info("fitting %s (%s) on %d good images, %s", self.name, self.preset, len(fitting), run.device)
@@ -207,7 +235,7 @@ class Detector:
         log.info("backbone: %s, weights from %s", self.settings.backbone, found.source)
         return dict(backbone.state_dict())
 
-    def _network(self, device: torch.device, backbone_weights: dict[str, Tensor]) -> nn.Module:
+    def _network(self, device: torch.device, backbone_weights: dict[str, Tensor]) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network = self.build()
@@ -230,8 +258,14 @@ class Detector:
         s = self.settings
         return Preprocess(s.size, s.shorter_side, s.filter)
 
-    def scores(self, sources: Sequence[Any], *, batch_size: int = 8, workers: int = 2,
-               errors: Literal["raise", "keep"] = "raise") -> Iterator[Scores]:  # fmt: skip
+    def scores(
+        self,
+        sources: Sequence[Any],
+        *,
+        batch_size: int = 8,
+        workers: int = 2,
+        errors: Literal["raise", "keep"] = "raise",
+    ) -> Iterator[Scores]:
         """Raw scores and network-size maps of pictures, batch by batch in order; constant memory."""
         self._check_fitted()
         device = _device(self.device)
@@ -244,8 +278,15 @@ class Detector:
                     score, maps = (t.cpu().numpy() for t in network(torch.from_numpy(batch.images).to(device)))
             yield Scores(batch.indices, score, maps, batch.sizes, batch.failures)
 
-    def predict(self, data: Any, *, alpha: float | None = None, batch_size: int = 8, workers: int = 2,
-                errors: Literal["raise", "keep"] = "raise") -> Iterator[Prediction]:  # fmt: skip
+    def predict(
+        self,
+        data: Any,
+        *,
+        alpha: float | None = None,
+        batch_size: int = 8,
+        workers: int = 2,
+        errors: Literal["raise", "keep"] = "raise",
+    ) -> Iterator[Prediction]:
         """Judge pictures, one Prediction each, in order, in constant memory.
 
         data: a picture (path or array), a folder, or a list of those. alpha: the accepted false-alarm rate (default:
@@ -256,14 +297,18 @@ class Detector:
         alpha = self.calibration_.alpha(alpha)
         sources = _sources(data)
         for batch in self.scores(sources, batch_size=batch_size, workers=workers, errors=errors):
-            found = {i: self._judge(sources[i], alpha, batch.scores[k], batch.maps[k], batch.sizes[k])
-                     for k, i in enumerate(batch.indices)}  # fmt: skip
+            found = {
+                i: self._judge(sources[i], alpha, batch.scores[k], batch.maps[k], batch.sizes[k])
+                for k, i in enumerate(batch.indices)
+            }
             found |= {i: Prediction(_name(sources[i], i), error=reason) for i, reason in batch.failures}
             yield from (found[i] for i in sorted(found))
 
-    def _judge(self, source: Any, alpha: float | None, score: np.float32, map_: NDArray[np.float32],
-               size: tuple[int, int]) -> Prediction:  # fmt: skip
-        p_value = verdict = threshold = None
+    def _judge(
+        self, source: Any, alpha: float | None, score: np.float32, map_: NDArray[np.float32], size: tuple[int, int]
+    ) -> Prediction:
+        p_value = threshold = None
+        verdict: Literal["good", "defect"] | None = None
         if alpha is not None:
             p_value = float(self.calibration_.p_values(score))
             verdict = "defect" if p_value <= alpha else "good"
@@ -280,8 +325,10 @@ class Detector:
         """Write the fitted detector, backbone included, as one `.inlier` file. Atomic: never half a model."""
         self._check_fitted()
         tensors = {f"network.{key}": value for key, value in self.pack(self.network_.state_dict()).items()}
-        tensors |= {"calibration.scores": torch.from_numpy(self.calibration_.scores),
-                    "calibration.peaks": torch.from_numpy(self.calibration_.peaks)}  # fmt: skip
+        tensors |= {
+            "calibration.scores": torch.from_numpy(self.calibration_.scores),
+            "calibration.peaks": torch.from_numpy(self.calibration_.peaks),
+        }
         artifact.write(path, tensors, self.header())
 
     def header(self) -> dict[str, Any]:
@@ -311,15 +358,25 @@ class Detector:
         try:
             detector = cls(header["preset"], seed=header["seed"], device=device, **header["settings"])
             network = detector.build()
-            state = {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
+            state = {
+                key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")
+            }
             network.load_state_dict(detector.unpack(state))
             detector.network_ = network.eval()
-            detector.calibration_ = Calibration(header["calibration"]["kind"], tensors["calibration.scores"].numpy(),
-                                                tensors["calibration.peaks"].numpy())  # fmt: skip
+            detector.calibration_ = Calibration(
+                header["calibration"]["kind"],
+                tensors["calibration.scores"].numpy(),
+                tensors["calibration.peaks"].numpy(),
+            )
             detector.categories_, detector.fingerprint_ = tuple(header["categories"]), header["data"]
-            detector.weights_source_, detector.weights_licence_ = header["weights"]["source"], header["weights"]["licence"]
+            detector.weights_source_, detector.weights_licence_ = (
+                header["weights"]["source"],
+                header["weights"]["licence"],
+            )
         except (KeyError, TypeError, RuntimeError) as error:
-            raise artifact.ArtifactError(f"{path}: does not fit method '{cls.name}' of inlier {__version__}: {error}") from error
+            raise artifact.ArtifactError(
+                f"{path}: does not fit method '{cls.name}' of inlier {__version__}: {error}"
+            ) from error
         return detector
 
 
@@ -327,7 +384,9 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Detector:
     """Read a detector that `save` wrote. Runs no code from the file. Raises artifact.ArtifactError."""
     tensors, header = artifact.read(path)
     if "method" not in header:
-        raise artifact.ArtifactError(f"{path}: is a training checkpoint, not a model; resume the training with --resume")
+        raise artifact.ArtifactError(
+            f"{path}: is a training checkpoint, not a model; resume the training with --resume"
+        )
     return methods.get(header["method"])._from_artifact(Path(path), tensors, header, device)
 
 
@@ -347,13 +406,17 @@ class Calibration:
         n = len(self.scores)
         if n == 0:
             if asked is not None:
-                raise InlierError("this model has no calibration, so no verdict can be given: train with --calibration split")
+                raise InlierError(
+                    "this model has no calibration, so no verdict can be given: train with --calibration split"
+                )
             return None
         if asked is None:
             lowest = calibration.smallest_alpha(n)
             if lowest > DEFAULT_ALPHA:
-                log.warning("%d calibration images promise no false-alarm rate below %.4g, so alpha is %.4g instead of %g; "
-                            "%d would be needed", n, lowest, lowest, DEFAULT_ALPHA, calibration.needed_scores(DEFAULT_ALPHA))  # fmt: skip  # noqa: E501
+                log.warning(
+                    f"{n} calibration images promise no false-alarm rate below {lowest:.4g}, so alpha is {lowest:.4g} "
+                    f"instead of {DEFAULT_ALPHA}; {calibration.needed_scores(DEFAULT_ALPHA)} would be needed"
+                )
             return max(DEFAULT_ALPHA, lowest)
         try:
             calibration.threshold(self.scores, asked)
@@ -376,7 +439,8 @@ class Calibration:
         if not len(self.scores):
             return "none: raw scores only, no p-values and no verdicts"
         n = len(self.scores)
-        return f"{self.kind}, {n} good images; alpha from {calibration.smallest_alpha(n):.4g}: {calibration.PROMISES[self.kind]}"
+        lowest = calibration.smallest_alpha(n)
+        return f"{self.kind}, {n} good images; alpha from {lowest:.4g}: {calibration.PROMISES[self.kind]}"
 
 
 def _device(name: str) -> torch.device:

@@ -31,7 +31,8 @@ from inlier.metrics import (
 from inlier.progress import progress
 
 log = logging.getLogger("inlier")
-EXACT_PIXELS = 100_000_000  # above this many, pixel metrics stream through a histogram and carry an error bound
+IMAGE, PIXEL = ("auroc", "ap", "f1_max"), ("auroc", "ap", "f1_max", "aupro")
+EXACT_PIXELS = 40_000_000  # 3 GB of memory; above, pixel metrics stream through a histogram and carry an error bound
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Case:
     p_value: float | None
     verdict: str | None
     load: Callable[[], tuple[Image.Image, NDArray[np.bool_] | None, NDArray[np.float32]]]
-    """(picture, mask or None, map), all at the original size, for drawing; scores the picture again"""
+    """(picture as read_image gives it, mask or None, map), all at the original size; scores the picture again"""
 
 
 @dataclass(frozen=True)
@@ -74,20 +75,27 @@ class CategoryResult:
     cases: tuple[Case, ...]
 
     def to_json(self) -> dict[str, Any]:
-        at_alpha = {"alpha": self.alpha, "false_alarm_rate": self.false_alarm_rate, "detection_rate": self.detection_rate}
-        image = {key: getattr(self.image, key) for key in ("auroc", "ap", "f1_max", "f1_threshold")}
+        at_alpha = {
+            "alpha": self.alpha,
+            "false_alarm_rate": self.false_alarm_rate,
+            "detection_rate": self.detection_rate,
+        }
+        image = {key: getattr(self.image, key) for key in (*IMAGE, "f1_threshold")}
         return {
             "n_good": self.n_good,
             "n_defect": self.n_defect,
-            "image": image | {"interval_95": {key: list(pair) for key, pair in self.intervals.items()} or None}
+            "image": image
+            | {"interval_95": {key: list(pair) for key, pair in self.intervals.items()} or None}
             | ({"note": self.image.reason} if self.image.reason else {}),
-            "pixel": self.pixel and {key: getattr(self.pixel, key) for key in ("auroc", "ap", "f1_max", "aupro", "f1_threshold")},
+            "pixel": self.pixel and {key: getattr(self.pixel, key) for key in (*PIXEL, "f1_threshold")},
             "pixel_note": self.pixel_note,
             "not_inspected": self.not_inspected,
             "at_alpha": at_alpha if self.alpha is not None else None,
-            "defects": {name: {"n": d.n, "image_auroc": d.image_auroc, "detection_rate": d.detection_rate}
-                        for name, d in self.defects.items()},
-        }  # fmt: skip
+            "defects": {
+                name: {"n": d.n, "image_auroc": d.image_auroc, "detection_rate": d.detection_rate}
+                for name, d in self.defects.items()
+            },
+        }
 
 
 @dataclass(frozen=True)
@@ -100,8 +108,8 @@ class Results:
     def mean(self) -> dict[str, Any]:
         """Each metric's mean over the categories in which it is defined; None where it is in none."""
         results = self.categories.values()
-        image = {key: _mean(getattr(r.image, key) for r in results) for key in ("auroc", "ap", "f1_max")}
-        pixel = {key: _mean(getattr(r.pixel, key, None) for r in results) for key in ("auroc", "ap", "f1_max", "aupro")}
+        image = {key: _mean(getattr(r.image, key) for r in results) for key in IMAGE}
+        pixel = {key: _mean(getattr(r.pixel, key, None) for r in results) for key in PIXEL}
         rates = {key: _mean(getattr(r, key) for r in results) for key in ("false_alarm_rate", "detection_rate")}
         return {"image": image, "pixel": pixel if any(r.pixel for r in results) else None, "at_alpha": rates}
 
@@ -116,8 +124,15 @@ class Results:
         }
 
 
-def evaluate(detector: Detector, data: Any, *, categories: Sequence[str] = (), alpha: float | None = None,
-             batch_size: int = 8, workers: int = 2) -> Results:  # fmt: skip
+def evaluate(
+    detector: Detector,
+    data: Any,
+    *,
+    categories: Sequence[str] = (),
+    alpha: float | None = None,
+    batch_size: int = 8,
+    workers: int = 2,
+) -> Results:
     """Score the test images of `data` and compare with the truth.
 
     categories: default, those that the detector was fitted on. alpha: accepted false-alarm rate of the verdicts
@@ -125,7 +140,9 @@ def evaluate(detector: Detector, data: Any, *, categories: Sequence[str] = (), a
     """
     dataset = _select(open_dataset(data), categories or detector.categories_, bool(categories))
     if not dataset.test:
-        raise InlierError(f"{dataset.name}: has no test images (looked for test/good and test/DEFECT; {dataset.layout})")
+        raise InlierError(
+            f"{dataset.name}: has no test images (looked for test/good and test/DEFECT; {dataset.layout})"
+        )
     with progress("checking images", len(dataset.test)) as show:
         report = check(replace(dataset, samples=dataset.test), workers, lambda done, _total: show(done))
     for note in report.warnings:
@@ -141,8 +158,9 @@ def evaluate(detector: Detector, data: Any, *, categories: Sequence[str] = (), a
     return Results(detector.header(), results, seconds)
 
 
-def _evaluate_category(detector: Detector, category: str, samples: list[Sample], alpha: float | None,
-                       batch_size: int, workers: int) -> CategoryResult:  # fmt: skip
+def _evaluate_category(
+    detector: Detector, category: str, samples: list[Sample], alpha: float | None, batch_size: int, workers: int
+) -> CategoryResult:
     has_masks = any(sample.mask for sample in samples)
     scores, pixels = np.empty(len(samples), np.float32), _Pixels(len(samples), detector.settings.size)
     outside = total = 0
@@ -173,12 +191,16 @@ def _evaluate_category(detector: Detector, category: str, samples: list[Sample],
     for name in types:
         chosen = np.array([sample.defect == name for sample in samples])
         part = chosen | ~defect
-        defects[name] = DefectResult(int(chosen.sum()), image_metrics(scores[part], defect[part]).auroc, _rate(flagged, chosen))
+        defects[name] = DefectResult(
+            int(chosen.sum()), image_metrics(scores[part], defect[part]).auroc, _rate(flagged, chosen)
+        )
 
     def case(i: int) -> Case:
         sample, p = samples[i], None if p_values is None else float(p_values[i])
         verdict = None if flagged is None else "defect" if flagged[i] else "good"
-        return Case(sample.name, sample.source, sample.defect, float(scores[i]), p, verdict, lambda: _load(detector, sample))
+        return Case(
+            sample.name, sample.source, sample.defect, float(scores[i]), p, verdict, lambda: _load(detector, sample)
+        )
 
     return CategoryResult(
         category=category,
@@ -230,8 +252,11 @@ def _select(dataset: Dataset, wanted: Sequence[str], asked: bool) -> Dataset:
     known = [name for name in wanted if name in dataset.categories]
     if known:
         return dataset.select(known)
-    log.warning("the model was fitted on %s; the data holds %s: evaluating on all of it",
-                ", ".join(wanted), ", ".join(dataset.categories))  # fmt: skip
+    log.warning(
+        "the model was fitted on %s; the data holds %s: evaluating on all of it",
+        ", ".join(wanted),
+        ", ".join(dataset.categories),
+    )
     return dataset
 
 
@@ -242,10 +267,7 @@ def _mask(sample: Sample, size: tuple[int, int]) -> NDArray[np.bool_]:
 def _load(detector: Detector, sample: Sample) -> tuple[Image.Image, NDArray[np.bool_] | None, NDArray[np.float32]]:
     prediction = next(detector.predict([sample.source]))
     assert prediction.map is not None  # it was scored before
-    picture = read_image(sample.source)
-    if picture.mode == "F":  # 16-bit grey, values in [0, 1]
-        picture = Image.fromarray((np.asarray(picture) * 255).astype(np.uint8)).convert("RGB")
-    return picture, _mask(sample, prediction.map.shape) if sample.mask else None, prediction.map
+    return read_image(sample.source), _mask(sample, prediction.map.shape) if sample.mask else None, prediction.map
 
 
 def _rate(flagged: NDArray[np.bool_] | None, chosen: NDArray[np.bool_]) -> float | None:

@@ -14,8 +14,9 @@ from typing import Any, Self
 from inlier.errors import InlierError
 
 
-def setting(default: Any, meaning: str, *, low: float | None = None, high: float | None = None,
-            choices: Sequence[str] = ()) -> Any:  # fmt: skip
+def setting(
+    default: Any, meaning: str, *, low: float | None = None, high: float | None = None, choices: Sequence[str] = ()
+) -> Any:
     """A dataclass field with its meaning (shown by `inlier methods NAME`) and its valid range, ends included."""
     return field(default=default, metadata={"meaning": meaning, "low": low, "high": high, "choices": tuple(choices)})
 
@@ -27,7 +28,9 @@ class Settings:
     backbone: str = setting("efficientnet_lite0", "pretrained network; timm:NAME opens every other one")
     taps: tuple[int | str, ...] = setting((8, 16), "layers read, as strides or layer names, shallow to deep")
     size: int = setting(256, "height and width of the network's input, pixels", low=32, high=4096)
-    shorter_side: int | None = setting(None, "resize the shorter side to this, then crop the centre; none: stretch the whole image", low=32, high=8192)  # fmt: skip  # noqa: E501
+    shorter_side: int | None = setting(
+        None, "resize the shorter side to this, then crop the centre; none: stretch the whole image", low=32, high=8192
+    )
     filter: str = setting("bilinear", "resampling of the picture", choices=("bilinear", "lanczos"))
 
     def __post_init__(self) -> None:
@@ -48,7 +51,13 @@ class Settings:
             raise InlierError(f"setting '{name}': {value!r} is not one of {', '.join(choices)}")
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if number and not ((low is None or value >= low) and (high is None or value <= high)):
-            bounds = f"from {low} to {high}" if None not in (low, high) else f"at least {low}" if high is None else f"at most {high}"  # fmt: skip  # noqa: E501
+            bounds = (
+                f"from {low} to {high}"
+                if None not in (low, high)
+                else f"at least {low}"
+                if high is None
+                else f"at most {high}"
+            )
             raise InlierError(f"setting '{name}': {value} is out of range, it must be {bounds} ({metadata['meaning']})")
 
     def replace(self, **changes: Any) -> Self:

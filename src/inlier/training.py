@@ -3,8 +3,11 @@
 import logging
 import math
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,30 +74,43 @@ def train(
     model, *optimizers = accelerator.prepare(model.train(), *optimizers)
     step = _restore(model, optimizers, run) if run.resume else 0
     saved = time.monotonic()
-    try:
-        with progress(label, steps) as show:
-            while step < steps:
-                value = loss(model, step)
-                if not math.isfinite(value.item()):
-                    raise InlierError(
-                        f"the loss became {value.item()} at step {step + 1} of {steps}: lower the learning rates"
-                        + (f"; the last good checkpoint is {run.checkpoint}" if run.checkpoint else "")
-                    )
-                for optimizer in optimizers:
-                    optimizer.zero_grad()
-                accelerator.backward(value)
-                for optimizer in optimizers:
-                    optimizer.step()
-                step += 1
-                show(step, f"loss {value.item():.4f}")
-                if time.monotonic() - saved > CHECKPOINT_EVERY:
-                    _save(model, optimizers, step, run)
-                    saved = time.monotonic()
-    except KeyboardInterrupt:
+    with progress(label, steps) as show, _interrupt_between_steps() as interrupted:
+        while step < steps and not interrupted():
+            value = loss(model, step)
+            if not math.isfinite(value.item()):
+                raise InlierError(
+                    f"the loss became {value.item()} at step {step + 1} of {steps}: lower the learning rates"
+                    + (f"; the last good checkpoint is {run.checkpoint}" if run.checkpoint else "")
+                )
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            accelerator.backward(value)
+            for optimizer in optimizers:
+                optimizer.step()
+            step += 1
+            show(step, f"loss {value.item():.4f}")
+            if time.monotonic() - saved > CHECKPOINT_EVERY:
+                _save(model, optimizers, step, run)
+                saved = time.monotonic()
+    if step < steps:
         _save(model, optimizers, step, run)
         log.warning("stopped at step %d of %d%s", step, steps, ", kept for --resume" if run.folder else "")
-        raise
+        raise KeyboardInterrupt
     return accelerator.unwrap_model(model).eval()
+
+
+@contextmanager
+def _interrupt_between_steps() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C waits for the end of the step, so that what is saved is the state between two steps."""
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
+        yield lambda: False
+        return
+    previous = signal.signal(signal.SIGINT, lambda number, _frame: seen.append(number))
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _save(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], step: int, run: Run) -> None:

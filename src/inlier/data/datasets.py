@@ -333,7 +333,7 @@ def check(dataset: Dataset, workers: int = 2, progress: Callable[[int, int], Non
     """Read every image and mask once, before anything is trained.
 
     `progress` is called with (done, total). Raises one InlierError that lists all problems: images and masks that
-    cannot be read, masks of another size than their image, defects without a mask where others of the category have one.
+    cannot be read, masks of another size than their image, defects without a mask where others have one.
     """
     seen = []
     with closing(read_ahead(_look, dataset.samples, workers, 4 * workers)) as looks:

@@ -90,7 +90,7 @@ def _load(open_image: Callable[[], Image.Image], name: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         reason = str(error).split(", could")[0]  # Pillow names both numbers of pixels
         raise ImageError(f"{name}: {reason}; cut or shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS") from None
-    except Exception as error:  # noqa: BLE001 - on broken data Pillow raises a dozen types, even SyntaxError
+    except Exception as error:
         raise ImageError(f"{name}: cannot be decoded, probably damaged or incomplete ({error})") from None
 
 
@@ -270,15 +270,18 @@ def read_ahead(
 def list_images(folder: Path | str, recursive: bool = True) -> list[Path]:
     """Paths of the pictures in a folder, by suffix, in natural order (2.png before 10.png).
 
-    Hidden files and folders are left out, links to folders are not followed. Raises InlierError when it can't be read.
+    Hidden files and folders are left out; links are followed, a circle of links only once. Raises InlierError when a
+    folder can't be read.
     """
 
     def refuse(error: OSError) -> None:
         raise InlierError(f"{error.filename}: cannot list this folder ({error.strerror})")
 
-    found = []
-    for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [n for n in folders if recursive and not _is_hidden(n)]
+    found, seen = [], set()
+    for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = [n for n in folders if recursive and not _is_hidden(n) and real not in seen]
+        seen.add(real)
         found += [Path(parent, n) for n in files if Path(n).suffix.lower() in SUFFIXES and not _is_hidden(n)]
     return sorted(found, key=_natural)
 

@@ -14,7 +14,10 @@ from inlier.features.weights import Weights, find_weights
 
 # Builder of each network, and the layer whose output is the last one at each stride.
 BACKBONES: dict[str, tuple[Callable[[], nn.Sequential], dict[int, str]]] = {
-    "efficientnet_lite0": (efficientnet_lite0, {2: "blocks.0", 4: "blocks.1", 8: "blocks.2", 16: "blocks.4", 32: "blocks.6"}),  # fmt: skip  # noqa: E501
+    "efficientnet_lite0": (
+        efficientnet_lite0,
+        {2: "blocks.0", 4: "blocks.1", 8: "blocks.2", 16: "blocks.4", 32: "blocks.6"},
+    ),
     "resnet18": (resnet18, {2: "relu", 4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}),
     "resnet50": (resnet50, {2: "relu", 4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}),
     "wide_resnet50_2": (wide_resnet50_2, {2: "relu", 4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}),
@@ -34,10 +37,14 @@ class Backbone(nn.Module):
     The network starts with random weights (an artifact brings its own); `load` fetches the pretrained ones.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, name: str, taps: Sequence[int | str]):
         super().__init__()
         self.name = name
-        mean, std = IMAGENET_MEAN, IMAGENET_STD
+        mean: tuple[float, ...] = IMAGENET_MEAN
+        std: tuple[float, ...] = IMAGENET_STD
         if name.startswith("timm:"):
             self.net, self.layers, mean, std = _timm(name, taps)
         elif name in BACKBONES:
@@ -46,7 +53,9 @@ class Backbone(nn.Module):
             self.layers = [_layer_name(name, tap, strides, [layer for layer, _ in _stages(self.net)]) for tap in taps]
             _truncate(self.net, self.layers)
         else:
-            raise InlierError(f"unknown backbone '{name}'. Known: {', '.join(BACKBONES)}, or timm:NAME with inlier[timm]")
+            raise InlierError(
+                f"unknown backbone '{name}'. Known: {', '.join(BACKBONES)}, or timm:NAME with inlier[timm]"
+            )
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
@@ -82,7 +91,9 @@ class Backbone(nn.Module):
         for key, tensor in wanted.items():
             if key in weights.tensors and tensor.shape != weights.tensors[key].shape:
                 shape = tuple(weights.tensors[key].shape)
-                raise InlierError(f"{weights.source}: '{key}' has the shape {shape}, {self.name} needs {tuple(tensor.shape)}")
+                raise InlierError(
+                    f"{weights.source}: '{key}' has the shape {shape}, {self.name} needs {tuple(tensor.shape)}"
+                )
         self.net.load_state_dict({key: weights.tensors[key] for key in wanted if key in weights.tensors}, strict=False)
         return weights
 

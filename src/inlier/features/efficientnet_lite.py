@@ -9,8 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # kernel, stride, expansion, channels out, repeats of each stage; EfficientNet-B0's table
-STAGES = ((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3), (5, 2, 6, 192, 4),
-          (3, 1, 6, 320, 1))  # fmt: skip
+STAGES = (
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
 BN_EPS = 1e-3
 
 
@@ -92,12 +99,11 @@ def rename_key(key: str) -> str:
     parts = key.split(".")
     if parts[0] != "_blocks":
         return ".".join([{"_conv_stem": "conv_stem", "_bn0": "bn1"}.get(parts[0], parts[0]), *parts[1:]])
-    number = int(parts[1])
-    for stage, (*_, repeats) in enumerate(STAGES):
-        if number < repeats:
-            break
-        number -= repeats
-    names = {"_expand_conv": "conv_pw", "_depthwise_conv": "conv_dw", "_project_conv": "conv_pwl", "_bn0": "bn1", "_bn1": "bn2", "_bn2": "bn3"}  # fmt: skip  # noqa: E501
+    stage, number = 0, int(parts[1])  # the package numbers all blocks in a row
+    while number >= STAGES[stage][-1]:
+        stage, number = stage + 1, number - STAGES[stage][-1]
+    names = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
+    names |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
     if stage == 0:
         names = {"_depthwise_conv": "conv_dw", "_project_conv": "conv_pw", "_bn1": "bn1", "_bn2": "bn2"}
     return ".".join(["blocks", str(stage), str(number), names[parts[2]], *parts[3:]])

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,7 +64,9 @@ def find_weights(backbone: str, path: str | os.PathLike[str] | None = None) -> W
     """
     origin, tried = ORIGINS[backbone], []
     if path:
-        return _read(Path(path), origin, f"file {Path(path).name} given by the user; {origin.licence} if it is that file")
+        return _read(
+            Path(path), origin, f"file {Path(path).name} given by the user; {origin.licence} if it is that file"
+        )
 
     folder = os.environ.get("INLIER_WEIGHTS")
     if folder:
@@ -111,7 +114,7 @@ def _read(path: Path, origin: Origin, licence: str, source: str | None = None) -
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            tensors = load_file(path)
+            tensors: dict[str, Any] = load_file(path)
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise a dozen types for a damaged or foreign file

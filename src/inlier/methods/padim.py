@@ -15,6 +15,7 @@ leave-one-out scores, obtained in closed form from the final fit.
 
 import random
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,9 @@ CHUNK = 64  # positions whose covariance is factorised at once, in float64
 @dataclass(frozen=True, kw_only=True)
 class Settings(settings.Settings):
     taps: tuple[int | str, ...] = setting((4, 8, 16), "layers joined to one embedding, shallow to deep (section III.A)")
-    grid: int = setting(0, "index of the tap whose map gives the positions; shallower maps are averaged, deeper ones repeated", low=0)  # fmt: skip  # noqa: E501
+    grid: int = setting(
+        0, "index of the tap whose map gives the positions; shallower maps are averaged, deeper ones repeated", low=0
+    )
     channels: int | None = setting(100, "channels drawn at random from all taps (section III.C); none: all", low=1)
     epsilon: float = setting(0.01, "added to the diagonal of every covariance (equation 1)", low=1e-9)
     sigma: float = setting(4.0, "gaussian smoothing of the map, pixels", low=0.0, high=100.0)
@@ -50,6 +53,8 @@ class Network(nn.Module):
 
     mean: Tensor
     whitening: Tensor
+    smooth_y: Tensor
+    smooth_x: Tensor
 
     def __init__(self, s: Settings, seed: int):
         super().__init__()
@@ -92,7 +97,7 @@ def select_channels(available: list[int], wanted: int | None, seed: int) -> list
         raise InlierError(f"setting 'channels': {wanted} channels are wanted, the taps have {total} in all")
     chosen = range(total) if wanted is None else sorted(random.Random(1024 + seed).sample(range(total), wanted))
     starts = np.cumsum([0, *available])
-    return [[c - int(a) for c in chosen if a <= c < b] for a, b in zip(starts[:-1], starts[1:])]
+    return [[c - int(a) for c in chosen if a <= c < b] for a, b in pairwise(starts)]
 
 
 def join(maps: list[Tensor], grid: tuple[int, int]) -> Tensor:
@@ -157,6 +162,7 @@ class PaDiM(Detector):
     """One Gaussian of pretrained features per image position. Fits in one pass, without training."""
 
     name = "padim"
+    settings: Settings
     default_calibration = "folds"
     presets = {
         "paper": Settings(backbone="resnet18", size=224, shorter_side=256, filter="lanczos"),

@@ -15,7 +15,6 @@ deviations, because the paper's 0.015 has a meaning only at the scale of the pap
 import logging
 import math
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +115,8 @@ class Network(nn.Module):
     matrix: Tensor
     bias: Tensor
     tail: Tensor
+    smooth_y: Tensor
+    smooth_x: Tensor
 
     def __init__(self, s: Settings):
         super().__init__()
@@ -141,20 +142,22 @@ class Network(nn.Module):
 
     def fuse(self, head: Head, mean: Tensor, std: Tensor) -> None:
         """Fold standardisation, adapter, first linear layer and batch norm into `matrix` and `bias`."""
-        linear, norm, _, tail = (module.double() for module in head.eval().discriminator)
-        adapter, mean, std = head.adapter.double(), mean.double(), std.double()
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        matrix = scale[:, None] * (linear.weight @ adapter.weight) / std
-        bias = scale * (linear.weight @ adapter.bias + linear.bias - norm.running_mean) + norm.bias
+        w = {name: tensor.double() for name, tensor in head.state_dict().items()}
+        first, running_var = w["discriminator.0.weight"], w["discriminator.1.running_var"]
+        scale = w["discriminator.1.weight"] / (running_var + head.discriminator[1].eps).sqrt()
+        matrix = scale[:, None] * (first @ w["adapter.weight"]) / std
+        hidden = first @ w["adapter.bias"] + w["discriminator.0.bias"] - w["discriminator.1.running_mean"]
         self.matrix.copy_(matrix)
-        self.bias.copy_(bias - matrix @ mean)
-        self.tail.copy_(tail.weight[0])
+        self.bias.copy_(scale * hidden + w["discriminator.1.bias"] - matrix @ mean.double())
+        self.tail.copy_(w["discriminator.3.weight"][0])
 
     def patch_scores(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, h, w)"""
         matrices = self.matrix.chunk(len(self.patches), 1)
-        layers = [F.conv2d(patches(m), matrix[:, :, None, None])
-                  for patches, m, matrix in zip(self.patches, self.backbone(images), matrices)]  # fmt: skip
+        layers = [
+            F.conv2d(patches(m), matrix[:, :, None, None])
+            for patches, m, matrix in zip(self.patches, self.backbone(images), matrices)
+        ]
         hidden = self.to_grid(layers[0]) + self.bias[:, None, None]
         for layer in layers[1:]:
             hidden += self.to_grid(layer)
@@ -170,6 +173,7 @@ class SimpleNet(Detector):
     """A feature adapter and a discriminator trained to tell good features from disturbed ones."""
 
     name = "simplenet"
+    settings: Settings
     presets = {
         "paper": Settings(backbone="wide_resnet50_2", size=288, shorter_side=329),
         "light": Settings(features=384, hidden=256, standardise=True, noise=0.25, epochs=20),
@@ -196,7 +200,8 @@ class SimpleNet(Detector):
                 chosen = order[i * s.batch_size : (i + 1) * s.batch_size].sort().values
                 features = cache[chosen].to(run.device).flatten(0, 1).float()
                 noise = s.noise * torch.randn(features.shape, generator=run.generator(epoch, i)).to(run.device)
-                return truncated_l1(*model((features - mean) / std, noise), s.margin)
+                good, disturbed = model((features - mean) / std, noise)
+                return truncated_l1(good, disturbed, s.margin)
 
             train(head, make_optimizers(head, s), loss, s.epochs * steps_per_epoch, run)
         with torch.no_grad():
@@ -204,12 +209,14 @@ class SimpleNet(Detector):
 
 
 def cache_features(network: Network, images: Images, run: Run, folder: Path) -> Tensor:
-    """(N, h * w, features) float16 patch features of all images, in memory or, where large, in a file under `folder`."""
+    """(N, h * w, features) float16 patch features of all images, in memory or, where large, in a file in `folder`."""
     import psutil
 
     shape = (len(images), math.prod(network.grid), network.matrix.shape[1])
     size, free = 2 * math.prod(shape), psutil.virtual_memory().available
-    log.info("features: %.2f GiB, kept in %s", size / GIB, "memory" if size < MEMORY_SHARE * free else f"a file in {folder}")
+    log.info(
+        "features: %.2f GiB, kept in %s", size / GIB, "memory" if size < MEMORY_SHARE * free else f"a file in {folder}"
+    )
     if size < MEMORY_SHARE * free:
         cache = torch.empty(shape, dtype=torch.float16)
     else:

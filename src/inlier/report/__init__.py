@@ -1,8 +1,12 @@
 """The report: one self-contained HTML page with numbers, charts and a gallery, for people who look at parts."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image
 
 from inlier.calibration import PROMISES, smallest_alpha
 from inlier.errors import InlierError
@@ -31,20 +35,28 @@ def write_report(results: "Results", folder: Path) -> Path:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     galleries = {name: choose(result.cases) for name, result in results.categories.items()}
-    sections, done = [], 0
-    with progress("drawing report", sum(len(group) for g in galleries.values() for group in g)) as show:
+    sections: list[dict[str, Any]] = []
+    drawn = itertools.count(1)
+    with progress("drawing report", sum(len(group) for gallery in galleries.values() for group in gallery)) as show:
         for name, result in results.categories.items():
-            sections.append(_section(result, galleries[name], len(sections)))
-            done += sum(map(len, galleries[name]))
-            show(done, name)
+            sections.append(_section(result, galleries[name], len(sections), lambda: show(next(drawn))))
 
-    environment = Environment(loader=PackageLoader("inlier.report", ""), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    environment = Environment(
+        loader=PackageLoader("inlier.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"percent": percent, "interval": interval, "number": lambda value: f"{value:.4g}"}
     page = environment.get_template("page.html.j2").render(
-        results=results, model=results.model, sections=sections, calibration=_calibration(results.model),
-        details=list(_flat(results.model)), bar=figures.data_uri(figures.colour_bar()),
-    )  # fmt: skip
+        results=results,
+        model=results.model,
+        sections=sections,
+        calibration=_calibration(results.model),
+        details=list(_flat(results.model)),
+        bar=figures.data_uri(figures.colour_bar()),
+    )
     path = Path(folder) / "index.html"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,11 +70,10 @@ def choose(cases: "Sequence[Case]") -> Gallery:
     """The cases worth looking at, at most ROWS of each kind."""
     defects = sorted((c for c in cases if c.defect is not None), key=lambda c: (c.verdict == "defect", c.score))
     good = sorted((c for c in cases if c.defect is None), key=lambda c: (c.verdict == "good", -c.score))
-    found = [c for c in defects if c.verdict != "good"]
-    typical = sorted(c.score for c in found)[len(found) // 2] if found else 0.0
-    misses = defects[:ROWS]
-    hits = sorted((c for c in found if c not in misses), key=lambda c: abs(c.score - typical))[:ROWS]
-    return Gallery(misses, good[:ROWS], sorted(hits, key=lambda c: -c.score))
+    found = [c.score for c in defects if c.verdict != "good"]
+    typical = found[len(found) // 2] if found else 0.0
+    hits = sorted((c for c in defects[ROWS:] if c.verdict != "good"), key=lambda c: abs(c.score - typical))[:ROWS]
+    return Gallery(defects[:ROWS], good[:ROWS], sorted(hits, key=lambda c: -c.score))
 
 
 def percent(value: float | None) -> str:
@@ -74,7 +85,7 @@ def interval(bounds: tuple[float, float] | None) -> str:
     return "" if bounds is None else f"{percent(bounds[0])}\N{EN DASH}{percent(bounds[1])}"
 
 
-def _section(result: "CategoryResult", gallery: Gallery, number: int) -> dict[str, Any]:
+def _section(result: "CategoryResult", gallery: Gallery, number: int, loaded: Callable[[], None]) -> dict[str, Any]:
     """Everything of one category that needs drawing."""
     good = [c.score for c in result.cases if c.defect is None]
     defect = [c.score for c in result.cases if c.defect is not None]
@@ -92,10 +103,15 @@ def _section(result: "CategoryResult", gallery: Gallery, number: int) -> dict[st
         scores, is_defect = [c.score for c in result.cases], [c.defect is not None for c in result.cases]
         charts.append(figures.roc(scores, is_defect, label, point, result.category))
 
-    panels = {id(case): figures.shrink(*case.load()) for group in gallery for case in group}
+    panels = {}
+    for case in itertools.chain(*gallery):
+        panels[id(case)] = figures.shrink(*case.load())  # at once: all pictures at full size would fill the memory
+        loaded()
     scale = figures.colour_scale([map for _, _, map in panels.values()], result.pixel_threshold)
-    rows = {name: [_row(case, *panels[id(case)], result.pixel_threshold, scale) for case in group]
-            for name, group in gallery._asdict().items()}  # fmt: skip
+    rows = {
+        name: [_row(case, *panels[id(case)], result.pixel_threshold, scale) for case in group]
+        for name, group in gallery._asdict().items()
+    }
     judged = result.alpha is not None
     return {
         "result": result,
@@ -106,14 +122,22 @@ def _section(result: "CategoryResult", gallery: Gallery, number: int) -> dict[st
         "mark": result.pixel_threshold and 100 * (result.pixel_threshold - scale[0]) / (scale[1] - scale[0]),
         "missed": sum(c.verdict == "good" for c in result.cases if c.defect is not None) if judged else None,
         "alarms": sum(c.verdict == "defect" for c in result.cases if c.defect is None) if judged else None,
-        "hatched": any(figures.np.isnan(map).any() for _, _, map in panels.values()),
+        "hatched": any(np.isnan(map).any() for _, _, map in panels.values()),
     }
 
 
-def _row(case: "Case", image: Any, mask: Any, map: Any, pixel_threshold: float | None, scale: figures.Scale) -> dict[str, Any]:
+def _row(
+    case: "Case",
+    image: Image.Image,
+    mask: figures.Mask | None,
+    map: figures.Map,
+    pixel_threshold: float | None,
+    scale: figures.Scale,
+) -> dict[str, Any]:
     """One line of the gallery: a case's words and its panels (label, URI or None, words instead)."""
-    outcomes = {(True, "defect"): "found", (True, "good"): "missed", (False, "defect"): "false alarm", (False, "good"): "correct"}
-    truth = "" if mask is not None else "nothing to mark" if case.defect is None else "no mask"
+    is_defect = case.defect is not None
+    outcomes = {"defect": "found" if is_defect else "false alarm", "good": "missed" if is_defect else "correct"}
+    truth = "" if mask is not None else "no mask" if is_defect else "nothing to mark"
     drawn = [
         ("image", image, ""),
         ("ground truth", None if mask is None else figures.ground_truth(mask), truth),
@@ -123,9 +147,10 @@ def _row(case: "Case", image: Any, mask: Any, map: Any, pixel_threshold: float |
     return {
         "name": "/".join(PurePath(case.path).parts[-2:]),
         "case": case,
-        "outcome": outcomes.get((case.defect is not None, case.verdict or "")),
+        "outcome": case.verdict and outcomes[case.verdict],
         "panels": [(label, picture and figures.data_uri(picture), words) for label, picture, words in drawn],
         "size": image.size,
+        "unseen": 0 if mask is None or not mask.any() else np.isnan(map[mask]).mean(),
     }
 
 
@@ -135,12 +160,14 @@ def _calibration(model: dict[str, Any]) -> str:
     kind, n = known.get("kind", "none"), known.get("n", 0)
     if not n:
         return "The model has no calibration: there are raw scores only, no p-values, no verdicts and no thresholds."
-    how = {"split": "that were never used for fitting", "folds": "each scored by a model fitted without it"}.get(kind, kind)
-    return (f"Calibrated on {n} good images, {how}. Lowest false-alarm rate that so many can promise: "
-            f"{100 * smallest_alpha(n):.2g} %. The promise: {PROMISES.get(kind, '')}.")  # fmt: skip
+    hows = {"split": "that were never used for fitting", "folds": "each scored by a model fitted without it"}
+    return (
+        f"Calibrated on {n} good images, {hows.get(kind, kind)}. Lowest false-alarm rate that so many can promise: "
+        f"{100 * smallest_alpha(n):.2g} %. The promise: {PROMISES.get(kind, '')}."
+    )
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> Any:
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """("calibration.kind", "split") ... of nested settings."""
     for key, value in values.items():
         if isinstance(value, dict):

@@ -49,7 +49,7 @@ def colour_scale(maps: Sequence[Map], pixel_threshold: float | None = None) -> S
 
 
 def heat_map(map: Map, scale: Scale) -> Image.Image:
-    """RGB picture of a map (H, W); NaN is hatched grey: not inspected. Values outside the scale take its end colours."""
+    """RGB of a map (H, W); NaN (not inspected) is hatched grey, values beyond the scale take its end colours."""
     pixels = _palette()[np.rint(_level(map, scale) * 255).astype(np.uint8)]
     hole = np.isnan(map)
     pixels[hole] = _hatch(map)[hole]
@@ -63,9 +63,9 @@ def overlay(image: Image.Image, map: Map, pixel_threshold: float | None, scale: 
     """
     if image.size != map.shape[::-1]:
         raise ValueError(f"picture and map differ in size: {image.size} and {map.shape[::-1]}")
-    part = np.asarray(_rgb(image), np.float32)
+    part = np.asarray(to_rgb(image), np.float32)
     share = STRENGTH * _level(map, scale)[..., None]
-    share[np.isnan(map)] = STRENGTH
+    share[np.isnan(map)] = 0.35  # the hatching shows, and so does the part
     pixels = np.rint(part * (1 - share) + np.asarray(heat_map(map, scale), np.float32) * share).astype(np.uint8)
     if pixel_threshold is not None:
         line, rim = outline(map > pixel_threshold)  # NaN > threshold is False
@@ -80,6 +80,13 @@ def outline(region: Mask) -> tuple[Mask, Mask]:
     return line, binary_dilation(region, iterations=width) & ~region
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit colour of a picture of `read_image`, whose 16-bit grey is mode F in [0, 1]: Pillow would turn it black."""
+    if image.mode == "F":
+        image = Image.fromarray(np.rint(np.asarray(image).clip(0, 1) * 255).astype(np.uint8))
+    return image.convert("RGB")
+
+
 def shrink(image: Image.Image, mask: Mask | None, map: Map) -> tuple[Image.Image, Mask | None, Map]:
     """A picture, its mask and its map at panel size, aspect kept."""
     factor = min(PANEL_HEIGHT / image.height, PANEL_WIDTH / image.width)
@@ -87,7 +94,7 @@ def shrink(image: Image.Image, mask: Mask | None, map: Map) -> tuple[Image.Image
     small = np.asarray(Image.fromarray(map).resize(size, Image.Resampling.BILINEAR))
     if mask is not None:  # a pixel that holds any defect stays one: small defects must not vanish
         mask = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BOX)) > 0
-    return _rgb(image).resize(size, Image.Resampling.LANCZOS), mask, small
+    return to_rgb(image).resize(size, Image.Resampling.LANCZOS), mask, small
 
 
 def ground_truth(mask: Mask) -> Image.Image:
@@ -110,31 +117,53 @@ def data_uri(image: Image.Image) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def histogram(good: Sequence[float], defect: Sequence[float], threshold: tuple[float, float] | None,
-              name: str) -> Markup:  # fmt: skip
-    """Scores of good and defect images; `threshold` is (score, alpha). The axis is logarithmic when few scores dwarf the rest."""
+def histogram(
+    good: Sequence[float], defect: Sequence[float], threshold: tuple[float, float] | None, name: str
+) -> Markup:
+    """Scores of good and defect images; `threshold` is (score, alpha)."""
     figure, axes = _chart("image score (higher = more anomalous)", "images")
-    scores = np.concatenate([good, defect])
-    logarithmic = scores.min() > 0 and scores.max() > 20 * np.median(scores)
-    edges = np.histogram_bin_edges(np.log(scores) if logarithmic else scores, min(40, max(10, len(scores) // 4)))
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    edges, logarithmic = bin_edges(np.concatenate([good, defect]))
     if logarithmic:
-        edges = np.exp(edges)
-        edges[[0, -1]] = scores.min(), scores.max()  # the way there and back rounds the extremes out
         axes.set_xscale("log")
     if len(good):
         axes.hist(good, edges, color=GOOD, edgecolor=INK, linewidth=0.6, label=f"good ({len(good)})", alpha=0.85)
     if len(defect):
-        axes.hist(defect, edges, histtype="stepfilled", facecolor="none", edgecolor=DEFECT, hatch="////", linewidth=1.3,
-                  label=f"defect ({len(defect)})")  # fmt: skip
+        axes.hist(
+            defect,
+            edges,
+            histtype="stepfilled",
+            facecolor="none",
+            edgecolor=DEFECT,
+            hatch="////",
+            linewidth=1.3,
+            label=f"defect ({len(defect)})",
+        )
     if threshold is not None:
-        axes.axvline(threshold[0], color=INK, linestyle="--", linewidth=1.4,
-                     label=f"threshold {threshold[0]:.4g} (alpha {threshold[1]:.2g})")  # fmt: skip
+        axes.axvline(
+            threshold[0],
+            color=INK,
+            linestyle="--",
+            linewidth=1.4,
+            label=f"threshold {threshold[0]:.4g} (alpha {threshold[1]:.2g})",
+        )
     figure.legend(loc="outside upper left", ncols=3, frameon=False, labelcolor=INK)
     return _svg(figure, f"Histogram of the image scores of {name}")
 
 
-def roc(scores: Sequence[float], is_defect: Sequence[bool], label: str, point: tuple[float, float] | None,
-        name: str) -> Markup:  # fmt: skip
+def bin_edges(scores: NDArray[Any]) -> tuple[NDArray[Any], bool]:
+    """(bins + 1,) edges, and whether they are even on a logarithmic axis: where a few scores dwarf the rest."""
+    logarithmic = bool(scores.min() > 0 and scores.max() > 20 * np.median(scores))
+    edges = np.histogram_bin_edges(np.log(scores) if logarithmic else scores, min(40, max(10, len(scores) // 4)))
+    if logarithmic:
+        edges = np.exp(edges)
+        edges[[0, -1]] = scores.min(), scores.max()  # the way there and back rounds the extremes out
+    return edges, logarithmic
+
+
+def roc(
+    scores: Sequence[float], is_defect: Sequence[bool], label: str, point: tuple[float, float] | None, name: str
+) -> Markup:
     """ROC curve of image scores; `point` is (false-alarm rate, detection rate) at the threshold."""
     figure, axes = _chart("false-alarm rate: good parts judged defect", "detection rate: defects found")
     false_alarms, found, _ = roc_curve(scores, is_defect)
@@ -142,8 +171,8 @@ def roc(scores: Sequence[float], is_defect: Sequence[bool], label: str, point: t
     axes.text(0.62, 0.58, "guessing", color=INK, rotation=28, alpha=0.8, fontsize="small")
     axes.plot(false_alarms, found, color=DEFECT, linewidth=2, label=label)
     if point:
-        axes.plot(*point, "o", color=GOOD, markeredgecolor=INK, markersize=9, clip_on=False, zorder=5,
-                  label=f"at the threshold: {100 * point[1]:.1f} % found, {100 * point[0]:.1f} % false alarms")  # fmt: skip
+        reached = f"at the threshold: {100 * point[1]:.1f} % found, {100 * point[0]:.1f} % false alarms"
+        axes.plot(*point, "o", color=GOOD, markeredgecolor=INK, markersize=9, clip_on=False, zorder=5, label=reached)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
@@ -169,20 +198,21 @@ def _svg(figure: Any, title: str) -> Markup:
     from matplotlib import rc_context
 
     text = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        figure.savefig(text, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    svg = text.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):  # the salt: the same page for the same results
+        figure.savefig(text, format="svg", transparent=True)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
     prefix = re.sub(r"\W", lambda found: f"-{ord(found[0])}-", title)  # ids must differ between the charts of a page
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
-    svg = re.sub(r'<svg[^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{escape(title)}">', svg, count=1)
-    return Markup(svg.replace("xlink:href", "href").replace(INK, "currentColor"))  # noqa: S704 - matplotlib escaped it
+    box = re.findall(r'viewBox="[^"]*"', svg)[0]
+    inner = re.split(r"<svg[^>]*>", svg, maxsplit=1)[1]
+    svg = f'<svg {box} role="img" aria-label="{escape(title)}">{inner}'
+    return Markup(svg.replace("xlink:href", "href").replace(INK, "currentColor"))
 
 
 def _level(map: Map, scale: Scale) -> NDArray[np.float32]:
-    """Place of each value on the scale, in [0, 1]; 0 for NaN."""
+    """Place of each value on the scale, in [0, 1]; 0 for NaN, and everywhere when the scale is a point."""
     low, high = scale
-    return np.nan_to_num(np.clip((map - low) / (high - low), 0, 1), nan=0.0).astype(np.float32)
+    return np.nan_to_num(np.clip((map - low) / ((high - low) or 1), 0, 1), nan=0.0).astype(np.float32)
 
 
 @functools.cache
@@ -202,10 +232,3 @@ def _hatch(map: Map) -> NDArray[np.uint8]:
 
 def _width(pixels: NDArray[Any]) -> int:
     return max(1, round(max(pixels.shape) * LINE))
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """`read_image` gives 16-bit and float grey as mode F in [0, 1]; Pillow would turn that black."""
-    if image.mode == "F":
-        image = Image.fromarray(np.rint(np.asarray(image).clip(0, 1) * 255).astype(np.uint8))
-    return image.convert("RGB")

@@ -1,0 +1,234 @@
+"""The commands end to end: what is printed, written, and returned as exit code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inlier.cli import main
+
+TINY = ("--set", "size=64")
+TRAIN_SIMPLENET = ("--method", "simplenet", "--set", "size=64", "--set", "features=64", "--set", "hidden=32")
+
+
+@pytest.fixture
+def inlier(monkeypatch, capsys):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["inlier", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(plates, tmp_path_factory):
+    from inlier import PaDiM
+
+    path = tmp_path_factory.mktemp("model") / "plate.inlier"
+    PaDiM("light", size=64).fit(plates).save(path)
+    return path
+
+
+def test_train_evaluate_predict(inlier, plates, tmp_path):
+    out = tmp_path / "Prüf ling" / "m.inlier"
+    code, stdout, stderr = inlier("train", plates, "--method", "padim", *TINY, "--out", out)
+    assert code == 0 and out.is_file() and "fitted in" in stdout
+    assert "MVTec-AD layout, 1 category" in stderr and "memory:" in stderr and "calibration: folds, 16" in stderr
+    assert os.listdir(out.parent) == ["m.inlier"]  # no run folder, no temporary file is left
+
+    code, stdout, _ = inlier("evaluate", out, plates, "--json", tmp_path / "r.json", "--report", tmp_path / "rep")
+    assert code == 0 and "image AUROC" in stdout and (tmp_path / "rep" / "index.html").is_file()
+
+    code, stdout, _ = inlier(
+        "predict", out, plates / "plate/test", "--maps", tmp_path / "maps", "--overlays", tmp_path / "over"
+    )
+    assert code == 0 and len(stdout.splitlines()) == 12
+    with Image.open(tmp_path / "maps/dent/000.tiff") as picture:
+        map_ = np.asarray(picture)
+    assert map_.shape == (64, 64) and map_.dtype == np.float32
+    with Image.open(tmp_path / "over/good/000.png") as picture:
+        assert picture.size == (64, 64)
+
+
+def test_the_json_has_the_fixed_layout(inlier, model, plates, tmp_path):
+    assert inlier("evaluate", model, plates, "--json", tmp_path / "r.json", "--alpha", "0.1")[0] == 0
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert (
+        results["schema"] == 1
+        and results["model"]["method"] == "padim"
+        and set(results["seconds"]) == {"total", "per_image"}
+    )
+    plate = results["categories"]["plate"]
+    assert (plate["n_good"], plate["n_defect"]) == (6, 6)
+    assert {"auroc", "ap", "f1_max"} <= set(plate["image"]) and {"auroc", "ap", "f1_max", "aupro"} <= set(
+        plate["pixel"]
+    )
+    assert (
+        set(plate["at_alpha"]) == {"alpha", "false_alarm_rate", "detection_rate"} and plate["at_alpha"]["alpha"] == 0.1
+    )
+    assert set(plate["defects"]["dent"]) == {"n", "image_auroc", "detection_rate"}
+    assert set(results["mean"]) == {"image", "pixel", "at_alpha"}
+
+
+def test_one_class_gives_null_and_a_sentence(inlier, model, plates, tmp_path):
+    good = tmp_path / "plate"
+    (good / "test").mkdir(parents=True)
+    (good / "test" / "good").symlink_to(plates / "plate/test/good")
+    code, stdout, _ = inlier("evaluate", model, good, "--json", tmp_path / "r.json")
+    plate = json.loads((tmp_path / "r.json").read_text())["categories"]["plate"]
+    assert code == 0 and plate["image"]["auroc"] is None and plate["pixel"] is None
+    assert "no defect image among the test images" in stdout
+
+
+def test_predict_goes_on_after_a_bad_file_and_names_it(inlier, model, plates, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_text("text")
+    code, stdout, stderr = inlier(
+        "predict", model, bad, plates / "plate/test/good/000.png", tmp_path / "none.png", "--jsonl", "-"
+    )
+    lines = [json.loads(line) for line in stdout.splitlines()]
+    assert code == 1 and "2 of 3 pictures could not be read" in stderr and str(bad) in stderr
+    assert set(lines[0]) == {"path", "error"} and lines[0]["path"] == str(bad)
+    assert set(lines[1]) == {"path", "score", "p_value", "verdict"} and lines[1]["verdict"] in ("good", "defect")
+
+
+def test_two_pictures_of_one_name_do_not_overwrite_each_other(inlier, model, plates, tmp_path):
+    a, b = (plates / "plate/test" / kind / "000.png" for kind in ("good", "dent"))
+    assert inlier("predict", model, a, b, "--maps", tmp_path)[0] == 0
+    assert sorted(os.listdir(tmp_path)) == ["000.png.tiff", "000.tiff"]
+
+
+def test_methods_lists_methods_and_settings(inlier):
+    assert "padim" in inlier("methods")[1] and "simplenet" in inlier("methods")[1]
+    assert "epsilon" in inlier("methods", "padim")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "{plates}", "--method", "padin"), "Did you mean 'padim'"),
+        (("train", "{plates}", "--method", "padim", "--preset", "heavy"), "no preset 'heavy'"),
+        (("train", "{plates}", "--method", "padim", "--set", "sgma=1"), "Did you mean 'sigma'"),
+        (("train", "{plates}", "--method", "padim", "--set", "sigma=x"), "is not a number"),
+        (("train", "{plates}", "--method", "padim", "--set", "sigma=-1"), "out of range"),
+        (("train", "{plates}", "--method", "padim", "--category", "plato"), "Did you mean 'plate'"),
+        (("train", "{plates}", "--method", "padim", "--calibration", "some"), "unknown calibration 'some'"),
+        (("train", "{plates}", "--method", "padim", "--backbone", "resnet19"), "unknown backbone"),
+        (
+            ("train", "{plates}", "--method", "padim", "--backbone", "resnet18"),
+            "no weights for the backbone 'resnet18'",
+        ),
+        (("train", "{plates}", "--method", "padim", "--device", "tpu9"), "cannot be used here"),
+        (("train", "{plates}/nowhere", "--method", "padim"), "no such file or folder"),
+        (("train", "{plates}", "--method", "padim", "--out", "{plates}"), "is a folder"),
+        (("evaluate", "{plates}/nothing.inlier", "{plates}"), "no such model file"),
+        (
+            ("predict", "{model}", "{plates}/plate/test/good", "--alpha", "0.0001"),
+            "can promise no false-alarm rate below",
+        ),
+        (("predict", "{model}", "{plates}/plate/test/good", "--alpha", "7"), "alpha must lie between 0 and 1"),
+        (("polish",), "No such command"),
+    ],
+)
+def test_wrong_use_is_one_clear_line_and_exit_code_2(inlier, plates, model, monkeypatch, arguments, words, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, _, stderr = inlier(*(a.format(plates=plates, model=model) for a in arguments))
+    errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert code == 2 and len(errors) == 1 and words in stderr and "Traceback" not in stderr
+
+
+def test_bad_files_are_listed_together_before_training(inlier, tmp_path):
+    from conftest import write_dataset
+
+    root = write_dataset(tmp_path)
+    (root / "plate/train/good/000.png").write_text("text")
+    (root / "plate/train/good/001.png").write_bytes(b"")
+    Image.new("L", (10, 10)).save(root / "plate/ground_truth/dent/000_mask.png")
+    (root / "plate/ground_truth/dent/001_mask.png").unlink()
+    code, _, stderr = inlier("train", root, "--method", "padim", *TINY, "--out", tmp_path / "m.inlier")
+    assert code == 2 and "fitting" not in stderr
+    for name in ("train/good/000.png", "train/good/001.png", "dent/000", "dent/001"):
+        assert name in stderr
+
+
+def test_debug_shows_the_traceback(plates):
+    run = subprocess.run(
+        [sys.executable, "-m", "inlier.cli", "--debug", "train", plates, "--method", "no"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1 and "Traceback" in run.stderr
+
+
+def start(arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "inlier.cli", *map(str, arguments)], stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_resumes_and_ends_bit_equal_to_an_unbroken_one(how, plates, tmp_path):
+    command = ("train", plates, *TRAIN_SIMPLENET, "--set", "epochs=1000")
+    out = tmp_path / "stopped.inlier"
+    code = "import inlier.training as t; t.CHECKPOINT_EVERY = 0.05; from inlier.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, command), "--out", str(out)], stderr=subprocess.DEVNULL
+    )
+    checkpoint = tmp_path / "stopped.inlier.run" / "checkpoint.safetensors"
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(how)
+    code = process.wait(30)
+    process.wait()
+    assert not out.exists() and checkpoint.exists(), "it was stopped in the middle"
+    assert code == (130 if how == signal.SIGINT else -signal.SIGKILL)
+
+    resumed = start([*command, "--out", out, "--resume"])
+    assert resumed.wait(120) == 0 and "resumed at step" in resumed.stderr.read()
+    resumed.stderr.close()
+    unbroken = start([*command, "--out", tmp_path / "unbroken.inlier"])
+    assert unbroken.wait(120) == 0
+    unbroken.stderr.close()
+    assert out.read_bytes() == (tmp_path / "unbroken.inlier").read_bytes()
+    assert not checkpoint.parent.exists()
+
+
+def test_resuming_another_run_is_refused(inlier, plates, tmp_path):
+    from inlier import artifact
+
+    run = tmp_path / "m.inlier.run"
+    artifact.write(run / "checkpoint.safetensors", {}, {"step": 1, "identity": {"method": "simplenet", "seed": 7}})
+    code, _, stderr = inlier("train", plates, *TRAIN_SIMPLENET, "--out", tmp_path / "m.inlier", "--resume")
+    assert code == 2 and "belongs to a run with other" in stderr and "seed" in stderr
+
+
+def imported_by(code):
+    check = (
+        f"import sys; {code}; print([m for m in ('torch', 'numpy', 'matplotlib', 'accelerate') if m in sys.modules])"
+    )
+    return subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_import_and_help_load_nothing_heavy():
+    assert imported_by("import inlier") == "[]"
+    assert imported_by("import inlier.cli") == "[]"
+    for arguments, limit in ((["-c", "import inlier"], 0.2), (["-m", "inlier.cli", "--help"], 0.5)):
+        times = []
+        for _ in range(5):
+            begin = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+            times.append(time.perf_counter() - begin)
+        assert min(times) < limit
