@@ -39,7 +39,9 @@ MEMORY_SHARE = 0.25  # of the free memory that cached features may take before t
 @dataclass(frozen=True, kw_only=True)
 class Settings(settings.Settings):
     taps: tuple[int | str, ...] = setting((8, 16), "layers that make the patch features, shallow to deep")
-    features: int = setting(1536, "length of a patch feature (section 4.2)", low=2, high=16384)
+    features: int | None = setting(
+        1536, "length of a patch feature (section 4.2); none: the 3x3 mean of every channel", low=2, high=16384
+    )
     hidden: int = setting(1024, "width of the discriminator", low=1, high=16384)
     standardise: bool = setting(False, "scale every feature to mean 0, deviation 1 on the fitted images")
     noise: float = setting(0.015, "deviation of the noise added to good features (section 3.3)", low=1e-6)
@@ -58,13 +60,17 @@ class PatchFeatures(nn.Module):
 
     The paper pools the 9 C numbers of a zero-padded 3x3 patch, ordered (channel, row, column), to `features`, stacks
     the layers, and pools again to `features`. Both are averages over runs of that order, so an output depends on few
-    neighbouring channels: the convolution splits into gcd(C, outputs) groups.
+    neighbouring channels: the convolution splits into gcd(C, outputs) groups. `features` None: the plain mean of the
+    patch's pixels inside the map, channel by channel.
     """
 
     weight: Tensor
 
-    def __init__(self, channels: int, features: int, layers: int):
+    def __init__(self, channels: int, features: int | None, layers: int):
         super().__init__()
+        self.is_mean = features is None
+        if features is None:
+            return
         pool = F.adaptive_avg_pool1d(torch.eye(9 * channels, dtype=torch.float64)[None], features)[0].T
         outputs = features // layers
         pool = pool.unflatten(0, (outputs, layers)).mean(1)  # (outputs, 9 C)
@@ -74,7 +80,9 @@ class PatchFeatures(nn.Module):
         self.register_buffer("weight", weight.view(outputs, -1, 3, 3).float(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, features / layers, h, w)"""
+        """(B, C, h, w) -> (B, features / layers, h, w), or (B, C, h, w)"""
+        if self.is_mean:
+            return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
         return F.conv2d(x, self.weight, padding=1, groups=self.groups)
 
 
@@ -120,13 +128,15 @@ class Network(nn.Module):
 
     def __init__(self, s: Settings):
         super().__init__()
-        if s.features % len(s.taps):
+        if s.features and s.features % len(s.taps):
             raise InlierError(f"setting 'features': {s.features} cannot be divided by the {len(s.taps)} taps")
         self.backbone = Backbone(s.backbone, s.taps)
         self.patches = nn.ModuleList(PatchFeatures(c, s.features, len(s.taps)) for c in self.backbone.channels)
         with torch.no_grad():
             self.grid = tuple(self.backbone(torch.zeros(1, 3, s.size, s.size))[0].shape[-2:])
-        self.register_buffer("matrix", torch.zeros(s.hidden, s.features))
+        # each layer's part of the patch feature
+        self.shares = [s.features // len(s.taps) if s.features else channels for channels in self.backbone.channels]
+        self.register_buffer("matrix", torch.zeros(s.hidden, sum(self.shares)))
         self.register_buffer("bias", torch.zeros(s.hidden))
         self.register_buffer("tail", torch.zeros(s.hidden))
         for axis, n in zip("yx", self.grid):
@@ -153,16 +163,15 @@ class Network(nn.Module):
 
     def patch_scores(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, h, w)"""
-        matrices = self.matrix.chunk(len(self.patches), 1)
-        layers = [
-            F.conv2d(patches(m), matrix[:, :, None, None])
-            for patches, m, matrix in zip(self.patches, self.backbone(images), matrices)
-        ]
-        hidden = self.to_grid(layers[0]) + self.bias[:, None, None]
-        for layer in layers[1:]:
-            hidden += self.to_grid(layer)
-        hidden = F.leaky_relu_(hidden, 0.2)
-        return -torch.einsum("bchw,c->bhw", hidden, self.tail)
+        matrices = self.matrix[:, :, None, None].split(self.shares, 1)
+        biases = (self.bias, *[None] * (len(matrices) - 1))
+        parts = zip(self.patches, self.backbone(images), matrices, biases)
+        # each layer at its own size; only the products are upsampled
+        products = [self.to_grid(F.conv2d(patches(m), matrix, bias)) for patches, m, matrix, bias in parts]
+        hidden = products[0]
+        for product in products[1:]:
+            hidden += product
+        return -F.conv2d(F.leaky_relu_(hidden, 0.2), self.tail[None, :, None, None])[:, 0]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         patch_scores = self.patch_scores(images)
@@ -176,7 +185,17 @@ class SimpleNet(Detector):
     settings: Settings
     presets = {
         "paper": Settings(backbone="wide_resnet50_2", size=288, shorter_side=329),
-        "light": Settings(features=384, hidden=256, standardise=True, noise=0.25, epochs=20),
+        "light": Settings(
+            taps=(16, 32),
+            features=None,
+            hidden=256,
+            standardise=True,
+            noise=0.25,
+            epochs=16,
+            batch_size=16,
+            adapter_lr=2e-4,
+            discriminator_lr=4e-4,
+        ),
     }
 
     def build(self) -> Network:
@@ -186,10 +205,11 @@ class SimpleNet(Detector):
         s = self.settings
         with tempfile.TemporaryDirectory(prefix="inlier-") as folder:
             cache = cache_features(network, images, run, Path(folder))
-            mean, std = standardisation(cache) if s.standardise else (torch.zeros(s.features), torch.ones(s.features))
+            width = cache.shape[-1]
+            mean, std = standardisation(cache) if s.standardise else (torch.zeros(width), torch.ones(width))
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(run.seed)
-                head = Head(s.features, s.hidden)
+                head = Head(width, s.hidden)
             head, mean, std = head.to(run.device), mean.to(run.device), std.to(run.device)
 
             steps_per_epoch = math.ceil(len(images) / s.batch_size)
