@@ -44,7 +44,7 @@ def run(data: str, category: str, method: str, preset: str, settings: dict[str, 
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| set | method | preset | seeds | image AUROC | pixel AUROC | AUPRO | false alarms at 5 % | detected at 5 % | fit |",
+        "| set | method | preset | seeds | image AUROC | pixel AUROC | AUPRO | false alarms | detected | fit |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
@@ -57,11 +57,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells += [[r["at_alpha"][key] for r in group] for key in ("false_alarm_rate", "detection_rate")]
         fit = statistics.mean(r["fit_seconds"] for r in group)
         name = preset if settings == "{}" else f"{preset}, {settings}"
-        lines.append(
-            f"| {category} | {method} | {name} | {len(group)} | "
-            + " | ".join(map(_spread, cells))
-            + f" | {fit:.0f} s |"
-        )
+        texts = [category, method, name, str(len(group)), *map(_spread, cells), f"{fit:.0f} s"]
+        lines.append(f"| {' | '.join(texts)} |")
     return "\n".join(lines)
 
 
@@ -77,14 +74,15 @@ def write(rows: list[dict[str, Any]]) -> None:
     text = f"""# Results
 
 Made by `benchmarks/accuracy.py` (every run is a line of `results.jsonl`) at commit {commits} on
-{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}. Mean over seeds (lowest to highest), in %.
-Last step; the test set is only scored. Pixel metrics at the size of the network's input, masks resized nearest. Rates at
-alpha 0.05.
+{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}.
+Mean over seeds (lowest to highest), in %. Last step; the test set is only scored. Pixel metrics at the size of
+the network's input, masks resized nearest. False alarms and detected at alpha 0.05.
 
 {table(rows)}
 
 - screw: MVTec AD screw, resized to 512 (CC BY-NC-SA 4.0); original split. magnetic_tile: magnetic tile defects of
-  Huang et al., DifferNet's training list, native sizes. mono: ELPV solar cells of the package elpv-dataset, image labels only.
+  Huang et al., DifferNet's training list, native sizes. mono: ELPV solar cells of the package
+  elpv-dataset, image labels only.
 - `light` uses EfficientNet-Lite0; `paper` of padim ResNet-18 with torchvision's IMAGENET1K_V1 weights.
 - The settings of `light` were chosen with screw and mono in view, so their numbers there are a little optimistic; the
   presets `paper` were not chosen here.
