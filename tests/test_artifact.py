@@ -36,6 +36,37 @@ def test_cut_at_every_hundred_bytes(path, tmp_path):
             artifact.read(tmp_path / "cut.inlier")
 
 
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
+    """0x4B50 bytes of header: the file starts with PK, as a zip does."""
+    for padding in range(0, 40_000, 7):
+        if len(json.dumps({"x": "a" * padding})) > 18_500:
+            break
+    for extra in range(padding, padding + 800):
+        artifact.write(tmp_path / "m", {}, {"x": "a" * extra})
+        if (tmp_path / "m").read_bytes()[:2] == b"PK":
+            break
+    assert (tmp_path / "m").read_bytes()[:2] == b"PK"
+    assert artifact.read(tmp_path / "m")[1]["x"] == "a" * extra
+
+
+def test_a_changed_header_is_noticed(path):
+    path.write_bytes(path.read_bytes().replace("Prüfling".encode(), "Prüfl1ng".encode()))
+    with pytest.raises(ArtifactError, match="checksum"):
+        artifact.read(path)
+
+
+def test_texts_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    artifact.write_text(tmp_path / "a" / "r.json", "old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(ArtifactError, match="No space left"):
+        artifact.write_text(tmp_path / "a" / "r.json", "new")
+    assert (tmp_path / "a" / "r.json").read_text() == "old" and os.listdir(tmp_path / "a") == ["r.json"]
+
+
 def test_one_flipped_bit_is_noticed(path):
     data = bytearray(path.read_bytes())
     data[-100] ^= 1

@@ -14,7 +14,7 @@ from PIL import Image
 from inlier.cli import main
 
 TINY = ("--set", "size=64")
-TRAIN_SIMPLENET = ("--method", "simplenet", "--set", "size=64", "--set", "features=64", "--set", "hidden=32")
+TRAIN_SIMPLENET = ("--method", "simplenet", "--set", "size=64", "--set", "taps=8", "--set", "hidden=32")
 
 
 @pytest.fixture
@@ -109,6 +109,40 @@ def test_two_pictures_of_one_name_do_not_overwrite_each_other(inlier, model, pla
     assert sorted(os.listdir(tmp_path)) == ["000.png.tiff", "000.tiff"]
 
 
+def test_what_is_read_is_never_overwritten(inlier, model, plates, tmp_path):
+    picture = tmp_path / "000.png"
+    picture.write_bytes((plates / "plate/test/good/000.png").read_bytes())
+    before = picture.read_bytes(), model.read_bytes()
+    for arguments in (
+        ("predict", model, picture, "--overlays", tmp_path),
+        ("predict", model, picture, "--jsonl", model),
+        ("evaluate", model, plates, "--json", model),
+    ):
+        code, _, stderr = inlier(*arguments)
+        assert code == 2 and "overwritten" in stderr
+    assert (picture.read_bytes(), model.read_bytes()) == before
+
+
+def test_a_disk_that_refuses_is_exit_code_1_and_keeps_the_run(inlier, plates, tmp_path, monkeypatch):
+    from inlier import training
+
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
+    out = tmp_path / "m.inlier"
+    original = os.replace
+
+    def full(source, target):
+        if str(target) == str(out):
+            raise OSError(28, "No space left on device")
+        original(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        code, _, stderr = inlier("train", plates, *TRAIN_SIMPLENET, "--set", "epochs=3", "--out", out)
+    assert code == 1 and "No space left on device" in stderr and not out.exists()
+    assert inlier("train", plates, *TRAIN_SIMPLENET, "--set", "epochs=3", "--out", out, "--resume")[0] == 0
+    assert os.listdir(tmp_path) == ["m.inlier"]
+
+
 def test_methods_lists_methods_and_settings(inlier):
     assert "padim" in inlier("methods")[1] and "simplenet" in inlier("methods")[1]
     assert "epsilon" in inlier("methods", "padim")[1]
@@ -131,7 +165,7 @@ def test_methods_lists_methods_and_settings(inlier):
         ),
         (("train", "{plates}", "--method", "padim", "--device", "tpu9"), "cannot be used here"),
         (("train", "{plates}/nowhere", "--method", "padim"), "no such file or folder"),
-        (("train", "{plates}", "--method", "padim", "--out", "{plates}"), "is a folder"),
+        (("train", "{plates}", "--method", "padim", "--out", "."), "is a folder"),
         (("evaluate", "{plates}/nothing.inlier", "{plates}"), "no such model file"),
         (
             ("predict", "{model}", "{plates}/plate/test/good", "--alpha", "0.0001"),

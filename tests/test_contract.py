@@ -14,7 +14,16 @@ from inlier.artifact import ArtifactError
 
 # Small and quick variants of the light presets; a method that is not listed is tested as it is.
 TINY = {
-    "simplenet": {"size": 64, "epochs": 100, "hidden": 64, "adapter_lr": 1e-3, "discriminator_lr": 2e-3},
+    "simplenet": {
+        "size": 64,
+        "taps": (8,),
+        "features": 96,
+        "epochs": 100,
+        "batch_size": 8,
+        "hidden": 64,
+        "adapter_lr": 1e-3,
+        "discriminator_lr": 2e-3,
+    },
     "padim": {"size": 64},
 }
 every_method = pytest.mark.parametrize("name", methods.names())
@@ -82,11 +91,13 @@ def test_save_and_load_change_nothing(name, fitted, plates, tmp_path):
 
 @every_method
 @pytest.mark.parametrize("kind", ["split", "folds", "none"])
-def test_every_calibration(name, kind, plates):
+def test_every_calibration(name, kind, plates, tmp_path):
     detector = tiny(name).fit(plates, calibration=kind)
     p = next(detector.predict(plates / "plate/test/good/000.png"))
     count = {"split": 8, "folds": 16, "none": 0}[kind]
     assert len(detector.calibration_.scores) == len(detector.calibration_.peaks) == count
+    detector.save(tmp_path / "model.inlier")
+    assert next(load(tmp_path / "model.inlier").predict(plates / "plate/test/good/000.png")).p_value == p.p_value
     if kind == "none":
         assert p.p_value is p.verdict is p.region is None
     else:

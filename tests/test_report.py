@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from conftest import part
-from inlier.errors import InlierError
+from inlier.artifact import ArtifactError
 from inlier.evaluation import Case, CategoryResult, DefectResult, Results
 from inlier.metrics import ImageMetrics, PixelMetrics
 from inlier.report import choose, figures, write_report
@@ -206,7 +206,7 @@ def test_with_one_kind_only(tmp_path, goods, defects, said):
 
 def test_an_unwritable_place_is_an_error_for_people(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InlierError, match="cannot be written"):
+    with pytest.raises(ArtifactError, match="cannot be written"):
         write_report(Results(MODEL, {"plate": category(goods=1, defects=1)}, {}), tmp_path / "file")
 
 

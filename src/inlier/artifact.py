@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,8 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, "Tensor"], header:
 
     path = Path(path)
     data = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
-    text = json.dumps({"format": FORMAT, **header, "sha256": _digest(data.items())}, ensure_ascii=False)
+    content = {"format": FORMAT, **header}
+    text = json.dumps({**content, "sha256": _digest(content, data)}, ensure_ascii=False)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +65,19 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise ArtifactError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file whole or not at all. Raises ArtifactError if the disk refuses."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            temporary = Path(folder) / path.name
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed") from error
+
+
 def read(path: str | os.PathLike[str], device: str = "cpu") -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     """(tensors, header) of an artifact. Raises ArtifactError for a file that is missing, foreign, damaged or newer."""
     from safetensors import SafetensorError, safe_open
@@ -74,7 +88,8 @@ def read(path: str | os.PathLike[str], device: str = "cpu") -> tuple[dict[str, "
     try:
         with path.open("rb") as file:
             start = file.read(9)
-        if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        # a safetensors file starts with eight bytes of length, which may be anything, and a brace
+        if start[8:] != b"{" and start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
             raise ArtifactError(f"{path}: is a pickle (PyTorch) file. inlier never opens those: they can run code")
         with safe_open(path, framework="pt", device=device) as file:
             text = (file.metadata() or {}).get("inlier")
@@ -93,18 +108,19 @@ def read(path: str | os.PathLike[str], device: str = "cpu") -> tuple[dict[str, "
         raise ArtifactError(
             f"{path}: is not a whole inlier model; it is damaged, cut short or of another kind"
         ) from error
-    if header.get("sha256") != _digest(sorted(tensors.items())):
+    if header.pop("sha256", None) != _digest(header, dict(sorted(tensors.items()))):
         raise ArtifactError(f"{path}: is damaged; its content does not match its checksum")
     return tensors, header
 
 
-def _digest(tensors: Iterable[tuple[str, "Tensor"]]) -> str:
+def _digest(header: Mapping[str, Any], tensors: Mapping[str, "Tensor"]) -> str:
     import torch
 
-    digest = hashlib.sha256()
-    for name, tensor in tensors:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
+        if tensor.numel():
+            digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

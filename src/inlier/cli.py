@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inlier import methods
+from inlier import artifact, methods
 from inlier.artifact import ArtifactError
 from inlier.errors import InlierError
 from inlier.version import __version__
@@ -42,7 +42,6 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        print("stopped", file=sys.stderr)
         code = 130
     except Exception as error:
         # the parser's own errors know how to show themselves
@@ -51,7 +50,10 @@ def main() -> None:
         if "--debug" in sys.argv or not (mistake or isinstance(error, OSError)):
             raise
         print(f"error: {text}", file=sys.stderr)
-        code = 2 if mistake else 1
+        refused = isinstance(error, ArtifactError) and isinstance(error.__cause__, OSError)  # a full or read-only disk
+        code = 2 if mistake and not refused else 1
+    if code == 130:
+        print("stopped", file=sys.stderr)
     sys.exit(code or 0)
 
 
@@ -97,7 +99,7 @@ def train(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeat for several.")
     ] = None,
     calibration: Annotated[str | None, typer.Option(help="split, folds or none. Default: the method's own.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Decides everything random.")] = 0,
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Where to write the model.")] = Path("model.inlier"),
     resume: Annotated[
@@ -127,8 +129,7 @@ def _train(
     resume: bool = False,
     workers: int = 2,
 ) -> None:
-    from inlier import artifact
-
+    _protect(out, Path(data))
     artifact.check_writable(out)
     run_folder = out.with_name(out.name + ".run")
     detector.fit(
@@ -152,11 +153,16 @@ def evaluate(
     from inlier.detector import load
     from inlier.evaluation import evaluate as run
 
+    if json_:
+        _protect(json_, model, Path(data))
+        artifact.check_writable(json_)
+    if report:
+        artifact.check_writable(report / "index.html")
+
     results = run(load(model, device), data, categories=category or [], alpha=alpha, workers=workers)
     _print_results(results)
     if json_:
-        json_.parent.mkdir(parents=True, exist_ok=True)
-        json_.write_text(json.dumps(results.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        artifact.write_text(json_, json.dumps(results.to_json(), indent=1, allow_nan=False) + "\n")
         print(f"numbers: {json_}")
     if report:
         print(f"report: {_write_report(results, report)}")
@@ -190,15 +196,20 @@ def predict(
     from inlier.progress import progress
 
     detector = load(model, device)
-    roots = {path: root for root in images for path in (list_images(root) if root.is_dir() else [root])}
-    if not roots:
-        raise InlierError(f"{', '.join(map(str, images))}: no pictures (.png .jpg .jpeg .bmp .tif .tiff .webp)")
+    found = {root: list_images(root) if root.is_dir() else [root] for root in images}
+    for root, paths in found.items():
+        if not paths:
+            raise InlierError(f"{root}: holds no pictures (.png .jpg .jpeg .bmp .tif .tiff .webp)")
+    roots = {path: root for root, paths in found.items() for path in paths}
+    if jsonl and str(jsonl) != "-":
+        _protect(jsonl, model, *roots)
     sources, failed = list(roots), 0
     with ExitStack() as stack:
         lines = sys.stdout
         if jsonl and str(jsonl) != "-":
             jsonl.parent.mkdir(parents=True, exist_ok=True)
-            lines = stack.enter_context(jsonl.open("w", encoding="utf-8"))
+            # names that are no valid text are written with backslashes
+            lines = stack.enter_context(jsonl.open("w", encoding="utf-8", errors="backslashreplace"))
         show = stack.enter_context(progress("predicting", len(sources))) if jsonl else None
         write = _Writer(roots, maps, overlays, detector)
         for done, p in enumerate(detector.predict(sources, alpha=alpha, workers=workers, errors="keep"), 1):
@@ -213,6 +224,12 @@ def predict(
     if failed:
         print(f"{failed} of {len(sources)} pictures could not be read", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _protect(target: Path, *inputs: Path) -> None:
+    """Refuse to write over something that is being read."""
+    if target.resolve() in {path.resolve() for path in inputs}:
+        raise InlierError(f"{target}: is an input of this command and would be overwritten; choose another name")
 
 
 def _json_line(p: Any) -> str:
@@ -232,6 +249,7 @@ class _Writer:
 
     def __init__(self, roots: dict[Path, Path], maps: Path | None, overlays: Path | None, detector: "Detector"):
         self.roots, self.maps, self.overlays = roots, maps, overlays
+        self.inputs = {path.resolve() for path in roots} if maps or overlays else set()
         self.used: set[Path] = set()
         self.scale = detector.calibration_.map_scale
 
@@ -257,6 +275,10 @@ class _Writer:
         while target in self.used:  # the same name from two folders
             target = folder / relative.with_name(f"{relative.stem}-{number}{suffix}")
             number += 1
+        if target.resolve() in self.inputs:
+            raise InlierError(
+                f"{target}: is one of the pictures to be judged and would be overwritten; choose another folder"
+            )
         self.used.add(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         return target

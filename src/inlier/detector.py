@@ -115,6 +115,8 @@ class Detector:
     ):
         if preset not in self.presets:
             raise InlierError(f"{self.name} has no preset '{preset}'. Known: {', '.join(self.presets)}")
+        if not isinstance(seed, int) or not 0 <= seed < 2**31:
+            raise InlierError(f"seed: {seed!r} is not a whole number from 0 to {2**31 - 1}")
         self.preset, self.seed, self.device, self.weights = preset, seed, device, weights
         self.settings = self.presets[preset].replace(**settings)
 
@@ -190,7 +192,7 @@ class Detector:
         self._fit_and_calibrate(images, kind, run)
         self.categories_ = tuple(sorted({sample.category for sample in good}))
         self.fingerprint_ = report.fingerprint
-        run.close()
+        self._run = run  # its folder goes when the model is safe on disk
         return self
 
     def _check_can_fit(self, kind: str, n: int) -> None:
@@ -298,14 +300,14 @@ class Detector:
         sources = _sources(data)
         for batch in self.scores(sources, batch_size=batch_size, workers=workers, errors=errors):
             found = {
-                i: self._judge(sources[i], alpha, batch.scores[k], batch.maps[k], batch.sizes[k])
+                i: self._judge(_name(sources[i], i), alpha, batch.scores[k], batch.maps[k], batch.sizes[k])
                 for k, i in enumerate(batch.indices)
             }
             found |= {i: Prediction(_name(sources[i], i), error=reason) for i, reason in batch.failures}
             yield from (found[i] for i in sorted(found))
 
     def _judge(
-        self, source: Any, alpha: float | None, score: np.float32, map_: NDArray[np.float32], size: tuple[int, int]
+        self, name: str, alpha: float | None, score: np.float32, map_: NDArray[np.float32], size: tuple[int, int]
     ) -> Prediction:
         p_value = threshold = None
         verdict: Literal["good", "defect"] | None = None
@@ -313,7 +315,7 @@ class Detector:
             p_value = float(self.calibration_.p_values(score))
             verdict = "defect" if p_value <= alpha else "good"
             threshold = calibration.threshold(self.calibration_.peaks, alpha)
-        return Prediction(_name(source), float(score), p_value, verdict, None, threshold, map_, size, self.preprocess)
+        return Prediction(name, float(score), p_value, verdict, None, threshold, map_, size, self.preprocess)
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "network_"):
@@ -330,6 +332,8 @@ class Detector:
             "calibration.peaks": torch.from_numpy(self.calibration_.peaks),
         }
         artifact.write(path, tensors, self.header())
+        if hasattr(self, "_run"):
+            self._run.close()
 
     def header(self) -> dict[str, Any]:
         """What the artifact says of itself."""
@@ -472,5 +476,5 @@ def _sources(data: Any) -> list[Any]:
     return sources
 
 
-def _name(source: Any, index: int = 0) -> str:
+def _name(source: Any, index: int) -> str:
     return str(source) if isinstance(source, (str, os.PathLike)) else f"image {index}"

@@ -199,7 +199,13 @@ def _evaluate_category(
         sample, p = samples[i], None if p_values is None else float(p_values[i])
         verdict = None if flagged is None else "defect" if flagged[i] else "good"
         return Case(
-            sample.name, sample.source, sample.defect, float(scores[i]), p, verdict, lambda: _load(detector, sample)
+            sample.name,
+            sample.source,
+            sample.defect,
+            float(scores[i]),
+            p,
+            verdict,
+            lambda: _load(detector, sample, alpha),
         )
 
     return CategoryResult(
@@ -264,8 +270,10 @@ def _mask(sample: Sample, size: tuple[int, int]) -> NDArray[np.bool_]:
     return np.asarray(read_mask(sample.mask)) if sample.mask else np.zeros(size, bool)
 
 
-def _load(detector: Detector, sample: Sample) -> tuple[Image.Image, NDArray[np.bool_] | None, NDArray[np.float32]]:
-    prediction = next(detector.predict([sample.source]))
+def _load(
+    detector: Detector, sample: Sample, alpha: float | None
+) -> tuple[Image.Image, NDArray[np.bool_] | None, NDArray[np.float32]]:
+    prediction = next(detector.predict([sample.source], alpha=alpha))
     assert prediction.map is not None  # it was scored before
     return read_image(sample.source), _mask(sample, prediction.map.shape) if sample.mask else None, prediction.map
 

@@ -5,6 +5,7 @@ A method subclasses `Settings`, adds its own numbers with `setting(...)`, and li
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,8 @@ class Settings:
         if choices and value not in choices:
             raise InlierError(f"setting '{name}': {value!r} is not one of {', '.join(choices)}")
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if number and not math.isfinite(value):
+            raise InlierError(f"setting '{name}': {value} is out of range, it must be finite ({metadata['meaning']})")
         if number and not ((low is None or value >= low) and (high is None or value <= high)):
             bounds = (
                 f"from {low} to {high}"

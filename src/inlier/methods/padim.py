@@ -47,6 +47,11 @@ class Settings(settings.Settings):
     epsilon: float = setting(0.01, "added to the diagonal of every covariance (equation 1)", low=1e-9)
     sigma: float = setting(4.0, "gaussian smoothing of the map, pixels", low=0.0, high=100.0)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.grid >= len(self.taps):
+            raise InlierError(f"setting 'grid': {self.grid} is not the index of one of the {len(self.taps)} taps")
+
 
 class Network(nn.Module):
     """mean (P, d) and whitening (P, d, d), the inverse Cholesky factor of each position's covariance."""
@@ -59,8 +64,6 @@ class Network(nn.Module):
     def __init__(self, s: Settings, seed: int):
         super().__init__()
         self.backbone = Backbone(s.backbone, s.taps)
-        if s.grid >= len(s.taps):
-            raise InlierError(f"setting 'grid': {s.grid} is not the index of one of the {len(s.taps)} taps")
         with torch.no_grad():
             shapes = [m.shape[-2:] for m in self.backbone(torch.zeros(1, 3, s.size, s.size))]
         self.grid = tuple(shapes[s.grid])  # (h, w); P = h * w

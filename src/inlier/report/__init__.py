@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from inlier import artifact
 from inlier.calibration import PROMISES, smallest_alpha
-from inlier.errors import InlierError
 from inlier.progress import progress
 from inlier.report import figures
 
@@ -30,7 +30,7 @@ class Gallery(NamedTuple):
 def write_report(results: "Results", folder: Path) -> Path:
     """Write folder/index.html, one file without any reference to another, and return its path.
 
-    Loads the pictures of the gallery again. Raises InlierError when the page cannot be written.
+    Loads the pictures of the gallery again. Raises ArtifactError when the page cannot be written.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -58,11 +58,7 @@ def write_report(results: "Results", folder: Path) -> Path:
         bar=figures.data_uri(figures.colour_bar()),
     )
     path = Path(folder) / "index.html"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InlierError(f"{path}: the report cannot be written ({error.strerror})") from None
+    artifact.write_text(path, page)
     return path
 
 
