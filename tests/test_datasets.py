@@ -424,3 +424,10 @@ def test_arrays_are_checked_too() -> None:
         check(open_dataset([np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.int64)]))
     one, other = (check(open_dataset([np.full((4, 4), v, np.uint8)])).fingerprint for v in (1, 2))
     assert one != other
+
+
+def test_the_training_folder_of_a_category_is_named_after_it(tmp_path: Path) -> None:
+    folder = tmp_path / "bolt" / "train" / "good"
+    folder.mkdir(parents=True)
+    Image.new("L", (8, 8)).save(folder / "0.png")
+    assert open_dataset(folder).categories == ("bolt",)

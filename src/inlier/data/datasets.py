@@ -261,7 +261,9 @@ def _good_folder(root: Path) -> Dataset:
     for name in ("train", "test", "ground_truth"):
         if (root / name).is_dir():
             raise InlierError(f"{root}: has a folder {name}, but no train/good, test/good or train/ok. {LAYOUTS}")
-    name = root.resolve().name
+    real = root.resolve()
+    # part/train/good is the training folder of `part`: a model of it should fit the whole dataset later
+    name = real.parent.parent.name if (real.parent.name, real.name) == ("train", "good") else real.name
     images = list_images(root)
     inside = sorted({path.relative_to(root).parts[0] for path in images if path.parent != root})
     notes = (f"images in folders inside {name} are taken as good too: {_some(inside)}",) if inside else ()
