@@ -167,8 +167,10 @@ class Detector:
         log.info("data: %s", dataset.layout)
         with progress("checking images", len(dataset.samples)) as show:
             report = check(dataset, workers, lambda done, _total: show(done))
-        for note in (*dataset.notes, *report.warnings):
-            log.warning("%s", note)
+        for note in dataset.notes:
+            log.info("note: %s", note)
+        for warning in report.warnings:
+            log.warning("%s", warning)
         good = dataset.train
         kind = calibration or self.default_calibration
         self._check_can_fit(kind, len(good))
