@@ -56,14 +56,14 @@ def test_a_changed_header_is_noticed(path):
 
 
 def test_texts_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    artifact.write_text(tmp_path / "a" / "r.json", "old")
+    artifact.write_bytes(tmp_path / "a" / "r.json", b"old")
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(ArtifactError, match="No space left"):
-        artifact.write_text(tmp_path / "a" / "r.json", "new")
+        artifact.write_bytes(tmp_path / "a" / "r.json", b"new")
     assert (tmp_path / "a" / "r.json").read_text() == "old" and os.listdir(tmp_path / "a") == ["r.json"]
 
 

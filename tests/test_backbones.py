@@ -1,5 +1,8 @@
 """Feature maps equal torchvision's and timm's to the last digits; weights are found where the docs say."""
 
+import sys
+from types import ModuleType, SimpleNamespace
+
 import pytest
 import torch
 
@@ -95,3 +98,71 @@ def test_a_backbone_stays_frozen_inside_a_training_model():
 def test_unknown_names_are_errors_that_list_the_known_ones(name, taps, words):
     with pytest.raises(InlierError, match=words.replace("(", r"\(")):
         Backbone(name, taps)
+
+
+@pytest.fixture
+def timm(monkeypatch):
+    """A small stand-in with the parts of timm's interface that inlier calls (timm itself needs torchvision)."""
+
+    class Levels(torch.nn.Module):
+        def __init__(self, out_indices, pretrained):
+            super().__init__()
+            self.stages = torch.nn.ModuleList(torch.nn.Conv2d(3 if i == 0 else 4, 4, 2, 2) for i in range(3))
+            self.out_indices = out_indices
+            self.feature_info = SimpleNamespace(
+                reduction=lambda: [2, 4, 8], module_name=lambda: ["stem", "stages.0", "stages.1"]
+            )
+            self.pretrained_cfg = {"license": "mit"}
+            if pretrained:
+                fill_module(self, gain=1.0)
+
+        def forward(self, x):
+            maps = [x := stage(x) for stage in self.stages]
+            return [maps[i] for i in self.out_indices]
+
+    def create_model(name, features_only, out_indices=(0, 1, 2), pretrained=False, pretrained_cfg_overlay=None):
+        assert name == "tiny" and features_only
+        created.append(pretrained_cfg_overlay)
+        return Levels(out_indices, pretrained)
+
+    created = []
+    module = ModuleType("timm")
+    module.is_model, module.create_model, module.created = lambda name: name == "tiny", create_model, created
+    module.get_pretrained_cfg = lambda _: SimpleNamespace(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    monkeypatch.setitem(sys.modules, "timm", module)
+    return module
+
+
+def test_a_timm_backbone_is_tapped_by_stride_or_layer_and_brings_its_own_normalisation(timm):
+    backbone = Backbone("timm:tiny", (4, "stages.1"))
+    weights = backbone.load()
+    assert backbone.channels == [4, 4] and weights.source == "hf.co/timm/tiny" and weights.licence == "mit"
+    image = torch.rand(2, 3, 32, 32)
+    x = (image - 0.5) / 0.25
+    maps = [x := stage(x) for stage in backbone.net.stages]
+    for ours, expected in zip(backbone(image), maps[1:], strict=True):
+        close(ours, expected.detach(), 1e-5)
+
+
+def test_a_timm_backbone_takes_weights_from_a_file(timm, tmp_path):
+    Backbone("timm:tiny", (4,)).load(tmp_path / "tiny.safetensors")
+    assert timm.created[-1] == {"file": str(tmp_path / "tiny.safetensors")}
+
+
+@pytest.mark.parametrize(
+    ("name", "taps", "words"),
+    [
+        ("timm:huge", (4,), "timm knows no model 'huge'"),
+        ("timm:tiny", (3,), r"no tap point 3. Strides: \[2, 4, 8\]; layers: \['stem'"),
+        ("timm:tiny", (8, 4), "from shallow to deep"),
+    ],
+)
+def test_what_timm_does_not_have_is_said(timm, name, taps, words):
+    with pytest.raises(InlierError, match=words):
+        Backbone(name, taps)
+
+
+def test_without_timm_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(InlierError, match=r"pip install 'inlier\[timm\]'"):
+        Backbone("timm:tiny", (4,))

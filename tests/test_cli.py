@@ -191,7 +191,7 @@ def test_bad_files_are_listed_together_before_training(inlier, tmp_path):
     Image.new("L", (10, 10)).save(root / "plate/ground_truth/dent/000_mask.png")
     (root / "plate/ground_truth/dent/001_mask.png").unlink()
     code, _, stderr = inlier("train", root, "--method", "padim", *TINY, "--out", tmp_path / "m.inlier")
-    assert code == 2 and "fitting" not in stderr
+    assert code == 2 and "fitting padim" not in stderr
     for name in ("train/good/000.png", "train/good/001.png", "dent/000", "dent/001"):
         assert name in stderr
 
@@ -266,3 +266,23 @@ def test_import_and_help_load_nothing_heavy():
             subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
             times.append(time.perf_counter() - begin)
         assert min(times) < limit
+
+
+def test_numbers_on_stdout_are_json_and_nothing_else(inlier, model, plates):
+    code, stdout, _ = inlier("evaluate", model, plates, "--json", "-")
+    assert code == 0 and json.loads(stdout)["schema"] == 1
+
+
+def test_wrong_options_are_known_before_a_picture_is_read(inlier, tmp_path):
+    from conftest import write_dataset
+
+    root = write_dataset(tmp_path)
+    (root / "plate/train/good/000.png").write_text("not a picture")
+    for wrong, words in (
+        (("--set", "taps=3,16,32"), "no tap point 3"),
+        (("--weights", tmp_path / "none.pth"), "no such weight file"),
+        (("--device", "meta"), "cannot be used here"),
+        (("--calibration", "much"), "unknown calibration"),
+    ):
+        code, _, stderr = inlier("train", root, "--method", "padim", *wrong, "--out", tmp_path / "m.inlier")
+        assert code == 2 and words in stderr, stderr

@@ -1,9 +1,12 @@
 """The loop: exact resuming, refusal of what is not finite, nothing written without a run folder."""
 
+import os
+import signal
+
 import pytest
 import torch
 
-from inlier import InlierError, training
+from inlier import InlierError, artifact, training
 from inlier.training import Run, train
 
 
@@ -49,3 +52,36 @@ def test_a_finished_run_leaves_no_folder(tmp_path):
     (tmp_path / "run").mkdir()
     run.close()
     assert not (tmp_path / "run").exists()
+
+
+def test_a_polite_kill_keeps_a_checkpoint(tmp_path):
+    folder = tmp_path / "run"
+
+    def kill_at_step_4(network, step):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return network(torch.ones(2, 3)).square().mean()
+
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 1)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        train(model, [torch.optim.SGD(model.parameters(), lr=0.1)], kill_at_step_4, 10, Run(folder=folder))
+    assert artifact.read(folder / "checkpoint.safetensors")[1]["step"] == 5
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_damaged_checkpoint_says_how_to_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
+    fit(Run(folder=tmp_path), 3)
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
+    with pytest.raises(InlierError, match="train without --resume to start again"):
+        fit(Run(folder=tmp_path, resume=True), 3)
+
+
+def test_replacing_the_checkpoint_of_a_stopped_run_is_said(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
+    fit(Run(folder=tmp_path), 3)
+    fit(Run(folder=tmp_path), 3)
+    assert "left by a stopped run, replaced by this one" in caplog.text

@@ -65,14 +65,14 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise ArtifactError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file whole or not at all. Raises ArtifactError if the disk refuses."""
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file whole or not at all. Raises ArtifactError if the disk refuses."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             temporary = Path(folder) / path.name
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(content)
             os.replace(temporary, path)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed") from error

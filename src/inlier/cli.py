@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 something failed on the way (each thing named), 2 wrong use, 130 stopped with Ctrl-C.
 """
 
+import io
 import json
 import logging
 import sys
@@ -143,7 +144,7 @@ def evaluate(
     model: Model,
     data: Data,
     category: Categories = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="Write all numbers to this file.")] = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="Write all numbers to this file ('-': stdout).")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with figures, index.html, to this folder.")] = None,
     alpha: Alpha = None,
     device: Device = "auto",
@@ -153,19 +154,24 @@ def evaluate(
     from inlier.detector import load
     from inlier.evaluation import evaluate as run
 
-    if json_:
+    to_file = json_ is not None and str(json_) != "-"
+    if json_ and to_file:
         _protect(json_, model, Path(data))
         artifact.check_writable(json_)
     if report:
         artifact.check_writable(report / "index.html")
 
     results = run(load(model, device), data, categories=category or [], alpha=alpha, workers=workers)
-    _print_results(results)
-    if json_:
-        artifact.write_text(json_, json.dumps(results.to_json(), indent=1, allow_nan=False) + "\n")
+    text = json.dumps(results.to_json(), indent=1, allow_nan=False) + "\n"
+    if json_ and not to_file:
+        print(text, end="")
+    else:
+        _print_results(results)
+    if json_ and to_file:
+        artifact.write_bytes(json_, text.encode())
         print(f"numbers: {json_}")
     if report:
-        print(f"report: {_write_report(results, report)}")
+        print(f"report: {_write_report(results, report)}", file=sys.stdout if to_file or not json_ else sys.stderr)
 
 
 def _write_report(results: "Results", folder: Path) -> Path:
@@ -257,13 +263,18 @@ class _Writer:
         if self.maps:
             from PIL import Image
 
-            Image.fromarray(p.map).save(self._target(self.maps, Path(p.path), ".tiff"))
+            self._save(Image.fromarray(p.map), self.maps, Path(p.path), ".tiff")
         if self.overlays:
             from inlier.data.images import read_image
             from inlier.report.figures import overlay
 
             picture = overlay(read_image(p.path), p.map, p.pixel_threshold, self.scale or _range(p.map))
-            picture.save(self._target(self.overlays, Path(p.path), ".png"))
+            self._save(picture, self.overlays, Path(p.path), ".png")
+
+    def _save(self, picture: Any, folder: Path, path: Path, suffix: str) -> None:
+        content = io.BytesIO()
+        picture.save(content, suffix[1:])
+        artifact.write_bytes(self._target(folder, path, suffix), content.getvalue())
 
     def _target(self, folder: Path, path: Path, suffix: str) -> Path:
         root = self.roots[path]
@@ -280,7 +291,6 @@ class _Writer:
                 f"{target}: is one of the pictures to be judged and would be overwritten; choose another folder"
             )
         self.used.add(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
         return target
 
 

@@ -163,21 +163,22 @@ class Detector:
         used. calibration: "split", "folds" or "none" (default: the method's own). With `run_folder`, a killed fit can
         be resumed. Raises InlierError for data that cannot be used, before anything is learned.
         """
+        kind = calibration or self.default_calibration
         dataset = open_dataset(data, categories)
         log.info("data: %s", dataset.layout)
+        self._check_can_fit(kind, len(dataset.train))
+        device = _device(self.device)
+        # a wrong tap or a missing weight file is known before thousands of pictures are read
+        backbone_weights = self._load_backbone()
         with progress("checking images", len(dataset.samples)) as show:
             report = check(dataset, workers, lambda done, _total: show(done))
         for note in dataset.notes:
             log.info("note: %s", note)
         for warning in report.warnings:
             log.warning("%s", warning)
-        good = dataset.train
-        kind = calibration or self.default_calibration
-        self._check_can_fit(kind, len(good))
-
         run = Run(
             self.seed,
-            _device(self.device),
+            device,
             Path(run_folder) if run_folder else None,
             resume,
             {
@@ -190,9 +191,9 @@ class Detector:
             workers,
         )
         run.identity = json.loads(json.dumps(run.identity))  # as a checkpoint gives it back: tuples become lists
-        images = Images([sample.source for sample in good], self.preprocess, workers)
-        self._fit_and_calibrate(images, kind, run)
-        self.categories_ = tuple(sorted({sample.category for sample in good}))
+        images = Images([sample.source for sample in dataset.train], self.preprocess, workers)
+        self._fit_and_calibrate(images, kind, run, backbone_weights)
+        self.categories_ = tuple(sorted({sample.category for sample in dataset.train}))
         self.fingerprint_ = report.fingerprint
         self._run = run  # its folder goes when the model is safe on disk
         return self
@@ -217,8 +218,7 @@ class Detector:
                 f"{available / GIB:.1f} GiB are free: use preset 'light', a smaller 'size', or deeper 'taps'"
             )
 
-    def _fit_and_calibrate(self, images: Images, kind: str, run: Run) -> None:
-        backbone_weights = self._load_backbone(run.device)
+    def _fit_and_calibrate(self, images: Images, kind: str, run: Run, backbone_weights: dict[str, Tensor]) -> None:
         network = self._network(run.device, backbone_weights)
         fitting, held_out = list(range(len(images))), list[int]()
         if kind == "split":
@@ -232,7 +232,7 @@ class Detector:
             self.calibration_ = Calibration(kind, *self.held_out_scores(network, images, run))
         log.info("calibration: %s", self.calibration_)
 
-    def _load_backbone(self, device: torch.device) -> dict[str, Tensor]:
+    def _load_backbone(self) -> dict[str, Tensor]:
         backbone = self.build().backbone
         found: Weights = backbone.load(self.weights)
         self.weights_source_, self.weights_licence_ = found.source, found.licence
@@ -393,6 +393,8 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Detector:
         raise artifact.ArtifactError(
             f"{path}: is a training checkpoint, not a model; resume the training with --resume"
         )
+    if header["method"] not in methods.names():
+        raise artifact.ArtifactError(f"{path}: method {header['method']!r} is unknown to inlier {__version__}")
     return methods.get(header["method"])._from_artifact(Path(path), tensors, header, device)
 
 
@@ -426,7 +428,7 @@ class Calibration:
             return max(DEFAULT_ALPHA, lowest)
         try:
             calibration.threshold(self.scores, asked)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise InlierError(str(error)) from error
         return asked
 
@@ -453,9 +455,11 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.empty(0, device=name).device
+        probe = torch.zeros(1, device=name)
+        probe.cpu()  # "meta" holds no numbers
     except (RuntimeError, AssertionError) as error:  # an unknown name, or a build without that device
         raise InlierError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}") from error
+    return probe.device
 
 
 def _sources(data: Any) -> list[Any]:

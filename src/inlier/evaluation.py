@@ -257,6 +257,9 @@ def _select(dataset: Dataset, wanted: Sequence[str], asked: bool) -> Dataset:
         return dataset.select(wanted)
     known = [name for name in wanted if name in dataset.categories]
     if known:
+        left_out = [name for name in dataset.categories if name not in known]
+        if left_out:
+            log.info("not evaluated, the model was not fitted on them: %s", ", ".join(left_out))
         return dataset.select(known)
     log.warning(
         "the model was fitted on %s; the data holds %s: evaluating on all of it",

@@ -41,6 +41,12 @@ class Run:
     def checkpoint(self) -> Path | None:
         return self.folder / "checkpoint.safetensors" if self.folder else None
 
+    def new_folder(self) -> Path | None:
+        """The run folder, made if need be: large scratch files live there, and go with it, even after a kill -9."""
+        if self.folder:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder
+
     def generator(self, *key: int) -> torch.Generator:
         """Randomness that depends on the seed and `key` alone, so step 1000 is the same after a restart."""
         mixed = 0
@@ -64,14 +70,16 @@ def train(
 ) -> nn.Module:
     """Take `steps` steps; `loss(model, step)` draws its batch and noise from `run.generator(step)`.
 
-    A checkpoint is kept in the run folder every half minute and on Ctrl-C; with `run.resume` the loop goes on from it
-    and ends, bit for bit, where an unbroken run would. A loss that is not finite raises InlierError with the step; the
-    last good checkpoint stays. The last step is the model: no step is picked by looking at anything.
+    A checkpoint is kept in the run folder every half minute and on Ctrl-C or SIGTERM; with `run.resume` the loop goes
+    on from it and ends, bit for bit, where an unbroken run would. A loss that is not finite raises InlierError with the
+    step; the last good checkpoint stays. The last step is the model: no step is picked by looking at anything.
     """
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=run.device.type == "cpu")
     model, *optimizers = accelerator.prepare(model.train(), *optimizers)
+    if run.checkpoint and run.checkpoint.is_file() and not run.resume:
+        log.warning("%s: left by a stopped run, replaced by this one (--resume would go on with it)", run.checkpoint)
     step = _restore(model, optimizers, run) if run.resume else 0
     saved = time.monotonic()
     with progress(label, steps) as show, _interrupt_between_steps() as interrupted:
@@ -101,16 +109,18 @@ def train(
 
 @contextmanager
 def _interrupt_between_steps() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C waits for the end of the step, so that what is saved is the state between two steps."""
+    """Ctrl-C and SIGTERM wait for the end of the step, so that what is saved is the state between two steps."""
     seen: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield lambda: False
         return
-    previous = signal.signal(signal.SIGINT, lambda number, _frame: seen.append(number))
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, lambda number, _frame: seen.append(number)) for number in signals]
     try:
         yield lambda: bool(seen)
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in zip(signals, previous):
+            signal.signal(number, handler)
 
 
 def _save(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], step: int, run: Run) -> None:
@@ -127,7 +137,10 @@ def _restore(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], run:
     if run.checkpoint is None or not run.checkpoint.is_file():
         log.info("nothing to resume: starting from the first step")
         return 0
-    tensors, header = artifact.read(run.checkpoint)
+    try:
+        tensors, header = artifact.read(run.checkpoint)
+    except artifact.ArtifactError as error:
+        raise InlierError(f"{error}; train without --resume to start again") from error
     changed = [key for key, value in run.identity.items() if header["identity"].get(key) != value]
     if changed:
         raise InlierError(

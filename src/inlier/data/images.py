@@ -89,7 +89,9 @@ def _load(open_image: Callable[[], Image.Image], name: str) -> Image.Image:
         raise ImageError(f"{name}: not a PNG, JPEG, BMP, TIFF or WebP image") from None
     except Image.DecompressionBombError as error:
         reason = str(error).split(", could")[0]  # Pillow names both numbers of pixels
-        raise ImageError(f"{name}: {reason}; cut or shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS") from None
+        raise ImageError(
+            f"{name}: {reason}; cut or shrink it (in Python, PIL.Image.MAX_IMAGE_PIXELS sets the limit)"
+        ) from None
     except Exception as error:
         raise ImageError(f"{name}: cannot be decoded, probably damaged or incomplete ({error})") from None
 

@@ -146,8 +146,8 @@ def _timm(name: str, taps: Sequence[int | str]) -> tuple[nn.Module, list[str], t
     name = name.removeprefix("timm:")
     if not timm.is_model(name):
         raise InlierError(f"timm knows no model '{name}': see timm.list_models()")
-    reductions = timm.create_model(name, features_only=True).feature_info.reduction()
-    names = timm.create_model(name, features_only=True).feature_info.module_name()
+    info = timm.create_model(name, features_only=True).feature_info
+    reductions, names = info.reduction(), info.module_name()
     for tap in taps:
         if tap not in reductions and tap not in names:
             raise InlierError(f"timm:{name} has no tap point {tap!r}. Strides: {reductions}; layers: {names}")

@@ -203,7 +203,7 @@ class SimpleNet(Detector):
 
     def learn(self, network: Network, images: Images, run: Run) -> None:
         s = self.settings
-        with tempfile.TemporaryDirectory(prefix="inlier-") as folder:
+        with tempfile.TemporaryDirectory(prefix="inlier-", dir=run.new_folder()) as folder:
             cache = cache_features(network, images, run, Path(folder))
             width = cache.shape[-1]
             mean, std = standardisation(cache) if s.standardise else (torch.zeros(width), torch.ones(width))

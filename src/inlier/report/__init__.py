@@ -58,7 +58,7 @@ def write_report(results: "Results", folder: Path) -> Path:
         bar=figures.data_uri(figures.colour_bar()),
     )
     path = Path(folder) / "index.html"
-    artifact.write_text(path, page)
+    artifact.write_bytes(path, page.encode())
     return path
 
 
