@@ -24,7 +24,7 @@ RUNS: list[tuple[str, str, str, str, dict[str, Any], tuple[int, ...]]] = [
     ("mvtec_ad", "screw", "padim", "paper", {}, (0, 1, 2)),
     ("mvtec_ad", "screw", "padim", "light", {}, (0, 1, 2, 3, 4)),
     ("elpv", "mono", "padim", "light", {}, (0, 1, 2, 3, 4)),
-    (".", "magnetic_tile", "padim", "light", {}, (0,)),
+    (".", "magnetic_tile", "padim", "light", {}, (0, 1, 2)),
     ("elpv", "mono", "simplenet", "light", {}, (0, 1, 2)),
     ("mvtec_ad", "screw", "simplenet", "light", {}, (0, 1, 2)),
     (".", "magnetic_tile", "simplenet", "light", {}, (0, 1, 2)),

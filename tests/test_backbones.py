@@ -82,6 +82,13 @@ def test_images_are_normalised_inside():
         close(raw(backbone)(by_hand)[0], expected, 1e-4)
 
 
+def test_the_embedded_backbone_sees_pictures_as_it_was_trained():
+    backbone = Backbone("efficientnet_lite0", (2,))
+    grey = torch.full((1, 3, 64, 64), 127 / 255)
+    assert torch.equal((grey - backbone.mean) / backbone.std, torch.zeros_like(grey))
+    close(((grey + 128 / 255) - backbone.mean) / backbone.std, torch.ones_like(grey), 1e-6)
+
+
 def test_a_backbone_stays_frozen_inside_a_training_model():
     backbone = torch.nn.ModuleList([Backbone("resnet18", (4,))]).train()[0]
     assert not backbone.net.training and not any(p.requires_grad for p in backbone.parameters())

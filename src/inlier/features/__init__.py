@@ -24,7 +24,10 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Sequential], dict[int, str]]] = {
     "alexnet": (alexnet, {4: "features.1", 8: "features.2", 16: "features.5", 32: "features.12"}),
 }
 CONTAINERS = ("features", "blocks")  # children that are a row of stages themselves
+# What the weights were trained with, for pixels in [0, 1]: torchvision's numbers, and those of EfficientNet-Lite
+# ((x - 127) / 128 in TensorFlow's own code, rounded to 0.5 by timm).
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
 
 
 class Backbone(nn.Module):
@@ -43,8 +46,9 @@ class Backbone(nn.Module):
     def __init__(self, name: str, taps: Sequence[int | str]):
         super().__init__()
         self.name = name
-        mean: tuple[float, ...] = IMAGENET_MEAN
-        std: tuple[float, ...] = IMAGENET_STD
+        is_lite = name == "efficientnet_lite0"
+        mean: tuple[float, ...] = LITE_MEAN if is_lite else IMAGENET_MEAN
+        std: tuple[float, ...] = LITE_STD if is_lite else IMAGENET_STD
         if name.startswith("timm:"):
             self.net, self.layers, mean, std = _timm(name, taps)
         elif name in BACKBONES:
@@ -126,7 +130,8 @@ def _layer_name(backbone: str, tap: int | str, strides: dict[int, str], layers: 
     if isinstance(tap, str) and tap in layers:
         return tap
     raise InlierError(
-        f"{backbone} has no tap point {tap!r}. Strides: {', '.join(map(str, strides))}; layers: {', '.join(layers)}"
+        f"{backbone} has no tap point {tap!r}. Strides: {', '.join(map(str, strides))}; layers: {', '.join(layers)}. "
+        f"Choose with --set taps=8,16"
     )
 
 

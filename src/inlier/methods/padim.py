@@ -77,7 +77,7 @@ class Network(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (P, B, d)"""
         maps = [m[:, index] for m, index in zip(self.backbone(images), self.selected) if index]
-        return join(maps, self.grid).flatten(2).permute(2, 0, 1)
+        return join(maps, self.grid).flatten(2).permute(2, 0, 1).contiguous()  # three times faster products
 
     def distances(self, embedding: Tensor) -> Tensor:
         """(P, B, d) -> (P, B) squared Mahalanobis distance to each position's Gaussian"""

@@ -186,7 +186,7 @@ class SimpleNet(Detector):
     presets = {
         "paper": Settings(backbone="wide_resnet50_2", size=288, shorter_side=329),
         "light": Settings(
-            taps=(16, 32),
+            taps=(16, 8, "blocks.5"),  # the first tap gives the grid; blocks.5 is the shallower layer of stride 32
             features=None,
             hidden=256,
             standardise=True,
