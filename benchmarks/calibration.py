@@ -41,8 +41,8 @@ def main() -> None:
         cells = [f"{statistics.mean(r):.1%} ({min(r):.1%} to {max(r):.1%})" for r in rates.values()]
         lines.append(f"| {method} | {kind} | {' | '.join(cells)} | {draws} x {len(good) // 5} |")
         print(lines[-1], flush=True)
-    about = (__doc__ or "").split("\n", 2)[2]
-    text = f"# False alarms on real good parts\n\nMade by `benchmarks/calibration.py --draws {draws}`: {about}\n"
+    about = (__doc__ or "").split("\n", 2)[2].strip()
+    text = f"# False alarms on real good parts\n\nMade by `benchmarks/calibration.py --draws {draws}`.\n{about}\n\n"
     table = "\n".join(lines)
     (Path(__file__).parent / "CALIBRATION.md").write_text(f"{text}Mean over draws (lowest to highest).\n\n{table}\n")
 

@@ -6,6 +6,7 @@ Hugging Face cache, then the hub. Nothing is unpickled: `.pth` files are read wi
 
 import importlib.util
 import os
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,10 @@ def _read(path: Path, origin: Origin, licence: str, source: str | None = None) -
             tensors: dict[str, Any] = load_file(path)
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's own message advises to unpickle it anyway
+        raise InlierError(
+            f"{path}: not a readable weight file: damaged, or with more than tensors in it; inlier unpickles nothing"
+        ) from error
     except Exception as error:  # torch and safetensors raise a dozen types for a damaged or foreign file
         raise InlierError(f"{path}: not a readable weight file ({type(error).__name__}: {error})") from error
     if isinstance(tensors, dict) and "state_dict" in tensors:
