@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from inlier import PaDiM, SimpleNet
+from inlier import MemSeg, PaDiM, SimpleNet
+from inlier.methods.memseg import nearest
 from inlier.metrics import pixel_metrics
 
 REPEATS = 21
@@ -34,7 +35,8 @@ def seconds(*functions: Callable[[], object]) -> list[float]:
 
 def prediction() -> None:
     for kind, preset, backbone in ((PaDiM, "paper", "resnet18"), (SimpleNet, "paper", "resnet18"),
-                                   (PaDiM, "light", None), (SimpleNet, "light", None)):  # fmt: skip
+                                   (MemSeg, "paper", "resnet18"), (PaDiM, "light", None),
+                                   (SimpleNet, "light", None), (MemSeg, "light", None)):  # fmt: skip
         detector = kind(preset, **({"backbone": backbone} if backbone else {}))
         network = detector.build().eval()
         images = torch.rand(8, 3, detector.settings.size, detector.settings.size)
@@ -42,6 +44,16 @@ def prediction() -> None:
             bare, whole = seconds(lambda: network.backbone(images), lambda: network(images))  # noqa: B023
         name = f"{detector.name} {preset} ({detector.settings.backbone})"
         print(f"{name:36} {whole / 8 * 1000:6.1f} ms an image; {whole / bare:.2f} x the bare backbone")
+
+
+def memory_search() -> None:
+    network = MemSeg("paper").build().eval()
+    images = torch.rand(8, 3, 256, 256)
+    with torch.inference_mode():
+        network.remember(torch.rand(30, 3, 256, 256).split(8))
+        compared = network.backbone(images)[1:4]
+        search, whole = seconds(lambda: nearest(network.memory, network.norms, compared), lambda: network(images))
+    print(f"memseg paper: the search in the memory takes {100 * search / whole:.1f} % of a prediction")
 
 
 def fit() -> None:
@@ -77,6 +89,7 @@ if __name__ == "__main__":
     logging.getLogger("inlier").setLevel(logging.ERROR)
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     prediction()
+    memory_search()
     metrics()
     if not arguments.no_fit:
         fit()

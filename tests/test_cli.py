@@ -286,3 +286,57 @@ def test_wrong_options_are_known_before_a_picture_is_read(inlier, tmp_path):
     ):
         code, _, stderr = inlier("train", root, "--method", "padim", *wrong, "--out", tmp_path / "m.inlier")
         assert code == 2 and words in stderr, stderr
+
+
+def test_preview_draws_the_steps_of_simulated_defects(inlier, plates, tmp_path):
+    code, stdout, _ = inlier("preview", plates, "--out", tmp_path / "sheet.png", "--foreground", "whole")
+    assert code == 0 and "Simulated defects lie anywhere in the picture" in stdout
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 1000 and len(sheet.convert("P").getcolors()) > 20
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--textures", "{empty}"), "no pictures to take textures from"),
+        (("--textures", "{bad}"), "1 of 1 textures cannot be read"),
+        (("--foreground", "left"), "got 'left'"),
+        (("--category", "none"), "none"),
+    ],
+)
+def test_what_a_preview_cannot_use(inlier, plates, tmp_path, options, words):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/a.png").write_text("no picture")
+    options = (option.format(empty=tmp_path / "empty", bad=tmp_path / "bad") for option in options)
+    code, _, stderr = inlier("preview", plates, *options, "--out", tmp_path / "sheet.png")
+    assert code == 2 and words in stderr and not (tmp_path / "sheet.png").exists()
+
+
+def test_textures_and_logs_reach_the_training(inlier, plates, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    textures = tmp_path / "textures"
+    textures.mkdir()
+    Image.effect_noise((64, 64), 80).save(textures / "noise.png")
+    out = tmp_path / "m.inlier"
+    settings = ("size=64", "memory=4", "decoder=8", "steps=4", "look_every=2")
+    options = [part for setting in settings for part in ("--set", setting)]
+    code, _, stderr = inlier(
+        "train", plates, "--method", "memseg", *options, "--textures", textures, "--log", "tensorboard", "--out", out
+    )
+    assert code == 0 and f"1 pictures in {textures}" in stderr, stderr
+    events = EventAccumulator(str(out) + ".run/log").Reload()
+    assert [e.step for e in events.Scalars("loss")] == [1, 2, 3, 4]
+    assert len(events.Scalars("learning rate")) == 4 and len(events.Scalars("simulated defects")) == 2
+    assert (tmp_path / "m.inlier.run/look-000004.png").is_file()
+
+
+def test_options_that_a_method_does_not_have(inlier, plates, tmp_path):
+    for options, words in (
+        (("--textures", tmp_path), "unknown setting 'textures'"),
+        (("--log", "wandb"), "unknown log 'wandb'"),
+    ):
+        code, _, stderr = inlier("train", plates, "--method", "padim", *options, "--out", tmp_path / "m.inlier")
+        assert code == 2 and words in stderr

@@ -42,7 +42,7 @@ def test_texts_become_values_of_the_fields_type(text, value):
         ("minutes=0", "setting 'minutes': 0 is out of range, it must be at least 1"),
         ("minutes=2.5", "setting 'minutes': '2.5' is not a whole number or none"),
         ("fan=maybe", "setting 'fan': 'maybe' is not true or false"),
-        ("filter=cubic", "setting 'filter': 'cubic' is not one of bilinear, lanczos"),
+        ("filter=cubic", "setting 'filter': 'cubic' is not one of bilinear, bicubic, lanczos"),
         ("degree=5", "unknown setting 'degree'. Did you mean 'degrees'"),
         ("taps=", r"setting 'taps': \(\) is not a list"),
         ("fan", "'fan' is not KEY=VALUE"),

@@ -26,6 +26,7 @@ _HOME = {
     "Prediction": "inlier.detector",
     "load": "inlier.detector",
     "evaluate": "inlier.evaluation",
+    "MemSeg": "inlier.methods.memseg",
     "PaDiM": "inlier.methods.padim",
     "SimpleNet": "inlier.methods.simplenet",
 }
@@ -33,6 +34,7 @@ __all__ = [
     "Dataset",
     "Detector",
     "InlierError",
+    "MemSeg",
     "PaDiM",
     "Prediction",
     "SimpleNet",

@@ -35,6 +35,10 @@ Alpha = Annotated[
     float | None, typer.Option(help="Accepted false-alarm rate. Default: 0.01, or the lowest that can be promised.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Textures = Annotated[
+    Path | None, typer.Option(help="Folder of pictures that simulated defects take foreign texture from, e.g. DTD.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Decides everything random.")]
 Workers = Annotated[int, typer.Option(min=1, max=64, help="Threads that read pictures.")]
 
 
@@ -100,12 +104,16 @@ def train(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeat for several.")
     ] = None,
     calibration: Annotated[str | None, typer.Option(help="split, folds or none. Default: the method's own.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Decides everything random.")] = 0,
+    textures: Textures = None,
+    seed: Seed = 0,
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Where to write the model.")] = Path("model.inlier"),
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a stopped run of the same command was.")
     ] = False,
+    log_with: Annotated[
+        str | None, typer.Option("--log", help="tensorboard: loss and learning rate as event files in OUT.run.")
+    ] = None,
     workers: Workers = 2,
 ) -> None:
     """Learn from the good pictures in DATA and write a model."""
@@ -115,9 +123,11 @@ def train(
     settings = type(kind.presets[preset]).parse(set_ or [])
     if backbone:
         settings["backbone"] = backbone
+    if textures:
+        settings["textures"] = str(textures)
     detector = kind(preset, seed=seed, device=device, weights=weights, **settings)
     start = time.monotonic()
-    _train(detector, data, category or [], calibration, out, resume, workers)
+    _train(detector, data, category or [], calibration, out, resume, workers, log_with)
     print(f"{out}: {method} ({preset}), {_size(out)}, fitted in {time.monotonic() - start:.0f} s")
 
 
@@ -129,12 +139,19 @@ def _train(
     out: Path,
     resume: bool = False,
     workers: int = 2,
+    log_with: str | None = None,
 ) -> None:
     _protect(out, Path(data))
     artifact.check_writable(out)
     run_folder = out.with_name(out.name + ".run")
     detector.fit(
-        data, categories=categories, calibration=calibration, run_folder=run_folder, resume=resume, workers=workers
+        data,
+        categories=categories,
+        calibration=calibration,
+        run_folder=run_folder,
+        resume=resume,
+        workers=workers,
+        log_with=log_with,
     )
     detector.save(out)
 
@@ -325,14 +342,56 @@ def list_methods(name: Annotated[str | None, typer.Argument(help="Show this meth
 
 
 @app.command()
-def demo(out: Annotated[Path, typer.Option(help="Folder for models and reports.")] = Path("inlier-demo")) -> None:
+def preview(
+    data: Data,
+    category: Categories = None,
+    textures: Textures = None,
+    foreground: Annotated[
+        str, typer.Option(help="Where defects may lie: auto, whole, released, brighter, darker, darker:120, ...")
+    ] = "auto",
+    size: Annotated[int, typer.Option(min=32, max=1024, help="Height and width of the pictures.")] = 256,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Where to write the picture.")] = Path("preview.png"),
+) -> None:
+    """Draw what simulated defects on the good pictures of DATA look like, step by step."""
+    from inlier.data.datasets import open_dataset
+    from inlier.data.images import Preprocess, read_batches
+    from inlier.data.simulation import LOOKED_AT, Simulator, foreground_rule, open_textures
+    from inlier.report.preview import IMAGES, preview_sheet
+
+    dataset = open_dataset(data, category or [])
+    log.info("data: %s", dataset.layout)
+    source = open_textures(textures)
+    for name in dataset.categories:
+        paths = [str(sample.source) for sample in dataset.train if sample.category == name][:LOOKED_AT]
+        if not paths:
+            raise InlierError(f"{dataset.name}: {name} has no good training images")
+        target = out if len(dataset.categories) == 1 else out.with_stem(f"{out.stem}-{name}")
+        _protect(target, *map(Path, paths))
+        batches = read_batches(paths, Preprocess(size))
+        pictures = [(255 * image).round().astype("uint8").transpose(1, 2, 0) for b in batches for image in b.images]
+        simulator = Simulator(seed, foreground_rule(foreground, name, pictures), source)
+        sheet = preview_sheet(pictures[:IMAGES], simulator, [Path(path).name for path in paths])
+        content = io.BytesIO()
+        sheet.save(content, target.suffix[1:] or "png")
+        artifact.write_bytes(target, content.getvalue())
+        print(f"{target}: {simulator.describe()}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for models and reports.")] = Path("inlier-demo"),
+    method: Annotated[
+        list[str] | None, typer.Option(help="Repeat for several. Default: the quick ones, padim and simplenet.")
+    ] = None,
+) -> None:
     """Real solar cells: fit the light presets, compare them, write a report. A few minutes on two cores."""
     from inlier.evaluation import evaluate as run
 
     start, rows = time.monotonic(), []
-    for name in methods.names():
-        began = time.monotonic()
-        detector, model = methods.get(name)("light"), out / f"{name}.inlier"
+    detectors = {name: methods.get(name)("light") for name in method or ("padim", "simplenet")}
+    for name, detector in detectors.items():
+        began, model = time.monotonic(), out / f"{name}.inlier"
         _train(detector, "elpv", ["mono"], None, model)
         fitted = time.monotonic() - began
         results = run(detector, "elpv", categories=["mono"])
@@ -341,7 +400,9 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for models and reports."
     _print_comparison(rows)
     for name, _, _, page in rows:
         print(f"report of {name}: {page.resolve()}")
-    print(f"done in {time.monotonic() - start:.0f} s; try: inlier predict {out / methods.names()[0]}.inlier PICTURES")
+    print(
+        f"done in {time.monotonic() - start:.0f} s; try: inlier predict {out / next(iter(detectors))}.inlier PICTURES"
+    )
 
 
 def _print_comparison(rows: list[tuple[str, float, "Results", Path]]) -> None:

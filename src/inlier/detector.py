@@ -6,6 +6,7 @@ A method is one file in `methods/` with a `Settings` dataclass, a network (an `n
 """
 
 import functools
+import importlib.util
 import json
 import logging
 import os
@@ -73,16 +74,18 @@ class Scores(NamedTuple):
 
 
 class Images:
-    """Good images as the network sees them: a re-iterable source of batches."""
+    """Good images as the network sees them: a re-iterable source of batches. `categories`: each one's, in order."""
 
-    def __init__(self, sources: Sequence[Any], preprocess: Preprocess, workers: int = 2):
+    def __init__(self, sources: Sequence[Any], preprocess: Preprocess, workers: int, categories: Sequence[str]):
         self.sources, self.preprocess, self.workers = list(sources), preprocess, workers
+        self.categories = list(categories)
 
     def __len__(self) -> int:
         return len(self.sources)
 
     def subset(self, indices: Sequence[int]) -> "Images":
-        return Images([self.sources[i] for i in indices], self.preprocess, self.workers)
+        sources, categories = [self.sources[i] for i in indices], [self.categories[i] for i in indices]
+        return Images(sources, self.preprocess, self.workers, categories)
 
     def batches(self, batch_size: int, device: torch.device) -> Iterator[Tensor]:
         """RGB batches (B, 3, size, size) in [0, 1], in order."""
@@ -156,17 +159,20 @@ class Detector:
         run_folder: str | os.PathLike[str] | None = None,
         resume: bool = False,
         workers: int = 2,
+        log_with: str | None = None,
     ) -> Self:
         """Learn what good parts look like.
 
         data: a folder, a list of paths or arrays, a dataset's name, or a Dataset; only its good training images are
         used. calibration: "split", "folds" or "none" (default: the method's own). With `run_folder`, a killed fit can
-        be resumed. Raises InlierError for data that cannot be used, before anything is learned.
+        be resumed. log_with: "tensorboard" writes event files to the run folder. Raises InlierError for data that
+        cannot be used, before anything is learned.
         """
         kind = calibration or self.default_calibration
         dataset = open_dataset(data, categories)
         log.info("data: %s", dataset.layout)
         self._check_can_fit(kind, len(dataset.train))
+        _check_log(log_with, run_folder)
         device = _device(self.device)
         # a wrong tap or a missing weight file is known before thousands of pictures are read
         backbone_weights = self._load_backbone()
@@ -189,11 +195,14 @@ class Detector:
                 "data": report.fingerprint,
             },
             workers,
+            log_with,
         )
         run.identity = json.loads(json.dumps(run.identity))  # as a checkpoint gives it back: tuples become lists
-        images = Images([sample.source for sample in dataset.train], self.preprocess, workers)
+        good = dataset.train
+        categories_of = [sample.category for sample in good]
+        images = Images([sample.source for sample in good], self.preprocess, workers, categories_of)
         self._fit_and_calibrate(images, kind, run, backbone_weights)
-        self.categories_ = tuple(sorted({sample.category for sample in dataset.train}))
+        self.categories_ = tuple(sorted(set(categories_of)))
         self.fingerprint_ = report.fingerprint
         self._run = run  # its folder goes when the model is safe on disk
         return self
@@ -233,18 +242,23 @@ class Detector:
         log.info("calibration: %s", self.calibration_)
 
     def _load_backbone(self) -> dict[str, Tensor]:
-        backbone = self.build().backbone
+        backbone = self._seeded().backbone
         found: Weights = backbone.load(self.weights)
-        self.weights_source_, self.weights_licence_ = found.source, found.licence
+        self.weights_ = {"source": found.source, "licence": found.licence, "fresh": list(found.fresh)}
         log.info("backbone: %s, weights from %s", self.settings.backbone, found.source)
+        if found.fresh:
+            log.warning("%s: lacks %s, which start with random weights", found.source, ", ".join(found.fresh))
         return dict(backbone.state_dict())
 
     def _network(self, device: torch.device, backbone_weights: dict[str, Tensor]) -> Any:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            network = self.build()
+        network = self._seeded()
         network.backbone.load_state_dict(backbone_weights)
         return network.to(device)
+
+    def _seeded(self) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return self.build()
 
     def _score_all(self, network: nn.Module, images: Images, device: torch.device) -> tuple[NDArray[Any], NDArray[Any]]:
         scores, peaks = [], []
@@ -348,7 +362,7 @@ class Detector:
             "categories": list(self.categories_),
             "calibration": {"kind": self.calibration_.kind, "n": len(self.calibration_.scores)},
             "data": self.fingerprint_,
-            "weights": {"source": self.weights_source_, "licence": self.weights_licence_},
+            "weights": self.weights_,
         }
 
     def pack(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -375,10 +389,7 @@ class Detector:
                 tensors["calibration.peaks"].numpy(),
             )
             detector.categories_, detector.fingerprint_ = tuple(header["categories"]), header["data"]
-            detector.weights_source_, detector.weights_licence_ = (
-                header["weights"]["source"],
-                header["weights"]["licence"],
-            )
+            detector.weights_ = header["weights"]
         except (KeyError, TypeError, RuntimeError) as error:
             raise artifact.ArtifactError(
                 f"{path}: does not fit method '{cls.name}' of inlier {__version__}: {error}"
@@ -449,6 +460,17 @@ class Calibration:
         n = len(self.scores)
         lowest = calibration.smallest_alpha(n)
         return f"{self.kind}, {n} good images; alpha from {lowest:.4g}: {calibration.PROMISES[self.kind]}"
+
+
+def _check_log(log_with: str | None, run_folder: Any) -> None:
+    if log_with is None:
+        return
+    if log_with != "tensorboard":
+        raise InlierError(f"unknown log '{log_with}'. Known: tensorboard")
+    if not run_folder:
+        raise InlierError("a log needs a run_folder to be written to")
+    if not importlib.util.find_spec("tensorboard"):
+        raise InlierError("the log 'tensorboard' needs that package: pip install 'inlier[tensorboard]'")
 
 
 def _device(name: str) -> torch.device:

@@ -32,7 +32,7 @@ class Settings:
     shorter_side: int | None = setting(
         None, "resize the shorter side to this, then crop the centre; none: stretch the whole image", low=32, high=8192
     )
-    filter: str = setting("bilinear", "resampling of the picture", choices=("bilinear", "lanczos"))
+    filter: str = setting("bilinear", "resampling of the picture", choices=("bilinear", "bicubic", "lanczos"))
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))

@@ -1,9 +1,10 @@
 """The one visible training loop, and the run folder that lets a killed run go on where it stopped."""
 
+import contextlib
 import logging
 import math
-import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +23,9 @@ from inlier.progress import progress
 
 log = logging.getLogger("inlier")
 CHECKPOINT_EVERY = 30.0  # seconds
+MEMORY_SHARE = 0.25  # of the free memory that a cache may take before it goes to a file
+NUMPY = {torch.float16: np.float16, torch.uint8: np.uint8}
+GIB = 2**30
 
 
 @dataclass
@@ -36,6 +41,7 @@ class Run:
     resume: bool = False
     identity: dict[str, Any] = field(default_factory=dict)
     workers: int = 2
+    log: str | None = None  # "tensorboard": event files in the run folder
 
     @property
     def checkpoint(self) -> Path | None:
@@ -54,10 +60,43 @@ class Run:
             mixed = (mixed * 1_000_003 + part + 1) % (2**63)
         return torch.Generator().manual_seed(mixed)
 
+    def cache(self, shape: Sequence[int], dtype: torch.dtype, name: str) -> Tensor:
+        """An empty tensor in memory or, where it would take much of what is free, in a file of the run folder.
+
+        The file has no name from the start where the system allows it: it goes with the process, whatever ends that.
+        """
+        import psutil
+
+        size, free = math.prod(shape) * dtype.itemsize, psutil.virtual_memory().available
+        in_memory = size < MEMORY_SHARE * free
+        log.info("%s: %.2f GiB, kept in %s", name, size / GIB, "memory" if in_memory else "a temporary file")
+        if in_memory:
+            return torch.empty(*shape, dtype=dtype)
+        file = tempfile.TemporaryFile(dir=self.new_folder())  # noqa: SIM115 (the map outlives this function)
+        return torch.from_numpy(np.memmap(file, NUMPY[dtype], "w+", shape=tuple(shape)))
+
     def close(self) -> None:
-        """The fit is done: the run folder has served."""
-        if self.folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """The fit is done and saved: checkpoints go; pictures and logs of the training, where there are any, stay."""
+        if self.folder and self.folder.is_dir():
+            for checkpoint in self.folder.rglob("*.safetensors"):
+                checkpoint.unlink()
+            for folder in sorted([*self.folder.rglob("*/"), self.folder], reverse=True):
+                with contextlib.suppress(OSError):  # not empty
+                    folder.rmdir()
+
+
+@dataclass
+class Check:
+    """A look at the model every so many steps, at anything but test pictures.
+
+    look(model, step) returns how good it is, higher = better. keep: "last" (the model is what the last step left) or
+    "best" (what the best look saw). patience: stop after so many looks in a row without a better one; 0: never.
+    """
+
+    look: Callable[[nn.Module, int], float]
+    every: int
+    keep: str = "last"
+    patience: int = 0
 
 
 def train(
@@ -66,28 +105,37 @@ def train(
     loss: Callable[[nn.Module, int], Tensor],
     steps: int,
     run: Run,
-    label: str = "training",
+    *,
+    schedule: Callable[[int], float] | None = None,
+    check: Check | None = None,
 ) -> nn.Module:
     """Take `steps` steps; `loss(model, step)` draws its batch and noise from `run.generator(step)`.
 
-    A checkpoint is kept in the run folder every half minute and on Ctrl-C or SIGTERM; with `run.resume` the loop goes
-    on from it and ends, bit for bit, where an unbroken run would. A loss that is not finite raises InlierError with the
-    step; the last good checkpoint stays. The last step is the model: no step is picked by looking at anything.
+    schedule(step) gives the learning rate of all optimizers (default: the one they were made with). A checkpoint is
+    kept in the run folder every half minute and on Ctrl-C or SIGTERM; with `run.resume` the loop goes on from it and
+    ends, bit for bit, where an unbroken run would. A loss that is not finite raises InlierError with the step; the last
+    good checkpoint stays. Without a check that says otherwise the last step is the model.
     """
     from accelerate import Accelerator
 
-    accelerator = Accelerator(cpu=run.device.type == "cpu")
+    log_folder = run.new_folder() if run.log else None
+    accelerator = Accelerator(cpu=run.device.type == "cpu", log_with=run.log, project_dir=log_folder)
+    if run.log:
+        accelerator.init_trackers("log")
     model, *optimizers = accelerator.prepare(model.train(), *optimizers)
     if run.checkpoint and run.checkpoint.is_file() and not run.resume:
         log.warning("%s: left by a stopped run, replaced by this one (--resume would go on with it)", run.checkpoint)
-    step = _restore(model, optimizers, run) if run.resume else 0
+    state = _restore(model, optimizers, run) if run.resume else _State()
     saved = time.monotonic()
-    with progress(label, steps) as show, _interrupt_between_steps() as interrupted:
-        while step < steps and not interrupted():
-            value = loss(model, step)
+    with progress("training", steps) as show, _interrupt_between_steps() as interrupted:
+        while state.step < steps and not interrupted() and not state.is_over(check):
+            if schedule:
+                for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+                    group["lr"] = schedule(state.step)
+            value = loss(model, state.step)
             if not math.isfinite(value.item()):
                 raise InlierError(
-                    f"the loss became {value.item()} at step {step + 1} of {steps}: lower the learning rates"
+                    f"the loss became {value.item()} at step {state.step + 1} of {steps}: lower the learning rates"
                     + (f"; the last good checkpoint is {run.checkpoint}" if run.checkpoint else "")
                 )
             for optimizer in optimizers:
@@ -95,16 +143,46 @@ def train(
             accelerator.backward(value)
             for optimizer in optimizers:
                 optimizer.step()
-            step += 1
-            show(step, f"loss {value.item():.4f}")
+            state.step += 1
+            rate = optimizers[0].param_groups[0]["lr"]
+            show(state.step, f"loss {value.item():.4f}, learning rate {rate:.2g}")
+            accelerator.log({"loss": value.item(), "learning rate": rate}, state.step)
+            if check and state.step % check.every == 0:
+                state.note(check.look(model.eval(), state.step), model, check)
+                model.train()
+                accelerator.log({"simulated defects": state.values[-1]}, state.step)
             if time.monotonic() - saved > CHECKPOINT_EVERY:
-                _save(model, optimizers, step, run)
+                _save(model, optimizers, state, run)
                 saved = time.monotonic()
-    if step < steps:
-        _save(model, optimizers, step, run)
-        log.warning("stopped at step %d of %d%s", step, steps, ", kept for --resume" if run.folder else "")
+    accelerator.end_training()
+    if state.step < steps and not state.is_over(check):
+        _save(model, optimizers, state, run)
+        log.warning("stopped at step %d of %d%s", state.step, steps, ", kept for --resume" if run.folder else "")
         raise KeyboardInterrupt
-    return accelerator.unwrap_model(model).eval()
+    model = accelerator.unwrap_model(model).eval()
+    if state.best:
+        model.load_state_dict(state.best)
+    return model
+
+
+@dataclass
+class _State:
+    """What, beside model and optimizers, decides how a run goes on."""
+
+    step: int = 0
+    values: list[float] = field(default_factory=list)  # of all looks so far
+    best: dict[str, Tensor] = field(default_factory=dict)  # the model at the best of them
+
+    def note(self, value: float, model: nn.Module, check: Check) -> None:
+        if check.keep == "best" and value > max(self.values, default=-math.inf):
+            self.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        self.values.append(value)
+
+    def is_over(self, check: Check | None) -> bool:
+        """The last `patience` looks were no better than one before."""
+        if not check or not check.patience or not self.values:
+            return False
+        return len(self.values) - 1 - self.values.index(max(self.values)) >= check.patience
 
 
 @contextmanager
@@ -123,20 +201,21 @@ def _interrupt_between_steps() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _save(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], step: int, run: Run) -> None:
+def _save(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], state: _State, run: Run) -> None:
     if run.checkpoint is None:
         return
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
     for i, optimizer in enumerate(optimizers):
-        for j, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{j}.{name}": tensor for name, tensor in state.items()}
-    artifact.write(run.checkpoint, tensors, {"step": step, "identity": run.identity})
+        for j, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{j}.{name}": tensor for name, tensor in moments.items()}
+    artifact.write(run.checkpoint, tensors, {"step": state.step, "values": state.values, "identity": run.identity})
 
 
-def _restore(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], run: Run) -> int:
+def _restore(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], run: Run) -> _State:
     if run.checkpoint is None or not run.checkpoint.is_file():
         log.info("nothing to resume: starting from the first step")
-        return 0
+        return _State()
     try:
         tensors, header = artifact.read(run.checkpoint)
     except artifact.ArtifactError as error:
@@ -160,4 +239,4 @@ def _restore(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], run:
                 states.setdefault(int(parameter), {})[key] = tensor
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     log.info("resumed at step %d", header["step"])
-    return int(header["step"])
+    return _State(header["step"], header["values"], groups.get("best", {}))

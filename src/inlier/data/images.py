@@ -21,7 +21,7 @@ from inlier.errors import InlierError
 ImageSource = Path | str | np.ndarray | Image.Image
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # a closed list: some of Pillow's readers start other programs
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "lanczos": Image.Resampling.LANCZOS}
+FILTERS = {name: Image.Resampling[name.upper()] for name in ("bilinear", "bicubic", "lanczos")}
 
 # Pillow warns from half of the size that is refused here on. A filter set around each call would not be thread-safe.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -135,7 +135,7 @@ class Preprocess:
 
     size: int
     shorter_side: int | None = None
-    filter: Literal["bilinear", "lanczos"] = "bilinear"
+    filter: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
 
     def __post_init__(self) -> None:
         if self.size < 1:

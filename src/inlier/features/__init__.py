@@ -1,7 +1,8 @@
 """Frozen pretrained networks that turn pictures into feature maps."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,7 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         # a third faster on a CPU, the same numbers up to rounding
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.learning, self.batch_statistics = set[str](), False
         self.requires_grad_(False).eval()
         with torch.no_grad():
             self.channels = [m.shape[1] for m in self(torch.zeros(1, 3, 128, 128))]
@@ -78,16 +80,42 @@ class Backbone(nn.Module):
             maps[layer] = x
         return [maps[layer] for layer in self.layers]
 
+    def stages(self) -> list[str]:
+        """Names of all layers in the order of computation; a network of timm is one frozen whole and names none."""
+        return [] if self.name.startswith("timm:") else [layer for layer, _ in _stages(self.net)]
+
+    def unfreeze(self, layers: Iterable[str], batch_statistics: bool = False) -> None:
+        """Let some layers learn; `load` accepts that a file lacks them, they start afresh then.
+
+        batch_statistics: in training every batch norm uses its batch and its running statistics drift, frozen or not.
+        """
+        self.learning, self.batch_statistics = set(layers), batch_statistics
+        for layer, stage in _stages(self.net):
+            stage.requires_grad_(layer in self.learning)
+
     def train(self, mode: bool = True) -> "Backbone":
-        """Frozen for good: batch norm keeps its pretrained statistics whatever mode the owner is in."""
-        return super().train(False)
+        """Frozen layers stay so: their batch norm keeps its pretrained statistics whatever mode the owner is in."""
+        super().train(False)
+        for layer, stage in _stages(self.net):
+            stage.train(mode and (self.batch_statistics or layer in self.learning))
+        return self
 
     def load(self, path: str | os.PathLike[str] | None = None) -> Weights:
-        """Fill in pretrained weights (see weights.find_weights); a needed tensor that is missing is an error."""
+        """Fill in pretrained weights (see weights.find_weights); a needed tensor that is missing is an error.
+
+        Layers that learn may be missing as a whole: they keep their fresh weights and are named in `Weights.fresh`.
+        """
         if self.name.startswith("timm:"):
             return self._load_timm(path)
         weights = find_weights(self.name, path)
-        wanted = self.net.state_dict()
+        fresh = sorted(
+            layer for layer in self.learning if not any(key.startswith(f"{layer}.") for key in weights.tensors)
+        )
+        wanted = {
+            key: tensor
+            for key, tensor in self.net.state_dict().items()
+            if not key.startswith(tuple(f"{layer}." for layer in fresh))
+        }
         missing = [key for key in wanted if key not in weights.tensors and not key.endswith("num_batches_tracked")]
         if missing:
             raise InlierError(
@@ -101,7 +129,8 @@ class Backbone(nn.Module):
                     f"{weights.source}: '{key}' has the shape {shape}, {self.name} needs {tuple(tensor.shape)}"
                 )
         self.net.load_state_dict({key: weights.tensors[key] for key in wanted if key in weights.tensors}, strict=False)
-        return weights
+        with_weights = [layer for layer, stage in _stages(self.net) if any(True for _ in stage.parameters())]
+        return replace(weights, fresh=tuple(layer for layer in fresh if layer in with_weights))
 
     def _load_timm(self, path: str | os.PathLike[str] | None) -> Weights:
         import timm

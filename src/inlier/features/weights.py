@@ -56,6 +56,7 @@ class Weights:
     tensors: dict[str, Tensor]
     source: str  # path or hub repository, for the artifact's record
     licence: str
+    fresh: tuple[str, ...] = ()  # layers that the source lacks and that start with random weights
 
 
 def find_weights(backbone: str, path: str | os.PathLike[str] | None = None) -> Weights:

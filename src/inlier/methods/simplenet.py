@@ -12,28 +12,21 @@ is never seen. The preset `light` standardises every feature on the fitted image
 deviations, because the paper's 0.015 has a meaning only at the scale of the paper's backbone.
 """
 
-import logging
 import math
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inlier import settings
-from inlier.detector import GIB, Detector, Images
+from inlier.detector import Detector, Images
 from inlier.errors import InlierError
 from inlier.features import Backbone
 from inlier.maps import smooth_upsample_matrix
 from inlier.progress import progress
 from inlier.settings import setting
 from inlier.training import Run, train
-
-log = logging.getLogger("inlier")
-MEMORY_SHARE = 0.25  # of the free memory that cached features may take before they go to a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,44 +196,33 @@ class SimpleNet(Detector):
 
     def learn(self, network: Network, images: Images, run: Run) -> None:
         s = self.settings
-        with tempfile.TemporaryDirectory(prefix="inlier-", dir=run.new_folder()) as folder:
-            cache = cache_features(network, images, run, Path(folder))
-            width = cache.shape[-1]
-            mean, std = standardisation(cache) if s.standardise else (torch.zeros(width), torch.ones(width))
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(run.seed)
-                head = Head(width, s.hidden)
-            head, mean, std = head.to(run.device), mean.to(run.device), std.to(run.device)
+        cache = cache_features(network, images, run)
+        width = cache.shape[-1]
+        mean, std = standardisation(cache) if s.standardise else (torch.zeros(width), torch.ones(width))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.seed)
+            head = Head(width, s.hidden)
+        head, mean, std = head.to(run.device), mean.to(run.device), std.to(run.device)
 
-            steps_per_epoch = math.ceil(len(images) / s.batch_size)
+        steps_per_epoch = math.ceil(len(images) / s.batch_size)
 
-            def loss(model: nn.Module, step: int) -> Tensor:
-                epoch, i = divmod(step, steps_per_epoch)
-                order = torch.randperm(len(images), generator=run.generator(epoch))
-                chosen = order[i * s.batch_size : (i + 1) * s.batch_size].sort().values
-                features = cache[chosen].to(run.device).flatten(0, 1).float()
-                noise = s.noise * torch.randn(features.shape, generator=run.generator(epoch, i)).to(run.device)
-                good, disturbed = model((features - mean) / std, noise)
-                return truncated_l1(good, disturbed, s.margin)
+        def loss(model: nn.Module, step: int) -> Tensor:
+            epoch, i = divmod(step, steps_per_epoch)
+            order = torch.randperm(len(images), generator=run.generator(epoch))
+            chosen = order[i * s.batch_size : (i + 1) * s.batch_size].sort().values
+            features = cache[chosen].to(run.device).flatten(0, 1).float()
+            noise = s.noise * torch.randn(features.shape, generator=run.generator(epoch, i)).to(run.device)
+            good, disturbed = model((features - mean) / std, noise)
+            return truncated_l1(good, disturbed, s.margin)
 
-            train(head, make_optimizers(head, s), loss, s.epochs * steps_per_epoch, run)
+        train(head, make_optimizers(head, s), loss, s.epochs * steps_per_epoch, run)
         with torch.no_grad():
             network.fuse(head, mean, std)
 
 
-def cache_features(network: Network, images: Images, run: Run, folder: Path) -> Tensor:
-    """(N, h * w, features) float16 patch features of all images, in memory or, where large, in a file in `folder`."""
-    import psutil
-
-    shape = (len(images), math.prod(network.grid), network.matrix.shape[1])
-    size, free = 2 * math.prod(shape), psutil.virtual_memory().available
-    log.info(
-        "features: %.2f GiB, kept in %s", size / GIB, "memory" if size < MEMORY_SHARE * free else f"a file in {folder}"
-    )
-    if size < MEMORY_SHARE * free:
-        cache = torch.empty(shape, dtype=torch.float16)
-    else:
-        cache = torch.from_numpy(np.memmap(folder / "features", np.float16, "w+", shape=shape))
+def cache_features(network: Network, images: Images, run: Run) -> Tensor:
+    """(N, h * w, features) float16 patch features of all images."""
+    cache = run.cache((len(images), math.prod(network.grid), network.matrix.shape[1]), torch.float16, "features")
     done = 0
     with progress("computing features", len(images)) as show, torch.inference_mode():
         for batch in images.batches(8, run.device):

@@ -1,0 +1,433 @@
+"""Simulated defects: the numbers of the released code, exact masks, and nothing left to the order of things."""
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from golden import load
+from inlier.data.simulation import (
+    FALLBACK_SHARE,
+    OPERATIONS,
+    RELEASED,
+    WHOLE,
+    Foreground,
+    Simulator,
+    Textures,
+    blend,
+    choose_foreground,
+    draw_noise,
+    draw_structure,
+    foreground_rule,
+    grey,
+    open_textures,
+    otsu,
+    perlin_noise,
+    shuffle_tiles,
+)
+from inlier.errors import InlierError
+from inlier.report.preview import _result, preview_sheet
+
+CASE, TENSORS = load("memseg_data")
+GOLDEN = {name: tensor.numpy() for name, tensor in TENSORS.items()}
+RNG = np.random.default_rng(0)
+PICTURE = RNG.integers(0, 256, (48, 64, 3), np.uint8)
+
+
+def unpack(name, shape):
+    return np.unpackbits(GOLDEN[name], count=shape[0] * shape[1]).reshape(shape).astype(bool)
+
+
+def disc(part, background, radius=20, size=96):
+    """A round part in the middle of a plain picture, with the grain of a camera."""
+    y, x = np.indices((size, size)) - size / 2
+    values = np.where(x**2 + y**2 < radius**2, float(part), float(background))
+    return np.repeat((values + RNG.normal(0, 3, values.shape)).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def rgb(values):
+    return np.repeat(np.asarray(values).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+@pytest.fixture
+def textures(tmp_path):
+    for name in ("a.png", "deep/b.jpg", "deep/er/c.png"):
+        path = tmp_path / "textures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RNG.integers(0, 256, (30, 20, 3), np.uint8)).save(path)
+    return open_textures(tmp_path / "textures")
+
+
+# --- the released code's numbers
+
+
+@pytest.mark.parametrize("name", CASE["config"]["perlin"])
+def test_perlin_noise(name):
+    height, width, *_ = CASE["config"]["perlin"][name]
+    noise = perlin_noise(GOLDEN[f"in.perlin.{name}.u"], height, width)
+    if f"out.perlin.{name}.noise" in GOLDEN:  # the others are left out for size
+        np.testing.assert_allclose(noise, GOLDEN[f"out.perlin.{name}.noise"], rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(noise > 0.5, unpack(f"out.perlin.{name}.mask", noise.shape))
+
+
+@pytest.mark.parametrize("index, name", list(enumerate(CASE["config"]["blends"])))
+def test_foreground_and_blend(index, name):
+    used, threshold, brighter, beta = CASE["config"]["blends"][name]
+    assert float(GOLDEN["in.blend.beta"][index]) == pytest.approx(beta)
+    image, source = GOLDEN["in.blend.image"], GOLDEN["in.blend.source"]
+    foreground = (Foreground(threshold, not brighter, radius=0) if used else WHOLE)(image)
+    if used:
+        np.testing.assert_array_equal(foreground, unpack(f"out.blend.{name}.foreground", foreground.shape))
+    mask = unpack("in.blend.mask", foreground.shape) & foreground
+    np.testing.assert_array_equal(mask, unpack(f"out.blend.{name}.mask", mask.shape))
+    blended = blend(image, source, mask, float(GOLDEN["in.blend.beta"][index]))
+    np.testing.assert_array_equal(blended, GOLDEN[f"out.blend.{name}.image"])
+
+
+def test_tiles():
+    shuffled = shuffle_tiles(GOLDEN["in.blend.image"], (8, 8), GOLDEN["out.tiles.order"])
+    np.testing.assert_array_equal(shuffled, GOLDEN["out.tiles.image"])
+
+
+# --- noise and tiles at sizes that do not divide
+
+
+def test_noise_is_zero_at_every_corner_of_the_cells():
+    noise = perlin_noise(RNG.random((4, 6)), 30, 50)
+    np.testing.assert_allclose(noise[::10, ::10], 0, atol=1e-15)
+    assert noise.std() > 0.1
+
+
+def test_noise_of_cells_without_a_whole_number_of_pixels():
+    angles = RNG.random((4, 4))
+    coarse, fine = perlin_noise(angles, 20, 31), perlin_noise(angles, 200, 310)
+    np.testing.assert_allclose(coarse, fine[::10, ::10], atol=1e-12)
+
+
+def test_turned_noise_comes_from_the_generator_alone():
+    first, second = (draw_noise(np.random.default_rng(5), (40, 60)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert first.shape == (40, 60) and first.dtype == np.float32 and np.abs(first).max() < 1.5
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (50, 61), (3, 5)])
+def test_tiles_of_any_size(shape):
+    image = RNG.integers(0, 256, (*shape, 3), np.uint8)
+    np.testing.assert_array_equal(shuffle_tiles(image, (4, 8), range(32)), image)
+    shuffled = shuffle_tiles(image, (4, 8), RNG.permutation(32))
+    assert shuffled.shape == image.shape
+    colours = {tuple(pixel) for pixel in image.reshape(-1, 3)}
+    assert {tuple(pixel) for pixel in shuffled.reshape(-1, 3)} <= colours
+
+
+def test_tiles_that_divide_only_move():
+    shuffled = shuffle_tiles(PICTURE, (4, 8), np.roll(np.arange(32), 1))
+    np.testing.assert_array_equal(shuffled[:12, 8:], PICTURE[:12, :-8])
+    np.testing.assert_array_equal(shuffled[:12, :8], PICTURE[-12:, -8:])
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
+def test_every_operation_keeps_size_and_kind_and_changes_something(operation):
+    image = Image.fromarray(PICTURE)
+    results = [operation(image, np.random.default_rng(seed)) for seed in range(8)]
+    assert {(result.size, result.mode) for result in results} == {((64, 48), "RGB")}
+    assert any(np.asarray(result).tobytes() != PICTURE.tobytes() for result in results)
+
+
+def test_structure_is_made_of_the_picture():
+    flat = np.full((40, 40, 3), 128, np.uint8)
+    flat[:20] = 60
+    source = draw_structure(np.random.default_rng(0), flat)
+    assert source.shape == flat.shape and source.dtype == np.uint8
+    assert source.tobytes() != flat.tobytes()
+
+
+# --- foreground
+
+
+def test_grey_weighs_the_colours():
+    pixels = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]], np.uint8)
+    assert grey(pixels).tolist() == [[76, 150, 29, 255]]
+
+
+def test_otsu_splits_in_the_middle_of_two_peaks():
+    values = np.repeat(np.array([[50, 200]], np.uint8), 8, axis=0)
+    threshold, explained = otsu(values)
+    assert 120 <= threshold <= 130 and explained == pytest.approx(1)
+    assert otsu(np.full((4, 4), 7, np.uint8)) == (7, 0.0)
+
+
+def test_opening_removes_dust_and_closing_fills_pin_holes():
+    image = np.full((40, 40, 3), 200, np.uint8)
+    image[5, 5] = 0  # dust
+    image[15:30, 15:] = 0  # a part that reaches the border
+    wanted = image[..., 0] == 0
+    image[20, 20] = 200  # a pin hole
+    assert Foreground(100, darker=True, radius=0)(image).tolist() == (image[..., 0] == 0).tolist()
+    wanted[5, 5] = False
+    np.testing.assert_array_equal(Foreground(100, darker=True)(image), wanted)
+    np.testing.assert_array_equal(Foreground("otsu", darker=True)(image), wanted)
+
+
+@pytest.mark.parametrize("part, background, darker", [(60, 200, True), (210, 30, False)])
+def test_the_part_is_what_avoids_the_border(part, background, darker):
+    rule = choose_foreground([disc(part, background) for _ in range(5)])
+    assert rule == Foreground("otsu", darker)
+    mask = rule(disc(part, background))
+    assert mask[48, 48] and not mask[0, 0]
+    assert mask.mean() == pytest.approx(np.pi * 20**2 / 96**2, rel=0.05)
+
+
+def stripes():
+    return rgb(np.where(np.indices((96, 96))[1] // 8 % 2, 200, 40))
+
+
+def cell():
+    """Hardly any background, and dark lines that belong to the part."""
+    values = np.full((96, 96), 180.0)
+    values[[0, 1, -1, -2]] = values[:, [0, 1, -1, -2]] = values[30:33] = values[60:63] = 20
+    return rgb(values)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        lambda: rgb(RNG.normal(120, 30, (96, 96))),
+        lambda: rgb(np.tile(np.linspace(20, 220, 96), (96, 1))),
+        lambda: rgb(np.full((96, 96), 90)),
+        lambda: rgb(np.where(RNG.random((96, 96)) < 0.05, 20, 200)),
+        stripes,
+        cell,
+    ],
+    ids=["grain", "gradient", "one colour", "speckles", "stripes", "no background"],
+)
+def test_without_a_clear_part_the_whole_picture_counts(picture):
+    assert choose_foreground([picture() for _ in range(4)]) == WHOLE
+    assert WHOLE(picture()).all()
+
+
+def test_the_good_images_must_agree():
+    dark, bright = disc(60, 200), disc(200, 60)
+    assert choose_foreground([dark] * 9 + [bright]) == Foreground("otsu", darker=True)
+    assert choose_foreground([dark] * 6 + [bright] * 4) == WHOLE
+    assert choose_foreground([]) == WHOLE
+
+
+@pytest.mark.parametrize(
+    "choice, rule",
+    [
+        ("whole", WHOLE),
+        ("brighter", Foreground("otsu", False)),
+        ("darker", Foreground("otsu", True)),
+        ("darker:120", Foreground(120, True)),
+        ("brighter:0", Foreground(0, False)),
+        ("released", RELEASED["screw"]),
+        ("auto", Foreground("otsu", True)),
+    ],
+)
+def test_a_rule_by_name(choice, rule):
+    assert foreground_rule(choice, "screw", [disc(60, 200)]) == rule
+
+
+@pytest.mark.parametrize("choice", ["", "darker:", "darker:x", "darker:300", "otsu", "auto:3", "lighter:3"])
+def test_an_unknown_rule_is_refused(choice):
+    with pytest.raises(InlierError, match="foreground|threshold"):
+        foreground_rule(choice, "screw", [])
+
+
+def test_the_released_table_knows_mvtec_only():
+    assert len(RELEASED) == 15
+    with pytest.raises(InlierError, match="no released rule for 'bolt'.*bottle"):
+        foreground_rule("released", "bolt", [])
+
+
+# --- textures
+
+
+def test_textures_of_a_folder_and_its_subfolders(textures):
+    assert [path.name for path in textures.paths] == ["a.png", "b.jpg", "c.png"]
+    drawn = {textures.draw(np.random.default_rng(seed), 24, 32).tobytes() for seed in range(20)}
+    assert len(drawn) == 3
+    expected = Image.open(textures.paths[0]).resize((32, 24), Image.Resampling.BILINEAR)
+    assert np.asarray(expected).tobytes() in drawn
+
+
+def test_a_grey_texture_of_16_bit(tmp_path):
+    Image.fromarray(np.full((8, 8), 257 * 100, np.uint16)).save(tmp_path / "deep.png")
+    drawn = open_textures(tmp_path).draw(np.random.default_rng(0), 4, 6)
+    np.testing.assert_array_equal(drawn, np.full((4, 6, 3), 100, np.uint8))
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path):
+    with pytest.raises(InlierError, match="no pictures"):
+        open_textures(tmp_path)
+    with pytest.raises(InlierError, match="cannot list"):
+        open_textures(tmp_path / "nowhere")
+
+
+def test_all_unreadable_textures_are_named_at_once(tmp_path, textures):
+    folder = tmp_path / "textures"
+    (folder / "empty.png").touch()
+    (folder / "text.jpg").write_text("not a picture")
+    with pytest.raises(InlierError, match=r"2 of 5 textures cannot be read") as error:
+        open_textures(folder)
+    assert "empty.png" in str(error.value) and "text.jpg" in str(error.value) and "a.png" not in str(error.value)
+
+
+def test_a_truncated_texture_is_named_when_it_is_drawn(tmp_path):
+    Image.fromarray(PICTURE).save(tmp_path / "cut.jpg")
+    data = (tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
+    with pytest.raises(InlierError, match=r"cut\.jpg: cannot be decoded"):
+        Textures((tmp_path / "cut.jpg",), "one").draw(np.random.default_rng(0), 8, 8)
+
+
+def test_without_a_folder_the_textures_of_scikit_image_are_taken(tmp_path, monkeypatch):
+    package = tmp_path / "skimage"
+    (package / "data").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('must not be imported')")
+    monkeypatch.setattr("sys.path", [str(tmp_path)])  # stands for the installed package, which is optional
+    monkeypatch.delitem(__import__("sys").modules, "skimage", raising=False)
+    assert open_textures() is None  # a version without the pictures
+    for name in ("brick", "grass", "gravel"):
+        Image.new("L", (8, 8), 90).save(package / "data" / f"{name}.png")
+    found = open_textures()
+    assert [path.stem for path in found.paths] == ["brick", "grass", "gravel"]
+    assert "scikit-image" in replace(Simulator(), textures=found).describe()
+
+
+def test_without_any_textures_there_is_only_structure(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert open_textures() is None
+    simulator = Simulator(texture_share=1.0)
+    assert {simulator(PICTURE, (k,)).kind for k in range(8)} == {"structure"}
+    assert "texture" not in simulator.describe()
+
+
+# --- the whole simulation
+
+
+def equal(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a, b))
+
+
+@pytest.mark.parametrize("foreground", [WHOLE, Foreground("otsu", darker=True)])
+def test_the_mask_is_exact(textures, foreground):
+    simulator = Simulator(foreground=foreground, textures=textures)
+    image = disc(60, 200)
+    before = image.copy()
+    kinds = set()
+    for k in range(60):
+        result = simulator(image, (k,))
+        assert result.image.dtype == np.uint8 and result.mask.dtype == bool
+        assert result.mask.any() and not (result.mask & ~result.foreground).any()
+        np.testing.assert_array_equal(result.image[~result.mask], image[~result.mask])
+        kinds.add(result.kind)
+    np.testing.assert_array_equal(image, before)
+    assert kinds == {"texture", "structure"}
+
+
+def test_only_seed_and_key_decide(textures):
+    simulator = Simulator(seed=3, textures=textures)
+    forwards = [simulator(PICTURE, (1, k)) for k in range(6)]
+    copy = pickle.loads(pickle.dumps(simulator))  # as in a worker
+    backwards = [copy(PICTURE, (1, k)) for k in reversed(range(6))]
+    assert copy == simulator
+    assert all(equal(a, b) for a, b in zip(forwards, reversed(backwards)))
+    assert len({result.noise.tobytes() for result in forwards}) == 6
+    assert not np.array_equal(replace(simulator, seed=4)(PICTURE, (1, 0)).noise, forwards[0].noise)
+
+
+def test_both_kinds_of_defect_share_the_mask(textures):
+    simulator = Simulator(textures=textures)
+    texture, structure = (replace(simulator, texture_share=share)(PICTURE, (7,)) for share in (1.0, 0.0))
+    assert (texture.kind, structure.kind) == ("texture", "structure")
+    np.testing.assert_array_equal(texture.mask, structure.mask)
+
+
+def test_an_opacity_of_one_is_the_source():
+    result = Simulator(opacity=(1, 1))(PICTURE, (0,))
+    np.testing.assert_array_equal(result.image[result.mask], result.source[result.mask])
+
+
+def test_a_picture_without_foreground_is_taken_whole_and_says_so():
+    simulator = Simulator(foreground=Foreground(250))
+    result = simulator(disc(60, 200), (0,))
+    assert result.whole_image and result.foreground.all() and result.mask.any()
+    assert not simulator(disc(255, 60), (0,)).whole_image
+
+
+def test_a_mask_is_never_empty():
+    simulator = Simulator(threshold=0.999, scales=(0, 0))  # noise of one cell never gets there
+    results = [simulator(PICTURE, (k,)) for k in range(5)]
+    for result in results:
+        assert not (result.noise > 0.999).any()
+        assert result.mask.mean() == pytest.approx(FALLBACK_SHARE, rel=0.2)
+        assert result.noise[result.mask].min() >= result.noise[~result.mask].max()
+    dot = np.full((64, 64, 3), 10, np.uint8)
+    dot[40:43, 20:23] = 250
+    assert replace(simulator, foreground=Foreground(128))(dot, (0,)).mask.any()
+
+
+def test_it_says_what_it_does(textures):
+    simulator = Simulator(foreground=Foreground(120, darker=True), textures=textures, texture_share=0.25)
+    sentence = simulator.describe()
+    assert "darker than grey 120" in sentence and "25 %" in sentence and "3 pictures in" in sentence
+    assert "anywhere" in Simulator().describe()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [PICTURE[..., 0], PICTURE[..., :2], PICTURE / 255, PICTURE.astype(np.uint16), PICTURE[:0]],
+    ids=["grey", "two channels", "float", "16 bit", "no pixels"],
+)
+def test_other_pictures_are_refused(image):
+    with pytest.raises(InlierError, match="uint8"):
+        Simulator()(image, (0,))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"seed": -1},
+        {"texture_share": 1.5},
+        {"grid": (0, 8)},
+        {"opacity": (0.5, 0.2)},
+        {"opacity": (0.0, 1.0)},
+        {"scales": (3, 2)},
+        {"scales": (-1, 2)},
+        {"threshold": 1.0},
+        {"threshold": float("nan")},
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_refused(setting):
+    with pytest.raises(InlierError, match=next(iter(setting))):
+        Simulator(**setting)
+
+
+@pytest.mark.parametrize("values", [{"threshold": 256}, {"threshold": "auto"}, {"radius": -1}], ids=str)
+def test_rules_out_of_range_are_refused(values):
+    with pytest.raises(InlierError, match=next(iter(values))):
+        Foreground(**values)
+
+
+# --- the preview
+
+
+def test_the_sheet_has_a_column_for_each_step(textures):
+    simulator = Simulator(textures=textures, foreground=Foreground(250))
+    images = [disc(60, 200), disc(255, 60)]
+    sheet = preview_sheet(images, simulator, ["a/very/long/way/to/001.png", "002.png"])
+    bare = preview_sheet(images, replace(simulator, textures=None))
+    assert sheet.mode == "RGB" and sheet.width > bare.width and sheet.height == bare.height
+    assert np.asarray(sheet).std() > 30
+
+
+def test_the_outline_hides_nothing_of_a_defect():
+    result = Simulator()(PICTURE, (2,))
+    shown = _result(result)
+    np.testing.assert_array_equal(shown[result.mask], result.image[result.mask])
+    assert (shown[~result.mask] != result.image[~result.mask]).any()
