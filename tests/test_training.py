@@ -85,3 +85,11 @@ def test_replacing_the_checkpoint_of_a_stopped_run_is_said(tmp_path, monkeypatch
     fit(Run(folder=tmp_path), 3)
     fit(Run(folder=tmp_path), 3)
     assert "left by a stopped run, replaced by this one" in caplog.text
+
+
+def test_closing_a_run_takes_its_checkpoints_and_nothing_else(tmp_path):
+    for name in ("checkpoint.safetensors", "fold0/checkpoint.safetensors", "mine.safetensors", "look-000100.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    Run(folder=tmp_path).close()
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["look-000100.png", "mine.safetensors"]

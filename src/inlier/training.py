@@ -77,12 +77,14 @@ class Run:
 
     def close(self) -> None:
         """The fit is done and saved: checkpoints go; pictures and logs of the training, where there are any, stay."""
-        if self.folder and self.folder.is_dir():
-            for checkpoint in self.folder.rglob("*.safetensors"):
-                checkpoint.unlink()
-            for folder in sorted([*self.folder.rglob("*/"), self.folder], reverse=True):
-                with contextlib.suppress(OSError):  # not empty
-                    folder.rmdir()
+        if not self.folder or not self.folder.is_dir():
+            return
+        for folder in (*self.folder.glob("fold*"), self.folder):
+            (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
+        if self.folder.is_dir():
+            log.info("pictures and logs of the training: %s", self.folder)
 
 
 @dataclass
