@@ -278,6 +278,7 @@ class MemSeg(Detector):
     name = "memseg"
     settings: Settings
     presets = {
+        # rate, steps and batch are the paper's; the optimiser and its schedule we know from the unofficial code only
         "paper": Settings(backbone="resnet18", size=256, shorter_side=288, lr=0.04),
         "paper-code": Settings(
             backbone="resnet18", size=256, shorter_side=288, steps=5000, tiles=(8, 8), foreground="released"
