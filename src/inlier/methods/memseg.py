@@ -281,7 +281,13 @@ class MemSeg(Detector):
         # rate, steps and batch are the paper's; the optimiser and its schedule we know from the unofficial code only
         "paper": Settings(backbone="resnet18", size=256, shorter_side=288, lr=0.04),
         "paper-code": Settings(
-            backbone="resnet18", size=256, shorter_side=288, steps=5000, tiles=(8, 8), foreground="released"
+            backbone="resnet18",
+            size=256,
+            shorter_side=288,
+            filter="bicubic",
+            steps=5000,
+            tiles=(8, 8),
+            foreground="released",
         ),
         # features of EfficientNet are of another size than ResNet's: squared and multiplied they would drown the rest
         "light": Settings(decoder=16, steps=600, lr=0.01, standardise=True),
