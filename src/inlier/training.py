@@ -79,7 +79,7 @@ class Run:
         """The fit is done and saved: checkpoints go; pictures and logs of the training, where there are any, stay."""
         if not self.folder or not self.folder.is_dir():
             return
-        for folder in (*self.folder.glob("fold*"), self.folder):
+        for folder in (*self.folder.glob("fold*/"), self.folder):
             (folder / "checkpoint.safetensors").unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # not empty
                 folder.rmdir()
