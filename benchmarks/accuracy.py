@@ -11,6 +11,7 @@ import logging
 import platform
 import statistics
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,11 @@ ALPHA = 0.05  # promised by every row, also where a fifth of the good pictures c
 
 
 def run(data: str, category: str, method: str, preset: str, settings: dict[str, Any], seed: int) -> dict[str, Any]:
+    start = time.perf_counter()
     detector = methods.get(method)(preset, seed=seed, **settings).fit(data, categories=[category])
+    seconds = {"fit_seconds": round(time.perf_counter() - start), "threads": torch.get_num_threads()}
     result = evaluate(detector, data, categories=[category], alpha=ALPHA)
-    return dict(result.to_json()["categories"][category])
+    return seconds | result.to_json()["categories"][category]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -108,26 +111,22 @@ def main() -> None:
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     keys = ("data", "category", "method", "preset", "settings", "seed")
     known = [[row[key] for key in keys] for row in rows]
-    for data, category, method, preset, settings, seeds in RUNS:
-        for seed in seeds:
-            what = [data, category, method, preset, settings, seed]
-            if what in known or arguments.only not in " ".join(map(str, what)):
-                continue
-            source = data if data == "elpv" else str(arguments.data / data)
-            here = {key: str(arguments.data / value) if key in FOLDERS else value for key, value in settings.items()}
-            try:
-                numbers = run(source, category, method, preset, here, seed)
-            except InlierError as error:
-                print(f"skipped {what}: {str(error).splitlines()[0]}", flush=True)
-                continue
-            rows.append(dict(zip(keys, what)) | {"commit": commit} | numbers)
-            with log.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
-            print(
-                what,
-                f"image AUROC {100 * numbers['image']['auroc']:.2f}",
-                flush=True,
-            )
+    wanted = [(*what, seed) for *what, seeds in RUNS for seed in seeds]
+    for data, category, method, preset, settings, seed in sorted(wanted, key=lambda what: what[-1]):
+        what = [data, category, method, preset, settings, seed]
+        if what in known or arguments.only not in " ".join(map(str, what)):
+            continue
+        source = data if data == "elpv" else str(arguments.data / data)
+        here = {key: str(arguments.data / value) if key in FOLDERS else value for key, value in settings.items()}
+        try:
+            numbers = run(source, category, method, preset, here, seed)
+        except InlierError as error:
+            print(f"skipped {what}: {str(error).splitlines()[0]}", flush=True)
+            continue
+        rows.append(dict(zip(keys, what)) | {"commit": commit} | numbers)
+        with log.open("a") as file:
+            file.write(json.dumps(rows[-1]) + "\n")
+        print(what, f"image AUROC {100 * numbers['image']['auroc']:.2f}", flush=True)
     order = [list(what[:4]) for what in RUNS]
     rows.sort(key=lambda row: (order.index([row[key] for key in keys[:4]]), row["seed"]))
     if rows:

@@ -22,6 +22,7 @@ from inlier.data.simulation import (
     draw_structure,
     foreground_rule,
     grey,
+    is_grey,
     open_textures,
     otsu,
     perlin_noise,
@@ -338,6 +339,13 @@ def test_only_seed_and_key_decide(textures):
     assert all(equal(a, b) for a, b in zip(forwards, reversed(backwards)))
     assert len({result.noise.tobytes() for result in forwards}) == 6
     assert not np.array_equal(replace(simulator, seed=4)(PICTURE, (1, 0)).noise, forwards[0].noise)
+
+
+def test_a_grey_picture_can_be_given_grey_defects_only(textures):
+    grey, simulator = np.repeat(PICTURE[..., :1], 3, 2), Simulator(textures=textures, match_grey=True)
+    assert all(is_grey(simulator(grey, (k,)).image) for k in range(6))
+    assert not all(is_grey(replace(simulator, match_grey=False)(grey, (k,)).image) for k in range(6))
+    assert equal(simulator(PICTURE, (1,)), replace(simulator, match_grey=False)(PICTURE, (1,)))
 
 
 def test_both_kinds_of_defect_share_the_mask(textures):

@@ -349,6 +349,10 @@ def blend(image: Pixels, source: Pixels, mask: Mask, opacity: float) -> Pixels:
     return out
 
 
+def is_grey(image: Pixels) -> bool:
+    return bool((image == image[..., :1]).all())
+
+
 class Simulated(NamedTuple):
     """A picture with a simulated defect, and the steps that led to it."""
 
@@ -373,6 +377,7 @@ class Simulator:
     opacity: tuple[float, float] = (0.15, 1.0)  # beta: how strongly the source covers the part
     scales: tuple[int, int] = (0, 5)  # the noise has 2**scale cells along an axis
     threshold: float = 0.5  # noise above it is defect
+    match_grey: bool = False  # what goes into a grey picture loses its colours, which would give the defect away
 
     def __post_init__(self) -> None:
         for name, valid, range in (
@@ -405,6 +410,8 @@ class Simulator:
             source = self.textures.draw(rng, *mask.shape)
         else:
             source = draw_structure(rng, image, self.grid)
+        if self.match_grey and is_grey(image):
+            source = np.repeat(grey(source)[..., None], 3, 2)
         return Simulated(blend(image, source, mask, opacity), mask, foreground, noise, source, kind, whole_image)
 
     def _draw_mask(self, rng: np.random.Generator, foreground: Mask) -> tuple[Mask, Noise]:

@@ -47,10 +47,12 @@ class Settings(settings.Settings):
     taps: tuple[int | str, ...] = setting((2, 4, 8, 16, 32), "stem, the three compared layers, the deepest layer")
     memory: int = setting(30, "good images that the memory keeps", low=1, high=10_000)
     decoder: int = setting(48, "channels of the decoder's two finest levels", low=1, high=1024)
+    stride: int = setting(1, "pixels between two values of the decoder's finest level", low=1, high=4)
     frozen: bool = setting(True, "freeze the stem and the compared layers (false: as the released code)")
     standardise: bool = setting(False, "scale the compared features to mean 0, deviation 1 on the memory")
     foreground: str = setting("auto", "where defects are simulated: auto, whole, released, brighter, darker:120, ...")
     textures: str | None = setting(None, "folder of foreign textures, e.g. DTD; none: those of scikit-image")
+    match_grey: bool = setting(False, "grey pictures get grey defects, so that colour does not give them away")
     tiles: tuple[int, ...] = setting((4, 8), "rows and columns of the shuffled tiles of a structural defect")
     steps: int = setting(2700, "training steps", low=1)
     batch_size: int = setting(8, "images in a step, every second one with a simulated defect", low=2)
@@ -137,13 +139,14 @@ class Step(nn.Module):
 class Decoder(nn.Module):
     """A U-Net's way up, from the deepest features over the fused ones to two values a pixel (good, defect)."""
 
-    def __init__(self, channels: Sequence[int], width: int):
+    def __init__(self, channels: Sequence[int], width: int, stride: int = 1):
         super().__init__()
         c0, c1, c2, c3, c4 = channels
         self.step3, self.step2, self.step1 = Step(c4, c3), Step(2 * c3, c2), Step(2 * c2, c1)
         self.step0, self.to_image = Step(2 * c1, width), Step(2 * width, width)
         self.stem = nn.Conv2d(c0, width, 3, padding=1)
         self.last = nn.Conv2d(width, 2, 3, padding=1)
+        self.stride = stride
 
     def forward(self, stem: Tensor, fused: Sequence[Tensor], deepest: Tensor, size: Sequence[int]) -> Tensor:
         """-> logits (B, 2, *size)"""
@@ -152,8 +155,8 @@ class Decoder(nn.Module):
         x = torch.cat([self.step2(x, f2.shape[2:]), f2], 1)
         x = torch.cat([self.step1(x, f1.shape[2:]), f1], 1)
         x = torch.cat([self.step0(x, stem.shape[2:]), self.stem(stem)], 1)
-        logits: Tensor = self.last(self.to_image(x, size))
-        return logits
+        logits: Tensor = self.last(self.to_image(x, [length // self.stride for length in size]))
+        return logits if self.stride == 1 else enlarge(logits, size)
 
 
 def enlarge(x: Tensor, like: Tensor | Sequence[int]) -> Tensor:
@@ -208,9 +211,10 @@ class Network(nn.Module):
             self.register_buffer(f"std{level}", torch.ones(c))
         self.register_buffer("norms", torch.full((s.memory,), torch.inf))  # an unused place is infinitely far away
         self.fusion = MultiScaleFusion(channels[1:4])
-        self.decoder = Decoder(channels, s.decoder)
+        self.decoder = Decoder(channels, s.decoder, s.stride)
         self.top, self.standardise = s.top, s.standardise
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for part in (self.backbone, self.fusion, self.decoder):  # not the memory: its rows lie in one piece already
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def memory(self) -> list[Tensor]:
@@ -290,7 +294,7 @@ class MemSeg(Detector):
             foreground="released",
         ),
         # features of EfficientNet are of another size than ResNet's: squared and multiplied they would drown the rest
-        "light": Settings(decoder=16, steps=600, lr=0.01, standardise=True),
+        "light": Settings(decoder=16, stride=2, steps=600, lr=0.01, standardise=True, match_grey=True),
     }
 
     def build(self) -> Network:
@@ -410,7 +414,7 @@ def make_simulators(s: Settings, pixels: Tensor, categories: Sequence[str], seed
     for category in sorted(set(categories)):
         members = [i for i, of in enumerate(categories) if of == category][:LOOKED_AT]
         rule = foreground_rule(s.foreground, category, [pixels[i].numpy() for i in members])
-        simulators[category] = Simulator(seed, rule, textures, grid=(s.tiles[0], s.tiles[1]))
+        simulators[category] = Simulator(seed, rule, textures, grid=(s.tiles[0], s.tiles[1]), match_grey=s.match_grey)
         log.info("%s: %s", category, simulators[category].describe())
     return simulators
 
