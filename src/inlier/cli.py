@@ -209,6 +209,9 @@ def predict(
     overlays: Annotated[
         Path | None, typer.Option(help="Write pictures with map and outlined region to this folder.")
     ] = None,
+    no_maps: Annotated[
+        bool, typer.Option("--no-maps", help="Scores only; much faster where maps cost extra (differnet).")
+    ] = False,
     alpha: Alpha = None,
     device: Device = "auto",
     workers: Workers = 2,

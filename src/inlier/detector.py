@@ -2,7 +2,8 @@
 
 A method is one file in `methods/` with a `Settings` dataclass, a network (an `nn.Module` whose forward takes RGB
 (B, 3, H, W) in [0, 1] and returns scores (B,) and maps (B, H, W)), and a `Detector` subclass that gives `presets`,
-`build` and `learn`. Everything else (data, calibration, verdicts, files) is here, once.
+`build` and `learn`. A network whose maps cost extra also has `scores(images)`, for scores alone. Everything else (data,
+calibration, verdicts, files) is here, once.
 """
 
 import functools
@@ -68,7 +69,7 @@ class Scores(NamedTuple):
 
     indices: list[int]
     scores: NDArray[np.float32]  # (B,)
-    maps: NDArray[np.float32]  # (B, size, size)
+    maps: NDArray[np.float32]  # (B, size, size), or (B, 0, 0) where none were asked for
     sizes: list[tuple[int, int]]  # (height, width) of the originals
     failures: list[tuple[int, str]]
 
@@ -283,18 +284,22 @@ class Detector:
         batch_size: int = 8,
         workers: int = 2,
         errors: Literal["raise", "keep"] = "raise",
+        maps: bool = True,
     ) -> Iterator[Scores]:
-        """Raw scores and network-size maps of pictures, batch by batch in order; constant memory."""
+        """Raw scores and network-size maps of pictures, batch by batch in order; constant memory.
+
+        maps=False: scores only, which is much faster where maps cost extra.
+        """
         self._check_fitted()
         device = _device(self.device)
         network = self.network_.to(device)
+        size = self.settings.size if maps else 0
         for batch in read_batches(sources, self.preprocess, batch_size, workers, errors):
-            size = self.settings.size
-            score, maps = np.empty(0, np.float32), np.empty((0, size, size), np.float32)
+            score, found = torch.empty(0), torch.empty(0, size, size)
             if batch.indices:
                 with torch.inference_mode():
-                    score, maps = (t.cpu().numpy() for t in network(torch.from_numpy(batch.images).to(device)))
-            yield Scores(batch.indices, score, maps, batch.sizes, batch.failures)
+                    score, found = _run(network, torch.from_numpy(batch.images).to(device), maps)
+            yield Scores(batch.indices, score.cpu().numpy(), found.cpu().numpy(), batch.sizes, batch.failures)
 
     def predict(
         self,
@@ -304,17 +309,19 @@ class Detector:
         batch_size: int = 8,
         workers: int = 2,
         errors: Literal["raise", "keep"] = "raise",
+        maps: bool = True,
     ) -> Iterator[Prediction]:
         """Judge pictures, one Prediction each, in order, in constant memory.
 
         data: a picture (path or array), a folder, or a list of those. alpha: the accepted false-alarm rate (default:
         0.01, or the lowest that the calibration can promise). errors="keep" turns a picture that cannot be read into
-        a Prediction with `error` set instead of raising.
+        a Prediction with `error` set instead of raising. maps=False leaves `map` and `region` None, which is much
+        faster where maps cost extra (DifferNet's backward pass).
         """
         self._check_fitted()
         alpha = self.calibration_.alpha(alpha)
         sources = _sources(data)
-        for batch in self.scores(sources, batch_size=batch_size, workers=workers, errors=errors):
+        for batch in self.scores(sources, batch_size=batch_size, workers=workers, errors=errors, maps=maps):
             found = {
                 i: self._judge(_name(sources[i], i), alpha, batch.scores[k], batch.maps[k], batch.sizes[k])
                 for k, i in enumerate(batch.indices)
@@ -331,7 +338,8 @@ class Detector:
             p_value = float(self.calibration_.p_values(score))
             verdict = "defect" if p_value <= alpha else "good"
             threshold = calibration.threshold(self.calibration_.peaks, alpha)
-        return Prediction(name, float(score), p_value, verdict, None, threshold, map_, size, self.preprocess)
+        network_map = map_ if map_.size else None
+        return Prediction(name, float(score), p_value, verdict, None, threshold, network_map, size, self.preprocess)
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "network_"):
@@ -460,6 +468,14 @@ class Calibration:
         n = len(self.scores)
         lowest = calibration.smallest_alpha(n)
         return f"{self.kind}, {n} good images; alpha from {lowest:.4g}: {calibration.PROMISES[self.kind]}"
+
+
+def _run(network: nn.Module, images: Tensor, maps: bool) -> tuple[Tensor, Tensor]:
+    """Scores (B,) and maps; without them (B, 0, 0), by the network's own `scores` where it has one."""
+    if not maps and hasattr(network, "scores"):
+        return network.scores(images), images.new_empty(len(images), 0, 0)
+    score, found = network(images)
+    return score, found if maps else found[:, :0, :0]
 
 
 def _check_log(log_with: str | None, run_folder: Any) -> None:

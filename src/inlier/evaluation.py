@@ -164,8 +164,10 @@ def _evaluate_category(
     has_masks = any(sample.mask for sample in samples)
     scores, pixels = np.empty(len(samples), np.float32), _Pixels(len(samples), detector.settings.size)
     outside = total = 0
+    sources = [sample.source for sample in samples]
     with progress(f"evaluating {category}", len(samples)) as show:
-        for batch in detector.scores([s.source for s in samples], batch_size=batch_size, workers=workers):
+        # without masks nobody needs the maps; the report makes those it shows
+        for batch in detector.scores(sources, batch_size=batch_size, workers=workers, maps=has_masks):
             scores[batch.indices] = batch.scores
             for i, map_, size in zip(batch.indices, batch.maps, batch.sizes):
                 if has_masks and not samples[i].is_defect:

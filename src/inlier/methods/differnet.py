@@ -1,0 +1,407 @@
+"""DifferNet: a normalizing flow over multi-scale features judges whole images.
+
+Rudolph, Wandt, Rosenhahn, "Same Same But DifferNet: Semi-Supervised Defect Detection with Normalizing Flows", WACV
+2021, arXiv 2008.12577. Checked against numbers made with the authors' code (marco-rudolph/differnet, commit 9bdf026).
+
+Same mathematics, other computation: smaller scales are strided slices (the code's nearest interpolation, bit for bit);
+the log-determinant comes with the training pass and not at all when scoring; all views of a batch are scored together,
+a bounded number at a time; views are turned on tensors, by the very pixels that Pillow picks.
+
+What differs: the last step is the model, where the code also reports its best epoch on the test set; scoring views lie
+at fixed angles, so that a picture has one score; gradients are turned back by the nearest pixel, not by splines (the
+gaussian follows). Flips are ours. The preset `light` scores the four right angles, at which no corner is missing,
+trains on cached features of these views alone, and standardises the features.
+
+Which views are harmless depends on the part: `inlier preview DATA --method differnet` shows them. The map is a picture
+for people (section 3.4 of the paper): where the gradient of the likelihood is large. The paper gives no pixel metrics.
+"""
+
+import itertools
+import logging
+import math
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from inlier import settings
+from inlier.data.images import read_ahead
+from inlier.detector import Detector, Images
+from inlier.errors import InlierError
+from inlier.features import Backbone
+from inlier.maps import smooth_upsample_matrix
+from inlier.progress import progress
+from inlier.settings import setting
+from inlier.training import Run, train
+
+log = logging.getLogger("inlier")
+VIEWS_AT_ONCE = 16  # through the backbone: bounds the memory, whatever the batch and the number of views
+LARGEST = 1e6  # bound of a block's output, as in the released code
+REPORTS = 10  # lines about the likelihood during training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(settings.Settings):
+    taps: tuple[int | str, ...] = setting((32,), "layers whose channel means are the features")
+    size: int = setting(448, "height and width of the largest scale, pixels", low=32, high=4096)
+    scales: int = setting(3, "each half as large as the one before (section 3.2)", low=1, high=6)
+    standardise: bool = setting(False, "scale every feature to mean 0, deviation 1 on the fitted images")
+    rotation: float = setting(180.0, "views are turned by up to so many degrees, either way", low=0.0, high=180.0)
+    mirror: bool = setting(False, "views in training are flipped left to right, every second one on average")
+    flip: bool = setting(False, "views in training are flipped top to bottom, every second one on average")
+    brightness: float = setting(0.0, "views in training are up to this share brighter or darker", low=0.0, high=1.0)
+    contrast: float = setting(0.0, "views in training have up to this share more or less contrast", low=0.0, high=1.0)
+    fill: str = setting("black", "what lies outside the picture when it is turned", choices=("black", "reflect"))
+    views: int = setting(4, "views of each image in a step", low=1, high=1024)
+    test_views: int = setting(64, "views that are scored, at evenly spaced angles", low=1, high=1024)
+    view_pool: int = setting(
+        0, "train on so many views an image, at evenly spaced angles, features cached; 0: new ones", low=0, high=1024
+    )
+    blocks: int = setting(8, "coupling blocks (section 4.2)", low=1, high=64)
+    width: int = setting(2048, "hidden units of the networks inside a block", low=1, high=16384)
+    clamp: float = setting(3.0, "bound of a block's log scale, softly (equation 5; times 0.636 pi / 2)", low=1e-3)
+    epochs: int = setting(192, "passes over the good images (the code's 24 x 8)", low=1)
+    steps: int | None = setting(None, "training steps, instead of epochs", low=1)
+    batch_size: int = setting(24, "images in a step", low=1)
+    lr: float = setting(2e-4, "Adam learning rate", low=1e-9, high=1.0)
+    weight_decay: float = setting(1e-5, "Adam weight decay", low=0.0)
+    sigma: float = setting(3.0, "gaussian smoothing of the gradients, pixels", low=0.0, high=100.0)
+
+
+# -- views ------------------------------------------------------------------------------------------------------------
+
+
+class View(NamedTuple):
+    """How a picture is changed, in this order."""
+
+    degrees: float = 0.0  # counter-clockwise
+    mirror: bool = False
+    flip: bool = False
+    brightness: float = 1.0
+    contrast: float = 1.0
+
+
+def fixed_angles(n: int, rotation: float) -> list[float]:
+    """n evenly spaced angles from -rotation to rotation; a full turn starts upright (as the released evaluation)."""
+    if rotation == 180:
+        return [360 * i / n for i in range(n)]
+    return [rotation * (2 * i / (n - 1) - 1) for i in range(n)] if n > 1 else [0.0]
+
+
+def draw_view(s: Settings, generator: torch.Generator, degrees: float | None = None) -> View:
+    """A random view, or one at this angle that is random in everything else."""
+    turn, mirror, flip, brightness, contrast = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
+    return View(
+        s.rotation * (2 * turn - 1) if degrees is None else degrees,
+        s.mirror and mirror < 0.5,
+        s.flip and flip < 0.5,
+        1 + s.brightness * (2 * brightness - 1),
+        1 + s.contrast * (2 * contrast - 1),
+    )
+
+
+def look(image: Tensor, view: View, fill: str) -> Tensor:
+    """(3, H, W) in [0, 1] -> the view of it, same shape and range."""
+    image = rotate(image, view.degrees, fill)
+    flipped = [axis for axis, wanted in ((2, view.mirror), (1, view.flip)) if wanted]
+    image = image.flip(flipped) if flipped else image
+    if view.brightness != 1:
+        image = (image * view.brightness).clamp(0, 1)
+    if view.contrast != 1:
+        grey = (image * image.new_tensor((0.299, 0.587, 0.114)).view(3, 1, 1)).sum(0).mean()
+        image = (grey + (image - grey) * view.contrast).clamp(0, 1)
+    return image
+
+
+def rotate(images: Tensor, degrees: float, fill: str = "black") -> Tensor:
+    """(..., H, W) turned counter-clockwise about the centre, every pixel one of the source's or black.
+
+    Equal to Pillow's Image.rotate without resampling, which counts source positions in 1/65536 pixel. fill "reflect"
+    mirrors the picture at its borders instead (the border itself is not repeated).
+    """
+    height, width = images.shape[-2:]
+    if degrees % 360 == 0:
+        return images
+    angle = -math.radians(degrees % 360)
+    cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
+    top, left = cos * -height / 2 - sin * -width / 2 + height / 2, cos * -width / 2 + sin * -height / 2 + width / 2
+    y, x = torch.arange(height, device=images.device)[:, None], torch.arange(width, device=images.device)
+    across, down = _fixed(cos), _fixed(sin)
+    column = (_fixed(left + cos * 0.5 + sin * 0.5) + across * x + down * y) >> 16
+    row = (_fixed(top - sin * 0.5 + cos * 0.5) + _fixed(-sin) * x + across * y) >> 16
+    if fill == "reflect":
+        column, row = _mirrored(column, width), _mirrored(row, height)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    index = (row * width + column) * inside
+    turned = images.flatten(-2).index_select(-1, index.flatten()).view(images.shape)
+    return turned if fill == "reflect" else turned * inside
+
+
+def _fixed(value: float) -> int:
+    return math.floor(value * 65536 + 0.5)
+
+
+def _mirrored(index: Tensor, n: int) -> Tensor:
+    """Positions outside 0 to n - 1, by less than n - 1, reflected at the first and the last."""
+    return n - 1 - (n - 1 - index.abs()).abs()
+
+
+# -- network ----------------------------------------------------------------------------------------------------------
+
+
+def subnet(inputs: int, outputs: int, width: int) -> nn.Sequential:
+    """Scale and shift of one half of the features, from the other half."""
+    sizes = (inputs, width, width, width, outputs)
+    layers = [part for i, o in itertools.pairwise(sizes) for part in (nn.Linear(i, o), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
+class Block(nn.Module):
+    """A fixed permutation, then the affine coupling of Glow: each half is scaled and shifted by the other."""
+
+    order: Tensor
+
+    def __init__(self, dim: int, seed: int, s: Settings):
+        super().__init__()
+        self.halves, self.clamp = (dim // 2, dim - dim // 2), s.clamp
+        first, second = self.halves
+        self.register_buffer("order", torch.from_numpy(np.random.RandomState(seed).permutation(dim).astype(np.int64)))
+        self.s1 = subnet(first, 2 * second, s.width)
+        self.s2 = subnet(second, 2 * first, s.width)
+
+    def forward(self, x: Tensor, log_scales: list[Tensor] | None = None) -> Tensor:
+        """(N, dim) -> (N, dim). Two logarithms of scales, (N, half) each, are appended to `log_scales`."""
+        x1, x2 = x[:, self.order].split(self.halves, 1)
+        y1, log_scale1 = self.transform(x1, self.s2(x2))
+        y2, log_scale2 = self.transform(x2, self.s1(y1))
+        if log_scales is not None:
+            log_scales += [log_scale1, log_scale2]
+        return torch.cat([y1, y2], 1).clamp(-LARGEST, LARGEST)
+
+    def transform(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        scale, shift = parameters.chunk(2, 1)
+        log_scale = self.clamp * 0.636 * torch.atan(scale / self.clamp)  # 0.636, not 2 / pi: as released
+        return log_scale.exp() * x + shift, log_scale
+
+
+class Flow(nn.Module):
+    """Features (N, dim) to z (N, dim), which is standard normal for good parts."""
+
+    def __init__(self, dim: int, s: Settings):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(dim, k, s) for k in range(s.blocks))
+
+    def forward(self, x: Tensor, log_scales: list[Tensor] | None = None) -> Tensor:
+        for block in self.blocks:
+            x = block(x, log_scales)
+        return x
+
+    def with_logdet(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """z (N, dim), and the logarithm of the Jacobian's determinant (N,)"""
+        log_scales: list[Tensor] = []
+        z = self(x, log_scales)
+        return z, torch.cat(log_scales, 1).sum(1)
+
+
+def negative_log_likelihood(z: Tensor, logdet: Tensor) -> Tensor:
+    """(N,) in nats a dimension, less the constant log(2 pi) / 2 (equation 7)"""
+    return (z.square().sum(1) / 2 - logdet) / z.shape[1]
+
+
+class Network(nn.Module):
+    """Features of three scales, and the flow."""
+
+    mean: Tensor
+    std: Tensor
+    smooth: Tensor
+
+    def __init__(self, s: Settings):
+        super().__init__()
+        self.backbone = Backbone(s.backbone, s.taps)
+        self.strides = [2**i for i in range(s.scales)]
+        smallest = math.ceil(s.size / self.strides[-1])
+        try:
+            with torch.no_grad():
+                self.backbone(torch.zeros(1, 3, smallest, smallest))
+        except RuntimeError as error:
+            raise InlierError(
+                f"setting 'size': {s.size} is too small, the last of {s.scales} scales has {smallest} pixels, of which "
+                f"{s.backbone} leaves nothing at the tap {s.taps[-1]}"
+            ) from error
+        dim = s.scales * sum(self.backbone.channels)
+        if dim < 2:
+            raise InlierError("setting 'taps': a flow needs two features at least")
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+        self.flow = Flow(dim, s)
+        self.angles, self.fill = fixed_angles(s.test_views, s.rotation), s.fill
+        self.register_buffer("smooth", smooth_upsample_matrix(s.size, s.size, s.sigma), persistent=False)
+
+    def features(self, views: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, dim): channel means of every scale, largest first, and of every tap."""
+        maps = [m for stride in self.strides for m in self.backbone(views[..., ::stride, ::stride])]
+        return (torch.cat([m.mean((2, 3)) for m in maps], 1) - self.mean) / self.std
+
+    def views(self, images: Tensor) -> Iterator[Tensor]:
+        """The scoring views of (B, 3, H, W), image by image, at most VIEWS_AT_ONCE in a batch."""
+        pairs = iter([(image, degrees) for image in images for degrees in self.angles])
+        while chunk := list(itertools.islice(pairs, VIEWS_AT_ONCE)):
+            yield torch.stack([rotate(image, degrees, self.fill) for image, degrees in chunk])
+
+    def mean_square(self, z: Tensor) -> Tensor:
+        """(B * views, dim) -> scores (B,)"""
+        return z.square().mean(1).unflatten(0, (-1, len(self.angles))).mean(1)
+
+    def scores(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B,). Without maps there is no backward pass and no log-determinant."""
+        # the flow's weights are many and its work is little: all views through it at once
+        return self.mean_square(self.flow(torch.cat([self.features(views) for views in self.views(images)])))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        z, gradients = self.input_gradients(images)
+        return self.mean_square(z), torch.stack([self.picture(g) for g in gradients.split(len(self.angles))])
+
+    def input_gradients(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """z (B * views, dim), and each view's gradient of the mean loss of an image's views, (B * views, 3, H, W)"""
+        with torch.inference_mode(False), torch.enable_grad():
+            parts = [self._view_gradients(views) for views in self.views(images.clone())]
+        z, gradients = (torch.cat(column) for column in zip(*parts))
+        return z, gradients
+
+    def _view_gradients(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        z, logdet = self.flow.with_logdet(self.features(views.requires_grad_()))
+        loss = negative_log_likelihood(z, logdet).sum() / len(self.angles)
+        return z.detach(), torch.autograd.grad(loss, views)[0]
+
+    def picture(self, gradients: Tensor) -> Tensor:
+        """Gradients of one image's views (views, 3, H, W) -> map (H, W): turned back, smoothed, mean size, squared."""
+        turned = torch.stack([rotate(g, -degrees) for g, degrees in zip(gradients, self.angles)])
+        return (self.smooth @ turned @ self.smooth.T).abs().mean((0, 1)).square()
+
+
+class DifferNet(Detector):
+    """A normalizing flow that knows how likely the features of a whole image are."""
+
+    name = "differnet"
+    settings: Settings
+    presets = {
+        "paper": Settings(backbone="alexnet"),
+        "light": Settings(
+            taps=(16, 32),
+            standardise=True,
+            fill="reflect",
+            test_views=4,
+            view_pool=4,
+            width=512,
+            steps=800,
+        ),
+    }
+
+    def build(self) -> Network:
+        return Network(self.settings)
+
+    def memory_needed(self, n_images: int) -> int:
+        s = self.settings
+        with torch.device("meta"):
+            flow = Flow(s.scales * sum(Backbone(s.backbone, s.taps).channels), s)
+        # weights, gradients and Adam's two moments; half a GiB for the rest
+        return 16 * sum(parameter.numel() for parameter in flow.parameters()) + 2**29
+
+    def learn(self, network: Network, images: Images, run: Run) -> None:
+        s = self.settings
+        steps = s.steps or math.ceil(s.epochs * len(images) / s.batch_size)
+        pool = pool_features(network, images, s, run) if s.view_pool or s.standardise else torch.empty(0)
+        if s.standardise:
+            std, mean = torch.std_mean(pool.flatten(0, 1), 0, correction=0)
+            network.mean.copy_(mean)
+            network.std.copy_(torch.where(std > 1e-6, std, 1.0))
+            pool = (pool - mean) / network.std.cpu()
+        pixels = torch.empty(0) if s.view_pool else cache_pixels(images, s.size, run)
+
+        def chosen(step: int) -> list[int]:
+            """The images of a step: shuffled anew in every epoch."""
+            places = range(step * s.batch_size, (step + 1) * s.batch_size)
+            orders = {
+                epoch: torch.randperm(len(images), generator=run.generator(epoch))
+                for epoch in {place // len(images) for place in places}
+            }
+            return [int(orders[place // len(images)][place % len(images)]) for place in places]
+
+        def new_views(step: int) -> Tensor:
+            """(batch_size * views, 3, H, W)"""
+            pairs = itertools.product(enumerate(chosen(step)), range(s.views))
+            drawn = [(i, draw_view(s, run.generator(step, place, k))) for (place, i), k in pairs]
+            return torch.stack([look(pixels[i].float() / 255, view, s.fill) for i, view in drawn])
+
+        def pool_views(step: int) -> Tensor:
+            """(batch_size * views, dim) features"""
+            members = torch.rand(s.batch_size, s.view_pool, generator=run.generator(step, 0)).argsort(1)[:, : s.views]
+            return pool[torch.tensor(chosen(step))[:, None], members].flatten(0, 1)
+
+        stream: Generator[Tensor] | None = None
+
+        def loss(model: nn.Module, step: int) -> Tensor:
+            nonlocal stream
+            if s.view_pool:
+                x = pool_views(step).to(run.device)
+            else:
+                stream = stream or read_ahead(new_views, range(step, steps), run.workers, run.workers)
+                with torch.no_grad():
+                    parts = next(stream).split(VIEWS_AT_ONCE)
+                    x = torch.cat([network.features(views.to(run.device)) for views in parts])
+            value = negative_log_likelihood(*network.flow.with_logdet(x)).mean()
+            if (step + 1) % math.ceil(steps / REPORTS) == 0:
+                log.info("step %d of %d: %.3f bits per dimension", step + 1, steps, bits(value.item()))
+            return value
+
+        optimizer = torch.optim.Adam(
+            network.flow.parameters(), lr=s.lr, betas=(0.8, 0.8), eps=1e-4, weight_decay=s.weight_decay
+        )
+        try:
+            train(network.flow, [optimizer], loss, steps, run)
+        finally:
+            if stream:
+                stream.close()
+
+
+def bits(loss: float) -> float:
+    """The loss as bits per dimension of the (standardised) features; it leaves out a constant of the likelihood."""
+    return (loss + math.log(2 * math.pi) / 2) / math.log(2)
+
+
+def pool_features(network: Network, images: Images, s: Settings, run: Run) -> Tensor:
+    """(N, view_pool, dim) float32, before standardisation; without a pool one upright view of each image."""
+    angles = fixed_angles(s.view_pool, s.rotation) if s.view_pool else [0.0]
+    pool = run.cache((len(images), len(angles), len(network.mean)), torch.float32, "features")
+    done = 0
+    with progress("computing features", len(images)) as show, torch.no_grad():
+        for batch in images.batches(8, run.device):
+            for image in batch:
+                drawn = [draw_view(s, run.generator(done, k), degrees) for k, degrees in enumerate(angles)]
+                views = torch.stack([look(image, view, s.fill) for view in drawn])
+                pool[done] = torch.cat([network.features(part) for part in views.split(VIEWS_AT_ONCE)])
+                done += 1
+            show(done)
+    return pool
+
+
+def cache_pixels(images: Images, size: int, run: Run) -> Tensor:
+    """(N, 3, size, size) uint8: the good images as the network sees them."""
+    cache = run.cache((len(images), 3, size, size), torch.uint8, "pictures")
+    done = 0
+    with progress("reading images", len(images)) as show:
+        for batch in images.batches(8, torch.device("cpu")):
+            cache[done : done + len(batch)] = (255 * batch).round().byte()
+            done += len(batch)
+            show(done)
+    return cache
+
+
+def training_views(image: Tensor, s: Settings, seed: int, n: int) -> list[Tensor]:
+    """n views (3, H, W) of a picture as training may see them, for people to look at."""
+    angles: Sequence[float | None] = fixed_angles(s.view_pool, s.rotation) if s.view_pool else [None]
+    run = Run(seed)
+    return [look(image, draw_view(s, run.generator(k), angles[k % len(angles)]), s.fill) for k in range(n)]

@@ -1,0 +1,259 @@
+"""DifferNet equals the numbers of the authors' code: views, features, flow, loss, score, gradients."""
+
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from golden import close, fill_module, load
+from inlier import DifferNet, InlierError
+from inlier.methods.differnet import (
+    Flow,
+    Settings,
+    View,
+    bits,
+    fixed_angles,
+    look,
+    negative_log_likelihood,
+    pool_features,
+    rotate,
+    training_views,
+)
+
+CASE, GOLDEN = load("differnet")
+LAYERS = {"0": "fc1", "2": "fc2", "4": "fc2b", "6": "fc3"}
+
+
+def reference_name(key):
+    """blocks.2.s1.0.weight -> nf.module_list.6.s1.fc1.weight"""
+    _, block, subnet, layer, tensor = key.split(".")
+    return f"nf.module_list.{2 + 2 * int(block)}.{subnet}.{LAYERS[layer]}.{tensor}"
+
+
+def fill_flow(flow):
+    """The permutations stay: they are checked, not filled."""
+    orders = {key: tensor for key, tensor in flow.state_dict().items() if key.endswith("order")}
+    weights = {key: tensor for key, tensor in flow.state_dict().items() if key not in orders}
+
+    class Weights(torch.nn.Module):
+        def state_dict(self):
+            return weights
+
+        def load_state_dict(self, state):
+            flow.load_state_dict({**state, **orders})
+
+    fill_module(Weights(), reference_name, CASE["gain"])
+    return flow
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return fill_flow(Flow(768, Settings(width=CASE["config"]["fc"])))
+
+
+def paper(**settings):
+    network = DifferNet("paper", size=256, width=CASE["config"]["fc"], **settings).build().eval()
+    fill_module(network.backbone.net, "feature_extractor.{}".format, CASE["gain"])
+    network.backbone.mean.zero_()  # the golden pictures are what comes after the normalisation
+    network.backbone.std.fill_(1)
+    fill_flow(network.flow)
+    return network
+
+
+def test_permutations(flow):
+    for k, block in enumerate(flow.blocks):
+        assert torch.equal(block.order[:10], GOLDEN[f"out.permutation.{k}.first10"])
+        assert zlib.crc32(block.order.numpy().tobytes()) == GOLDEN[f"out.permutation.{k}.crc32"].item()
+
+
+def test_flow_logdet_loss_and_score(flow):
+    x = GOLDEN["in.flow.x"]
+    with torch.no_grad():
+        z, logdet = flow.with_logdet(x)
+        assert torch.equal(z, flow(x))
+        step = x[:1]
+        for k, block in enumerate(flow.blocks):
+            step = block(step)
+            close(step[0], GOLDEN["out.flow.blocks"][k], 1e-4)
+    close(z, GOLDEN["out.flow.z"], 1e-4)
+    close(logdet, GOLDEN["out.flow.logdet"], 1e-4)
+    close(negative_log_likelihood(z, logdet).mean()[None], GOLDEN["out.flow.loss"], 1e-5)
+    network = paper(test_views=CASE["config"]["transforms"])
+    close(network.mean_square(z), GOLDEN["out.flow.score"], 2e-5)
+
+
+def test_far_values_are_bounded(flow):
+    expected = GOLDEN["out.flow.z_of_1e6_x"]
+    with torch.no_grad():
+        z = flow(1e6 * GOLDEN["in.flow.x"][:1])
+    close(z / expected.abs().clamp(min=1), expected / expected.abs().clamp(min=1), 1e-5)
+
+
+def test_gradients_of_the_loss(flow):
+    flow.zero_grad()
+    negative_log_likelihood(*flow.with_logdet(GOLDEN["in.flow.x"])).mean().backward()
+    checked = 0
+    for key, parameter in flow.named_parameters():
+        name = f"out.flow.grad.{reference_name(key)}"
+        if name in GOLDEN:
+            close(parameter.grad, GOLDEN[name], 2e-7 if ".16." in name else 5e-7)
+            checked += 1
+    assert checked == 5
+
+
+def test_features_of_an_image_and_their_likelihood():
+    network = paper()
+    with torch.no_grad():
+        features = network.features(GOLDEN["in.image"])
+        z, logdet = network.flow.with_logdet(features)
+    close(features, GOLDEN["out.image.features"], 5e-6)
+    close(z, GOLDEN["out.image.z"], 1e-5)
+    close(logdet, GOLDEN["out.image.logdet"], 5e-5)
+
+
+def test_gradient_picture(monkeypatch):
+    network = paper(test_views=CASE["config"]["grad_views"])
+    views = GOLDEN["in.grad.views"]
+    with torch.no_grad():
+        loss = negative_log_likelihood(*network.flow.with_logdet(network.features(views))).mean()
+    close(loss[None], GOLDEN["out.grad.loss"], 1e-6)
+    monkeypatch.setattr(network, "views", lambda images: iter([views.clone()]))
+    with torch.inference_mode():
+        z, gradients = network.input_gradients(views[:1])
+        picture = network.picture(gradients)[None]
+    assert z.shape == (2, 768)
+    close(gradients[..., ::4, ::4], GOLDEN["out.grad.input_every4"], 1e-9)
+    close(picture, GOLDEN["out.grad.map"], 5e-17)
+
+
+def test_rotation():
+    image = GOLDEN["in.rotate.image"].permute(2, 0, 1)
+    for degrees, expected in zip(GOLDEN["in.rotate.degrees"], GOLDEN["out.rotate.out"]):
+        close(rotate(image, degrees.item()), expected.permute(2, 0, 1), 0)
+
+
+@pytest.mark.parametrize("size", [(7, 7), (48, 48), (31, 50), (64, 33), (448, 448)])
+def test_rotation_picks_the_pixels_that_pillow_picks(size):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, size, np.uint8)
+    for degrees in [*fixed_angles(8, 180), *rng.uniform(-180, 180, 12)]:
+        expected = torch.from_numpy(np.array(Image.fromarray(image).rotate(degrees)))
+        assert torch.equal(rotate(torch.from_numpy(image)[None], degrees)[0], expected), degrees
+
+
+def test_right_angles_lose_nothing_and_turn_back_exactly():
+    image = torch.rand(3, 33, 33)
+    for quarter in range(4):
+        turned = rotate(image, 90.0 * quarter)
+        assert torch.equal(turned, torch.rot90(image, quarter, (1, 2)))
+        assert torch.equal(rotate(turned, -90.0 * quarter), image)
+
+
+def test_reflection_fills_the_corners_with_the_picture():
+    ones = torch.ones(3, 40, 40)
+    assert rotate(ones, 45).min() == 0 and rotate(ones, 45, "reflect").min() == 1
+    image = torch.rand(3, 40, 40)
+    inside = rotate(ones, 30) > 0
+    assert torch.equal(rotate(image, 30)[inside], rotate(image, 30, "reflect")[inside])
+
+
+def test_angles():
+    assert fixed_angles(4, 180) == [0, 90, 180, 270]
+    assert fixed_angles(64, 180)[1] == 360 / 64
+    assert fixed_angles(3, 10) == [-10, 0, 10] and fixed_angles(1, 10) == [0]
+
+
+def test_a_view_in_all_its_parts():
+    image = torch.rand(3, 20, 20)
+    assert torch.equal(look(image, View(), "black"), image)
+    assert torch.equal(look(image, View(mirror=True), "black"), image.flip(2))
+    assert torch.equal(look(image, View(flip=True), "black"), image.flip(1))
+    assert look(image, View(brightness=2.0), "black").max() == 1
+    assert look(image, View(contrast=0.0), "black").std() < 1e-6
+    s = Settings(rotation=10, mirror=True, brightness=0.1)
+    assert all(not torch.equal(view, image) for view in training_views(image, s, 0, 3))
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    torch.manual_seed(0)
+    return torch.rand(5, 3, 64, 64)
+
+
+SMALL = {"size": 64, "width": 16, "blocks": 2, "steps": 3}
+
+
+def test_the_same_score_in_any_company_with_and_without_maps(pictures):
+    network = DifferNet("light", **SMALL, test_views=7).build().eval()
+    with torch.inference_mode():
+        together, maps = network(pictures)
+        assert maps.shape == (5, 64, 64)
+        torch.testing.assert_close(network.scores(pictures), together)
+        for i, image in enumerate(pictures):
+            score, map_ = network(image[None])
+            torch.testing.assert_close(score[0], together[i])
+            torch.testing.assert_close(map_[0], maps[i], rtol=1e-3, atol=0)
+
+
+def test_no_determinant_where_none_is_needed(pictures, monkeypatch):
+    network = DifferNet("light", **SMALL).build().eval()
+    monkeypatch.setattr(Flow, "with_logdet", lambda *_: pytest.fail("computed a determinant"))
+    with torch.inference_mode():
+        network.scores(pictures)
+
+
+def test_the_pool_holds_the_features_of_the_scoring_views(pictures, monkeypatch):
+    detector = DifferNet("light", **SMALL)
+    network = detector.build().eval()
+    caught = []
+    monkeypatch.setattr(
+        "inlier.methods.differnet.pool_features", lambda *a: caught.append(pool_features(*a)) or caught[0]
+    )
+    detector.fit([(255 * image).byte().permute(1, 2, 0).numpy() for image in pictures], calibration="none")
+    network = detector.network_
+    images = (255 * pictures).byte().float() / 255
+    with torch.no_grad():
+        expected = torch.cat([network.features(views) for views in network.views(images)])
+    pool = (caught[0].flatten(0, 1) - network.mean) / network.std
+    torch.testing.assert_close(pool, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pool.std(0, correction=0), torch.ones(pool.shape[1]), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"view_pool": 0}, {"view_pool": 0, "standardise": False, "epochs": 2, "steps": None}]
+)
+def test_new_views_do_not_depend_on_the_number_of_threads(pictures, settings):
+    arrays = [(255 * image).byte().permute(1, 2, 0).numpy() for image in pictures]
+    one, four = (
+        DifferNet("light", **{**SMALL, "mirror": True, "brightness": 0.2, **settings})
+        .fit(arrays, calibration="none", workers=workers)
+        .network_.state_dict()
+        for workers in (1, 4)
+    )
+    assert all(torch.equal(one[key], four[key]) for key in one)
+
+
+def test_bits_of_a_standard_normal_are_its_entropy():
+    z = torch.randn(10_000, 4, generator=torch.Generator().manual_seed(0))
+    value = bits(negative_log_likelihood(z, torch.zeros(len(z))).mean().item())
+    assert value == pytest.approx(np.log2(2 * np.pi * np.e) / 2, abs=0.02)
+
+
+def test_an_input_that_the_smallest_scale_cannot_use():
+    with pytest.raises(InlierError, match="setting 'size': 64 is too small"):
+        DifferNet("paper", size=64).build()
+
+
+def test_a_flow_that_diverges_says_what_to_lower(pictures):
+    arrays = [(255 * image).byte().permute(1, 2, 0).numpy() for image in pictures]
+    with pytest.raises(InlierError, match="lower the learning rates"):
+        DifferNet("light", **{**SMALL, "lr": 1.0, "clamp": 1e3, "steps": 400}).fit(arrays, calibration="none")
+
+
+def test_the_clamp_bounds_log_scales(flow):
+    log_scales: list[torch.Tensor] = []
+    with torch.no_grad():
+        flow(1000 * GOLDEN["in.flow.x"], log_scales)
+    assert torch.cat(log_scales, 1).abs().max() <= 3 * 0.636 * np.pi / 2
