@@ -210,7 +210,7 @@ def predict(
         Path | None, typer.Option(help="Write pictures with map and outlined region to this folder.")
     ] = None,
     no_maps: Annotated[
-        bool, typer.Option("--no-maps", help="Scores only; much faster where maps cost extra (differnet).")
+        bool, typer.Option("--no-maps", help="Scores only, as always where neither --maps nor --overlays is given.")
     ] = False,
     alpha: Alpha = None,
     device: Device = "auto",
@@ -221,6 +221,8 @@ def predict(
     from inlier.detector import load
     from inlier.progress import progress
 
+    if no_maps and (maps or overlays):
+        raise InlierError("--no-maps leaves nothing to write for --maps or --overlays")
     detector = load(model, device)
     found = {root: list_images(root) if root.is_dir() else [root] for root in images}
     for root, paths in found.items():
@@ -238,7 +240,11 @@ def predict(
             lines = stack.enter_context(jsonl.open("w", encoding="utf-8", errors="backslashreplace"))
         show = stack.enter_context(progress("predicting", len(sources))) if jsonl else None
         write = _Writer(roots, maps, overlays, detector)
-        for done, p in enumerate(detector.predict(sources, alpha=alpha, workers=workers, errors="keep"), 1):
+        # a map that is not written is not computed: with some methods it costs far more than the score
+        predictions = detector.predict(
+            sources, alpha=alpha, workers=workers, errors="keep", maps=bool(maps or overlays)
+        )
+        for done, p in enumerate(predictions, 1):
             if p.error:
                 failed += 1
                 print(f"error: {p.error}", file=sys.stderr)
@@ -347,6 +353,12 @@ def list_methods(name: Annotated[str | None, typer.Argument(help="Show this meth
 @app.command()
 def preview(
     data: Data,
+    method: Annotated[
+        str, typer.Option(help="memseg: simulated defects, step by step. differnet: the views it learns from.")
+    ] = "memseg",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the views (differnet).")
+    ] = None,
     category: Categories = None,
     textures: Textures = None,
     foreground: Annotated[
@@ -356,12 +368,16 @@ def preview(
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Where to write the picture.")] = Path("preview.png"),
 ) -> None:
-    """Draw what simulated defects on the good pictures of DATA look like, step by step."""
+    """Draw what a method makes of the good pictures of DATA, before hours of training."""
     from inlier.data.datasets import open_dataset
     from inlier.data.images import Preprocess, read_batches
     from inlier.data.simulation import LOOKED_AT, Simulator, foreground_rule, open_textures
-    from inlier.report.preview import IMAGES, preview_sheet
+    from inlier.report.preview import IMAGES, preview_sheet, view_sheet
 
+    if method not in ("memseg", "differnet"):
+        raise InlierError(f"there is nothing to preview for '{method}', only for memseg and differnet")
+    if set_ and method != "differnet":
+        raise InlierError("--set: the preview has settings for --method differnet only")
     dataset = open_dataset(data, category or [])
     log.info("data: %s", dataset.layout)
     source = open_textures(textures)
@@ -373,12 +389,16 @@ def preview(
         _protect(target, *map(Path, paths))
         batches = read_batches(paths, Preprocess(size))
         pictures = [(255 * image).round().astype("uint8").transpose(1, 2, 0) for b in batches for image in b.images]
-        simulator = Simulator(seed, foreground_rule(foreground, name, pictures), source)
-        sheet = preview_sheet(pictures[:IMAGES], simulator, [Path(path).name for path in paths])
+        if method == "differnet":
+            sheet, description = view_sheet(pictures[:IMAGES], set_ or [], seed)
+        else:
+            simulator = Simulator(seed, foreground_rule(foreground, name, pictures), source)
+            sheet = preview_sheet(pictures[:IMAGES], simulator, [Path(path).name for path in paths])
+            description = simulator.describe()
         content = io.BytesIO()
         sheet.save(content, target.suffix[1:] or "png")
         artifact.write_bytes(target, content.getvalue())
-        print(f"{target}: {simulator.describe()}")
+        print(f"{target}: {description}")
 
 
 @app.command()

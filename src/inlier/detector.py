@@ -472,8 +472,9 @@ class Calibration:
 
 def _run(network: nn.Module, images: Tensor, maps: bool) -> tuple[Tensor, Tensor]:
     """Scores (B,) and maps; without them (B, 0, 0), by the network's own `scores` where it has one."""
-    if not maps and hasattr(network, "scores"):
-        return network.scores(images), images.new_empty(len(images), 0, 0)
+    scores_only = getattr(network, "scores", None)
+    if scores_only and not maps:
+        return scores_only(images), images.new_empty(len(images), 0, 0)
     score, found = network(images)
     return score, found if maps else found[:, :0, :0]
 

@@ -1,4 +1,4 @@
-"""A sheet that shows how simulated defects are made, so that they can be judged before hours of training."""
+"""Sheets that show simulated defects and training views, so that they can be judged before hours of training."""
 
 import textwrap
 from collections.abc import Callable, Sequence
@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
@@ -13,6 +14,8 @@ from inlier.data.simulation import Mask, Pixels, Simulated, Simulator
 from inlier.report.figures import OUTLINE, RIM, outline
 
 IMAGES = 4  # rows that fill a screen
+VIEWS = 6  # columns of DifferNet's views
+GAP = 6  # pixels between them
 PANEL = 1.75  # inches
 DOTS = 150  # pixels per inch
 SHADE = (40, 70, 110)  # where no defect may lie
@@ -51,6 +54,21 @@ def preview_sheet(images: Sequence[Pixels], simulator: Simulator, names: Sequenc
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def view_sheet(images: Sequence[Pixels], settings: Sequence[str], seed: int = 0) -> tuple[Image.Image, str]:
+    """A row for each good image: the picture, then views that DifferNet `light` with these KEY=VALUE settings sees."""
+    from inlier.methods.differnet import DifferNet, training_views
+
+    s = DifferNet("light", **type(DifferNet.presets["light"]).parse(settings)).settings
+    rows = []
+    for row, image in enumerate(images):
+        views = training_views(torch.from_numpy(image).permute(2, 0, 1) / 255, s, seed + row, VIEWS)
+        panels = [image, *((255 * view).byte().permute(1, 2, 0).numpy() for view in views)]
+        rows.append(np.concatenate([np.pad(p, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for p in panels], 1))
+    names = ("rotation", "mirror", "flip", "brightness", "contrast", "fill", "view_pool")
+    shown = ", ".join(f"{name}={getattr(s, name)}" for name in names)
+    return Image.fromarray(np.concatenate(rows)), f"the picture, then views of it: {shown}"
 
 
 def _legend(figure: Any, simulator: Simulator) -> None:
