@@ -14,7 +14,7 @@ from inlier.artifact import ArtifactError
 
 # Small and quick variants of the light presets; a method that is not listed is tested as it is.
 TINY = {
-    "differnet": {"size": 64, "width": 32, "steps": 100, "lr": 2e-3},
+    "differnet": {"size": 64, "taps": (16,), "width": 32, "blocks": 2, "batch_size": 8, "steps": 40, "lr": 3e-3},
     "memseg": {"size": 64, "memory": 4, "decoder": 8, "steps": 100, "lr": 0.01, "look_every": 1000},
     "simplenet": {
         "size": 64,
