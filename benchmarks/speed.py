@@ -1,8 +1,8 @@
 """Speed as ratios measured side by side in one run: `make bench`.
 
-Prediction at batch 8 against the bare truncated backbone, DifferNet's 64 views also against a loop over them, the fit of
-SimpleNet `light` on 320 pictures, and the metrics against scikit-learn's AUROC alone. Weights are random where the real
-ones are not on this machine: they change no time.
+Prediction at batch 8 against the bare truncated backbone, DifferNet's 64 views also against a loop over them, the fit
+of SimpleNet `light` on 320 pictures, and the metrics against scikit-learn's AUROC alone. Weights are random where the
+real ones are not on this machine: they change no time.
 """
 
 import argparse
