@@ -313,6 +313,29 @@ def test_what_a_preview_cannot_use(inlier, plates, tmp_path, options, words):
     assert code == 2 and words in stderr and not (tmp_path / "sheet.png").exists()
 
 
+def test_preview_of_the_views_that_differnet_learns_from(inlier, plates, tmp_path):
+    out = tmp_path / "views.png"
+    options = ("--set", "rotation=10", "--set", "view_pool=0", "--size", 64, "--out", out)
+    code, stdout, _ = inlier("preview", plates, "--method", "differnet", *options)
+    assert code == 0 and "rotation=10" in stdout
+    with Image.open(out) as sheet:
+        assert sheet.size == (7 * 70, 4 * 70)
+    for wrong, words in (
+        (("--method", "padim"), "nothing to preview for 'padim'"),
+        (("--set", "rotation=10"), "for --method differnet only"),
+        (("--method", "differnet", "--set", "rotation=300"), "setting 'rotation'"),
+    ):
+        code, _, stderr = inlier("preview", plates, *wrong, "--out", tmp_path / "none.png")
+        assert code == 2 and words in stderr and not (tmp_path / "none.png").exists()
+
+
+def test_maps_are_made_only_where_they_are_written(inlier, model, plates, tmp_path):
+    picture = plates / "plate/test/good/000.png"
+    assert inlier("predict", model, picture)[1] == inlier("predict", model, picture, "--no-maps")[1]
+    code, _, stderr = inlier("predict", model, picture, "--no-maps", "--maps", tmp_path / "maps")
+    assert code == 2 and "--no-maps leaves nothing to write" in stderr
+
+
 def test_textures_and_logs_reach_the_training(inlier, plates, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

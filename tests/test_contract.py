@@ -74,6 +74,13 @@ def test_batches_of_any_size_give_the_same_scores(name, fitted, plates):
 
 
 @every_method
+def test_without_maps_the_scores_are_the_same(name, fitted, plates):
+    with_maps, without = (list(fitted[name].predict(plates / "plate/test", maps=maps)) for maps in (True, False))
+    np.testing.assert_allclose([p.score for p in with_maps], [p.score for p in without], rtol=1e-5)
+    assert all(p.map is None and p.region is None and p.verdict for p in without)
+
+
+@every_method
 def test_same_seed_same_result_bit_for_bit(name, plates, fitted):
     again = tiny(name).fit(plates)
     for key, tensor in fitted[name].network_.state_dict().items():

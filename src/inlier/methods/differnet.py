@@ -128,7 +128,8 @@ def rotate(images: Tensor, degrees: float, fill: str = "black") -> Tensor:
     angle = -math.radians(degrees % 360)
     cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
     top, left = cos * -height / 2 - sin * -width / 2 + height / 2, cos * -width / 2 + sin * -height / 2 + width / 2
-    y, x = torch.arange(height, device=images.device)[:, None], torch.arange(width, device=images.device)
+    y, x = (torch.arange(n, dtype=torch.int32, device=images.device) for n in (height, width))
+    y = y[:, None]
     across, down = _fixed(cos), _fixed(sin)
     column = (_fixed(left + cos * 0.5 + sin * 0.5) + across * x + down * y) >> 16
     row = (_fixed(top - sin * 0.5 + cos * 0.5) + _fixed(-sin) * x + across * y) >> 16
