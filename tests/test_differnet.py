@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 
 from golden import close, fill_module, load
 from inlier import DifferNet, InlierError
@@ -119,13 +120,25 @@ def test_gradient_picture(monkeypatch):
     with torch.no_grad():
         loss = negative_log_likelihood(*network.flow.with_logdet(network.features(views))).mean()
     close(loss[None], GOLDEN["out.grad.loss"], 1e-6)
-    monkeypatch.setattr(network, "views", lambda images: iter([views.clone()]))
+    monkeypatch.setattr(network, "views", lambda images, at_once: iter([views.clone()]))
     with torch.inference_mode():
         z, gradients = network.input_gradients(views[:1])
         picture = network.picture(gradients)[None]
     assert z.shape == (2, 768)
     close(gradients[..., ::4, ::4], GOLDEN["out.grad.input_every4"], 1e-9)
     close(picture, GOLDEN["out.grad.map"], 5e-17)
+
+
+def test_turning_back_by_the_nearest_pixel_gives_the_picture_that_splines_give():
+    network = DifferNet("paper", size=256, width=16, test_views=16).build().eval()
+    _, gradients = network.input_gradients(torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)))
+    turned = [
+        ndimage.rotate(g.numpy(), -degrees, axes=(2, 1), reshape=False) for g, degrees in zip(gradients, network.angles)
+    ]
+    expected = np.abs(ndimage.gaussian_filter(np.stack(turned), (0, 0, 3, 3))).mean((0, 1))
+    ours = network.picture(gradients).sqrt().numpy()
+    assert np.corrcoef(ours.ravel(), expected.ravel())[0, 1] > 0.95
+    assert abs(ours.mean() / expected.mean() - 1) < 0.1
 
 
 def test_rotation():
