@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from inlier.data.datasets import Dataset, open_dataset
     from inlier.detector import Detector, Prediction, load
     from inlier.evaluation import evaluate
+    from inlier.methods.diad import DiAD
+    from inlier.methods.memseg import MemSeg
     from inlier.methods.padim import PaDiM
     from inlier.methods.simplenet import SimpleNet
 
@@ -26,6 +28,7 @@ _HOME = {
     "Prediction": "inlier.detector",
     "load": "inlier.detector",
     "evaluate": "inlier.evaluation",
+    "DiAD": "inlier.methods.diad",
     "MemSeg": "inlier.methods.memseg",
     "PaDiM": "inlier.methods.padim",
     "SimpleNet": "inlier.methods.simplenet",
@@ -33,6 +36,7 @@ _HOME = {
 __all__ = [
     "Dataset",
     "Detector",
+    "DiAD",
     "InlierError",
     "MemSeg",
     "PaDiM",

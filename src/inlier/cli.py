@@ -209,6 +209,9 @@ def predict(
     overlays: Annotated[
         Path | None, typer.Option(help="Write pictures with map and outlined region to this folder.")
     ] = None,
+    reconstructions: Annotated[
+        Path | None, typer.Option(help="Write the pictures repainted as good (diad) to this folder.")
+    ] = None,
     alpha: Alpha = None,
     device: Device = "auto",
     workers: Workers = 2,
@@ -219,6 +222,8 @@ def predict(
     from inlier.progress import progress
 
     detector = load(model, device)
+    if reconstructions and not hasattr(detector.network_, "inspect"):
+        raise InlierError(f"--reconstructions: {detector.name} repaints nothing")
     found = {root: list_images(root) if root.is_dir() else [root] for root in images}
     for root, paths in found.items():
         if not paths:
@@ -234,7 +239,7 @@ def predict(
             # names that are no valid text are written with backslashes
             lines = stack.enter_context(jsonl.open("w", encoding="utf-8", errors="backslashreplace"))
         show = stack.enter_context(progress("predicting", len(sources))) if jsonl else None
-        write = _Writer(roots, maps, overlays, detector)
+        write = _Writer(roots, maps, overlays, reconstructions, detector)
         for done, p in enumerate(detector.predict(sources, alpha=alpha, workers=workers, errors="keep"), 1):
             if p.error:
                 failed += 1
@@ -270,9 +275,16 @@ def _text_line(p: Any) -> str:
 class _Writer:
     """Writes maps and overlays under the pictures' own names, never two to one file."""
 
-    def __init__(self, roots: dict[Path, Path], maps: Path | None, overlays: Path | None, detector: "Detector"):
-        self.roots, self.maps, self.overlays = roots, maps, overlays
-        self.inputs = {path.resolve() for path in roots} if maps or overlays else set()
+    def __init__(
+        self,
+        roots: dict[Path, Path],
+        maps: Path | None,
+        overlays: Path | None,
+        reconstructions: Path | None,
+        detector: "Detector",
+    ):
+        self.roots, self.maps, self.overlays, self.reconstructions = roots, maps, overlays, reconstructions
+        self.inputs = {path.resolve() for path in roots} if maps or overlays or reconstructions else set()
         self.used: set[Path] = set()
         self.scale = detector.calibration_.map_scale
 
@@ -281,6 +293,10 @@ class _Writer:
             from PIL import Image
 
             self._save(Image.fromarray(p.map), self.maps, Path(p.path), ".tiff")
+        if self.reconstructions:
+            from PIL import Image
+
+            self._save(Image.fromarray(p.reconstruction), self.reconstructions, Path(p.path), ".png")
         if self.overlays:
             from inlier.data.images import read_image
             from inlier.report.figures import overlay
