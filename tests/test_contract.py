@@ -14,6 +14,28 @@ from inlier.artifact import ArtifactError
 
 # Small and quick variants of the light presets; a method that is not listed is tested as it is.
 TINY = {
+    # noised halfway only: from pure noise no network learns to paint a part in seconds
+    "diad": {
+        "size": 64,
+        "taps": (4, 8),
+        "autoencoder_channels": (4, 8, 16, 16),
+        "latent_channels": 8,
+        "autoencoder_steps": 50,
+        "autoencoder_lr": 0.01,
+        "channels": (16, 16, 32),
+        "groups": 4,
+        "heads": 2,
+        "context_width": 8,
+        "hint_channels": (4, 8, 8, 8),
+        "steps": 15,
+        "batch_size": 4,
+        "lr": 4e-3,
+        "warm_up": 3,
+        "ema": 0.8,
+        "start": 300,
+        "ddim_steps": 2,
+        "sigma": 2.0,
+    },
     "memseg": {"size": 64, "memory": 4, "decoder": 8, "steps": 120, "lr": 0.01, "look_every": 1000},
     "simplenet": {
         "size": 64,

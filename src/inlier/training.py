@@ -1,6 +1,7 @@
 """The one visible training loop, and the run folder that lets a killed run go on where it stopped."""
 
 import contextlib
+import functools
 import logging
 import math
 import signal
@@ -26,6 +27,7 @@ log = logging.getLogger("inlier")
 CHECKPOINT_EVERY = 30.0  # seconds
 MEMORY_SHARE = 0.25  # of the free memory that a cache may take before it goes to a file
 NUMPY = {torch.float32: np.float32, torch.float16: np.float16, torch.uint8: np.uint8}
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 GIB = 2**30
 
 
@@ -141,11 +143,10 @@ def train(
     from accelerate import Accelerator
 
     log_folder = run.new_folder() if run.log else None
-    if precision == "fp16" and run.device.type == "cpu":
-        raise InlierError("setting 'precision': fp16 needs a GPU; bf16 works on a CPU too")
-    mixed = "no" if precision == "fp32" else precision
-    on_cpu = run.device.type == "cpu"
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision=mixed, log_with=run.log, project_dir=log_folder)
+    accelerator = Accelerator(cpu=run.device.type == "cpu", log_with=run.log, project_dir=log_folder)
+    # not accelerate's own, which is fixed for a whole process
+    half = functools.partial(torch.autocast, run.device.type, HALF.get(precision), enabled=precision in HALF)
+    scaler = torch.amp.GradScaler(run.device.type, enabled=precision == "fp16")
     if run.log:
         accelerator.init_trackers("log")
         run.tracker = accelerator.get_tracker(run.log)
@@ -153,13 +154,13 @@ def train(
     model, *optimizers = accelerator.prepare(model.train(), *optimizers)
     if run.checkpoint and run.checkpoint.is_file() and not run.resume:
         log.warning("%s: left by a stopped run, replaced by this one (--resume would go on with it)", run.checkpoint)
-    state = _restore(bare, optimizers, run, accelerator.scaler) if run.resume else _State()
+    state = _restore(bare, optimizers, run, scaler) if run.resume else _State()
     averaged = {name: p for name, p in bare.named_parameters() if p.requires_grad} if ema else {}
     state.ema = state.ema or {name: p.detach().clone() for name, p in averaged.items()}
 
     def save() -> None:
         if accelerator.is_main_process:
-            _save(bare, optimizers, state, run, accelerator.scaler)
+            _save(bare, optimizers, state, run, scaler)
 
     saved, pause = time.monotonic(), CHECKPOINT_EVERY
     with progress("training", steps) as show, _interrupt_between_steps() as interrupted:
@@ -175,17 +176,18 @@ def train(
                 is_last = (part + 1) % accumulation == 0
                 # processes exchange gradients once a step
                 with contextlib.nullcontext() if is_last else accelerator.no_sync(model):
-                    with accelerator.autocast():
+                    with half():
                         value = loss(model, i)
                     if not math.isfinite(value.item()):
                         raise InlierError(
                             f"the loss became {value.item()} at step {state.step + 1} of {steps}: lower the learning "
                             "rates" + (f"; the last good checkpoint is {run.checkpoint}" if run.checkpoint else "")
                         )
-                    accelerator.backward(value / accumulation)
+                    accelerator.backward(scaler.scale(value / accumulation))
                     mean += value.item() / accumulation
             for optimizer in optimizers:
-                optimizer.step()
+                scaler.step(optimizer)
+            scaler.update()
             for name, p in averaged.items():  # early steps count more, or the average would remember the start
                 state.ema[name].lerp_(p.detach(), 1 - min(ema or 0.0, (1 + state.step) / (10 + state.step)))
             state.step += 1
@@ -208,7 +210,7 @@ def train(
     if state.step < steps and not state.is_over(check):
         log.warning("stopped at step %d of %d%s", state.step, steps, ", kept for --resume" if run.folder else "")
         raise KeyboardInterrupt
-    model = accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
+    model = accelerator.unwrap_model(model).eval()
     with torch.no_grad():
         for name, p in averaged.items():
             p.copy_(state.ema[name])
@@ -267,9 +269,7 @@ def _interrupt_between_steps() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _save(
-    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], state: _State, run: Run, scaler: Any = None
-) -> None:
+def _save(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], state: _State, run: Run, scaler: Any) -> None:
     if run.checkpoint is None:
         return
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
@@ -279,10 +279,10 @@ def _save(
         for j, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{j}.{name}": tensor for name, tensor in moments.items()}
     header = {"step": state.step, "values": state.values, "identity": run.identity}
-    artifact.write(run.checkpoint, tensors, header | {"scaler": scaler.state_dict() if scaler else {}})
+    artifact.write(run.checkpoint, tensors, header | {"scaler": scaler.state_dict()})
 
 
-def _restore(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], run: Run, scaler: Any = None) -> _State:
+def _restore(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], run: Run, scaler: Any) -> _State:
     if run.checkpoint is None or not run.checkpoint.is_file():
         log.info("nothing to resume: starting from the first step")
         return _State()
@@ -308,7 +308,7 @@ def _restore(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], run:
             if int(number) == i:
                 states.setdefault(int(parameter), {})[key] = tensor
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-    if scaler and header.get("scaler"):
+    if header.get("scaler"):
         scaler.load_state_dict(header["scaler"])
     log.info("resumed at step %d", header["step"])
     device = next(model.parameters()).device

@@ -99,7 +99,7 @@ def _section(result: "CategoryResult", gallery: Gallery, number: int, loaded: Ca
         scores, is_defect = [c.score for c in result.cases], [c.defect is not None for c in result.cases]
         charts.append(figures.roc(scores, is_defect, label, point, result.category))
 
-    panels = {}
+    panels: dict[int, tuple[Any, ...]] = {}
     for case in itertools.chain(*gallery):
         image, mask, map, *repainted = case.load()
         small = figures.shrink(image, mask, map)  # at once: all pictures at full size would fill the memory

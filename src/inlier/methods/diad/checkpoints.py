@@ -277,7 +277,7 @@ def fill(module: nn.Module, state: State, path: Path, may_lack: Callable[[str], 
         taken[key] = value.to(tensor.dtype)
     needed = [key for key in lacking if not may_lack(key)]
     if needed:
-        raise InlierError(f"{path}: lacks {len(needed)} tensors; " + _layout(path, "of this size", needed, state))
+        raise InlierError(_layout(path, f"all that is needed, {len(needed)} tensors are missing", needed, state))
     module.load_state_dict(taken, strict=False)
     return lacking
 
@@ -296,7 +296,10 @@ def load_pretrained(denoiser: nn.Module, autoencoder: nn.Module | None, path: Pa
     text = {key.removeprefix(TEXT): value for key, value in state.items() if key.startswith(TEXT)}
     part = {key.removeprefix("denoiser."): value for key, value in state.items() if key.startswith("denoiser.")}
     if "embeddings.token_embedding.weight" not in text:
-        raise InlierError(_layout(path, "with a text encoder", ["cond_stage_model.transformer.*"], text or state))
+        raise InlierError(
+            f"{path}: holds no text encoder (cond_stage_model.transformer.*, or the folder text_encoder), which makes "
+            "the constant that stands for the prompt; use the whole model file, such as v1-5-pruned.ckpt"
+        )
     part["context"] = empty_prompt(text)
     new = ("controlnet_cond_embedding.", "controlnet_down_blocks.", "controlnet_mid_block.", "fusion.")
     fill(denoiser, part, path, lambda key: not is_whole and key.startswith("guide.") and any(n in key for n in new))
