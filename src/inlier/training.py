@@ -204,7 +204,8 @@ def train(
                 save()
                 saved = time.monotonic()
                 pause = max(CHECKPOINT_EVERY, 20 * (saved - start))  # large models take long to write
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # not end_training, after which processes can train nothing more together
+        tracker.finish()
     run.tracker = None
     save()  # also at the end: what comes after can be interrupted too
     if state.step < steps and not state.is_over(check):
