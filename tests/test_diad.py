@@ -550,6 +550,15 @@ def test_from_stable_diffusion_to_a_model_that_needs_it_no_more(plates, tmp_path
     assert inlier.load(tmp_path / "m.inlier").settings.pretrained == str(path)
 
 
+def test_a_diad_checkpoint_becomes_a_model_without_training(plates, tmp_path):
+    path, state = stable_diffusion(small_network(), tmp_path, "diad")
+    detector = DiAD("light", **{**TINY, **SMALL, "pretrained": str(path), "steps": 0}).fit(plates)
+    trained = weights_of(detector)
+    assert all(torch.equal(trained[name], state[of].view(trained[name].shape)) for name, of in ORIGINAL.items()
+               if name in trained)  # fmt: skip
+    assert len(detector.calibration_.scores) == 8
+
+
 def test_reconstructions_in_prediction_command_line_and_report(plates, tmp_path, monkeypatch, capsys):
     detector = tiny().fit(plates)
     p = next(detector.predict([np.full((50, 90), 120, np.uint8)]))

@@ -283,17 +283,17 @@ class DiAD(Detector):
 
     def learn(self, network: Network, images: Images, run: Run) -> None:
         s = self.settings
-        self._start_from_others(network)
+        has_autoencoder = self._start_from_others(network)
         pixels = cache_pixels(images, s.size, run)
-        if isinstance(network.autoencoder, Autoencoder) and s.autoencoder_steps and not s.autoencoder:
+        if isinstance(network.autoencoder, Autoencoder) and s.autoencoder_steps and not has_autoencoder:
             learn_autoencoder(network, pixels, run.stage("autoencoder"))
         network.autoencoder.requires_grad_(False)
         moments = cache_moments(network, pixels, run)
         learn_denoiser(network, pixels, moments, run.stage("denoiser"))
 
-    def _start_from_others(self, network: Network) -> None:
-        """Fill in what others trained."""
-        s = self.settings
+    def _start_from_others(self, network: Network) -> bool:
+        """Fill in what others trained; returns whether a finished autoencoder is among it."""
+        s, is_whole = self.settings, False
         if s.pretrained:
             path = _find("pretrained", s.pretrained)
             kept = network.autoencoder if isinstance(network.autoencoder, Autoencoder) and not s.autoencoder else None
@@ -306,6 +306,7 @@ class DiAD(Detector):
             fill(network.autoencoder.net, read_autoencoder(path)[0], path)
             self.weights_["autoencoder"] = f"{path.name}; its own licence"
             log.info("autoencoder: %s", path)
+        return is_whole or s.autoencoder is not None
 
 
 def _check_diffusers() -> None:
