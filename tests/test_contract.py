@@ -15,6 +15,28 @@ from inlier.artifact import ArtifactError
 # Small and quick variants of the light presets; a method that is not listed is tested as it is.
 TINY = {
     "differnet": {"size": 64, "taps": (16,), "width": 32, "blocks": 2, "batch_size": 8, "steps": 40, "lr": 3e-3},
+    # noised halfway only: from pure noise no network learns to paint a part in seconds
+    "diad": {
+        "size": 64,
+        "taps": (4, 8),
+        "autoencoder_channels": (4, 8, 16, 16),
+        "latent_channels": 8,
+        "autoencoder_steps": 30,
+        "autoencoder_lr": 0.01,
+        "channels": (16, 16, 32),
+        "groups": 4,
+        "heads": 2,
+        "context_width": 8,
+        "hint_channels": (4, 8, 8, 8),
+        "steps": 6,
+        "batch_size": 4,
+        "lr": 4e-3,
+        "warm_up": 1,
+        "ema": 0.8,
+        "start": 300,
+        "ddim_steps": 2,
+        "sigma": 2.0,
+    },
     "memseg": {"size": 64, "memory": 4, "decoder": 8, "steps": 100, "lr": 0.01, "look_every": 1000},
     "simplenet": {
         "size": 64,

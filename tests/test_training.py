@@ -2,12 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from inlier import InlierError, artifact, training
-from inlier.training import Run, train
+from inlier.training import Check, Run, train
 
 
 def fit(run, steps, explode_at=None):
@@ -93,3 +96,59 @@ def test_closing_a_run_takes_its_checkpoints_and_nothing_else(tmp_path):
         (tmp_path / name).touch()
     Run(folder=tmp_path).close()
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["look-000100.png", "mine.safetensors"]
+
+
+def fit_parts(run, steps, **options):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 1)
+
+    def loss(network, i):
+        return (network(torch.randn(8, 3, generator=run.generator(i))) - 1).square().mean()
+
+    return train(model, [torch.optim.AdamW(model.parameters(), lr=0.01)], loss, steps, run, **options)
+
+
+TWO_PROCESSES = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+from test_training import fit_parts
+from inlier.training import Run
+
+torch.set_num_threads(1)
+weight = fit_parts(Run(), 5).weight
+if torch.distributed.get_rank() == 0:
+    torch.save(weight.detach(), sys.argv[2])
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_are_two_passes_of_one(tmp_path):
+    (tmp_path / "script.py").write_text(TWO_PROCESSES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29517"]
+    arguments = [tmp_path / "script.py", Path(__file__).parent, tmp_path / "weight.pt"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, *arguments], check=True, env=environment, capture_output=True, timeout=300)
+    together = torch.load(tmp_path / "weight.pt")
+    alone = fit_parts(Run(), 5, accumulation=2).weight
+    torch.testing.assert_close(together, alone)
+    assert not torch.allclose(alone, fit_parts(Run(), 5).weight)
+
+
+@pytest.mark.parametrize("options", [{"ema": 0.9}, {"accumulation": 3}, {"precision": "bf16"}, {"precision": "fp16"}])
+def test_every_way_of_training_resumes_bit_for_bit(tmp_path, options):
+    fit_parts(Run(folder=tmp_path), 3, **options)
+    resumed = fit_parts(Run(folder=tmp_path, resume=True), 8, **options)
+    whole = fit_parts(Run(), 8, **options)
+    assert torch.equal(resumed.weight, whole.weight)
+
+
+def test_the_moving_average_is_the_model_and_what_looks_see():
+    seen = []
+    check = Check(lambda model, step: seen.append(model.weight.detach().clone()) or 0.0, every=8)
+    averaged = fit_parts(Run(), 8, ema=0.99, check=check)
+    assert torch.equal(seen[0], averaged.weight)
+    last = fit_parts(Run(), 8)
+    torch.manual_seed(0)
+    first = torch.nn.Linear(3, 1)
+    assert (averaged.weight - first.weight).abs().sum() < (last.weight - first.weight).abs().sum()

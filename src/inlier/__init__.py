@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from inlier.data.datasets import Dataset, open_dataset
     from inlier.detector import Detector, Prediction, load
     from inlier.evaluation import evaluate
+    from inlier.methods.diad import DiAD
     from inlier.methods.differnet import DifferNet
     from inlier.methods.memseg import MemSeg
     from inlier.methods.padim import PaDiM
@@ -28,6 +29,7 @@ _HOME = {
     "Prediction": "inlier.detector",
     "load": "inlier.detector",
     "evaluate": "inlier.evaluation",
+    "DiAD": "inlier.methods.diad",
     "DifferNet": "inlier.methods.differnet",
     "MemSeg": "inlier.methods.memseg",
     "PaDiM": "inlier.methods.padim",
@@ -36,6 +38,7 @@ _HOME = {
 __all__ = [
     "Dataset",
     "Detector",
+    "DiAD",
     "DifferNet",
     "InlierError",
     "MemSeg",

@@ -212,6 +212,9 @@ def predict(
     no_maps: Annotated[
         bool, typer.Option("--no-maps", help="Scores only, as always where neither --maps nor --overlays is given.")
     ] = False,
+    reconstructions: Annotated[
+        Path | None, typer.Option(help="Write the pictures repainted as good (diad) to this folder.")
+    ] = None,
     alpha: Alpha = None,
     device: Device = "auto",
     workers: Workers = 2,
@@ -224,6 +227,8 @@ def predict(
     if no_maps and (maps or overlays):
         raise InlierError("--no-maps leaves nothing to write for --maps or --overlays")
     detector = load(model, device)
+    if reconstructions and not hasattr(detector.network_, "inspect"):
+        raise InlierError(f"--reconstructions: {detector.name} repaints nothing")
     found = {root: list_images(root) if root.is_dir() else [root] for root in images}
     for root, paths in found.items():
         if not paths:
@@ -239,10 +244,10 @@ def predict(
             # names that are no valid text are written with backslashes
             lines = stack.enter_context(jsonl.open("w", encoding="utf-8", errors="backslashreplace"))
         show = stack.enter_context(progress("predicting", len(sources))) if jsonl else None
-        write = _Writer(roots, maps, overlays, detector)
+        write = _Writer(roots, maps, overlays, reconstructions, detector)
         # a map that is not written is not computed: with some methods it costs far more than the score
         predictions = detector.predict(
-            sources, alpha=alpha, workers=workers, errors="keep", maps=bool(maps or overlays)
+            sources, alpha=alpha, workers=workers, errors="keep", maps=bool(maps or overlays or reconstructions)
         )
         for done, p in enumerate(predictions, 1):
             if p.error:
@@ -279,9 +284,16 @@ def _text_line(p: Any) -> str:
 class _Writer:
     """Writes maps and overlays under the pictures' own names, never two to one file."""
 
-    def __init__(self, roots: dict[Path, Path], maps: Path | None, overlays: Path | None, detector: "Detector"):
-        self.roots, self.maps, self.overlays = roots, maps, overlays
-        self.inputs = {path.resolve() for path in roots} if maps or overlays else set()
+    def __init__(
+        self,
+        roots: dict[Path, Path],
+        maps: Path | None,
+        overlays: Path | None,
+        reconstructions: Path | None,
+        detector: "Detector",
+    ):
+        self.roots, self.maps, self.overlays, self.reconstructions = roots, maps, overlays, reconstructions
+        self.inputs = {path.resolve() for path in roots} if maps or overlays or reconstructions else set()
         self.used: set[Path] = set()
         self.scale = detector.calibration_.map_scale
 
@@ -290,6 +302,10 @@ class _Writer:
             from PIL import Image
 
             self._save(Image.fromarray(p.map), self.maps, Path(p.path), ".tiff")
+        if self.reconstructions:
+            from PIL import Image
+
+            self._save(Image.fromarray(p.reconstruction), self.reconstructions, Path(p.path), ".png")
         if self.overlays:
             from inlier.data.images import read_image
             from inlier.report.figures import overlay

@@ -46,6 +46,7 @@ class Prediction:
     error: str | None = None
     pixel_threshold: float | None = None  # at most a share alpha of good parts has any map value above it
     _network_map: NDArray[np.float32] | None = field(default=None, repr=False)
+    _network_reconstruction: NDArray[np.float32] | None = field(default=None, repr=False)
     _size: tuple[int, int] = field(default=(0, 0), repr=False)
     _preprocess: Preprocess | None = field(default=None, repr=False)
 
@@ -55,6 +56,17 @@ class Prediction:
         if self._network_map is None or self._preprocess is None:
             return None
         return self._preprocess.to_original(self._network_map, *self._size)
+
+    @functools.cached_property
+    def reconstruction(self) -> NDArray[np.uint8] | None:
+        """(height, width, 3) the picture repainted as good, registered to the original; black = cropped off.
+
+        None for methods that repaint nothing.
+        """
+        if self._network_reconstruction is None or self._preprocess is None:
+            return None
+        planes = [self._preprocess.to_original(plane, *self._size) for plane in self._network_reconstruction]
+        return np.rint(255 * np.nan_to_num(np.stack(planes, -1)).clip(0, 1)).astype(np.uint8)
 
     @property
     def region(self) -> NDArray[np.bool_] | None:
@@ -72,6 +84,7 @@ class Scores(NamedTuple):
     maps: NDArray[np.float32]  # (B, size, size), or (B, 0, 0) where none were asked for
     sizes: list[tuple[int, int]]  # (height, width) of the originals
     failures: list[tuple[int, str]]
+    reconstructions: NDArray[np.float32] | None = None  # (B, 3, size, size) about [0, 1], of methods that repaint
 
 
 class Images:
@@ -127,8 +140,15 @@ class Detector:
     # -- what a method gives ------------------------------------------------------------------------------------------
 
     def build(self) -> Any:
-        """The unfitted network; its `backbone` attribute is a features.Backbone. Shapes depend on settings alone."""
+        """The unfitted network; its `backbone` attribute is a features.Backbone. Shapes depend on settings alone.
+
+        A network that repaints pictures also has `inspect(images)`: scores, maps, reconstructions (B, 3, H, W).
+        """
         raise NotImplementedError  # pragma: no cover
+
+    def build_backbone(self) -> Any:
+        """The backbone of `build()` alone, where that is cheaper."""
+        return self._seeded().backbone
 
     def learn(self, network: Any, images: Images, run: Run) -> None:
         """Fit `network` on good images."""
@@ -137,6 +157,14 @@ class Detector:
     def memory_needed(self, n_images: int) -> int:
         """Bytes that fitting will take at its peak, for the check before it starts."""
         return 0
+
+    memory_advice: ClassVar[str] = "use preset 'light', a smaller 'size', or deeper 'taps'"
+
+    def memory_free(self, device: torch.device) -> int:
+        """Bytes that fitting may take."""
+        import psutil
+
+        return int(psutil.virtual_memory().available)
 
     def held_out_scores(self, network: Any, images: Images, run: Run) -> tuple[NDArray[Any], NDArray[Any]]:
         """(scores, highest map values), each (N,): every image scored by a model fitted without it (5 folds)."""
@@ -172,9 +200,9 @@ class Detector:
         kind = calibration or self.default_calibration
         dataset = open_dataset(data, categories)
         log.info("data: %s", dataset.layout)
-        self._check_can_fit(kind, len(dataset.train))
-        _check_log(log_with, run_folder)
         device = _device(self.device)
+        self._check_can_fit(kind, len(dataset.train), device)
+        _check_log(log_with, run_folder)
         # a wrong tap or a missing weight file is known before thousands of pictures are read
         backbone_weights = self._load_backbone()
         with progress("checking images", len(dataset.samples)) as show:
@@ -208,7 +236,7 @@ class Detector:
         self._run = run  # its folder goes when the model is safe on disk
         return self
 
-    def _check_can_fit(self, kind: str, n: int) -> None:
+    def _check_can_fit(self, kind: str, n: int, device: torch.device) -> None:
         if kind not in calibration.KINDS:
             raise InlierError(f"unknown calibration '{kind}'. Known: {', '.join(calibration.KINDS)}")
         needed = {"none": self.minimum_images, "split": 2 * self.minimum_images, "folds": self.minimum_images + 1}[kind]
@@ -217,15 +245,13 @@ class Detector:
             raise InlierError(
                 f"{found}: {self.name} with calibration '{kind}' needs at least {needed}, better 100 or more"
             )
-        import psutil
-
-        memory, available = self.memory_needed(n), psutil.virtual_memory().available
+        memory, available = self.memory_needed(n), self.memory_free(device)
         if memory:
             log.info("memory: fitting takes about %.2f GiB, %.1f GiB are free", memory / GIB, available / GIB)
         if memory > available:
             raise InlierError(
                 f"fitting {self.name} with these settings takes about {memory / GIB:.1f} GiB of memory, "
-                f"{available / GIB:.1f} GiB are free: use preset 'light', a smaller 'size', or deeper 'taps'"
+                f"{available / GIB:.1f} GiB are free: {self.memory_advice}"
             )
 
     def _fit_and_calibrate(self, images: Images, kind: str, run: Run, backbone_weights: dict[str, Tensor]) -> None:
@@ -243,7 +269,7 @@ class Detector:
         log.info("calibration: %s", self.calibration_)
 
     def _load_backbone(self) -> dict[str, Tensor]:
-        backbone = self._seeded().backbone
+        backbone = self.build_backbone()
         found: Weights = backbone.load(self.weights)
         self.weights_ = {"source": found.source, "licence": found.licence, "fresh": list(found.fresh)}
         log.info("backbone: %s, weights from %s", self.settings.backbone, found.source)
@@ -295,11 +321,12 @@ class Detector:
         network = self.network_.to(device)
         size = self.settings.size if maps else 0
         for batch in read_batches(sources, self.preprocess, batch_size, workers, errors):
-            score, found = torch.empty(0), torch.empty(0, size, size)
+            result = [torch.empty(0), torch.empty(0, size, size)]
             if batch.indices:
                 with torch.inference_mode():
-                    score, found = _run(network, torch.from_numpy(batch.images).to(device), maps)
-            yield Scores(batch.indices, score.cpu().numpy(), found.cpu().numpy(), batch.sizes, batch.failures)
+                    result = _run(network, torch.from_numpy(batch.images).to(device), maps)
+            score, found, *repainted = (tensor.cpu().numpy() for tensor in result)
+            yield Scores(batch.indices, score, found, batch.sizes, batch.failures, *repainted)
 
     def predict(
         self,
@@ -322,24 +349,30 @@ class Detector:
         alpha = self.calibration_.alpha(alpha)
         sources = _sources(data)
         for batch in self.scores(sources, batch_size=batch_size, workers=workers, errors=errors, maps=maps):
-            found = {
-                i: self._judge(_name(sources[i], i), alpha, batch.scores[k], batch.maps[k], batch.sizes[k])
-                for k, i in enumerate(batch.indices)
-            }
+            found = {i: self._judge(_name(sources[i], i), alpha, batch, k) for k, i in enumerate(batch.indices)}
             found |= {i: Prediction(_name(sources[i], i), error=reason) for i, reason in batch.failures}
             yield from (found[i] for i in sorted(found))
 
-    def _judge(
-        self, name: str, alpha: float | None, score: np.float32, map_: NDArray[np.float32], size: tuple[int, int]
-    ) -> Prediction:
+    def _judge(self, name: str, alpha: float | None, batch: Scores, k: int) -> Prediction:
+        score, repainted = batch.scores[k], batch.reconstructions
         p_value = threshold = None
         verdict: Literal["good", "defect"] | None = None
         if alpha is not None:
             p_value = float(self.calibration_.p_values(score))
             verdict = "defect" if p_value <= alpha else "good"
             threshold = calibration.threshold(self.calibration_.peaks, alpha)
-        network_map = map_ if map_.size else None
-        return Prediction(name, float(score), p_value, verdict, None, threshold, network_map, size, self.preprocess)
+        return Prediction(
+            name,
+            float(score),
+            p_value,
+            verdict,
+            None,
+            threshold,
+            batch.maps[k] if batch.maps[k].size else None,
+            None if repainted is None else repainted[k],
+            batch.sizes[k],
+            self.preprocess,
+        )
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "network_"):
@@ -470,13 +503,15 @@ class Calibration:
         return f"{self.kind}, {n} good images; alpha from {lowest:.4g}: {calibration.PROMISES[self.kind]}"
 
 
-def _run(network: nn.Module, images: Tensor, maps: bool) -> tuple[Tensor, Tensor]:
-    """Scores (B,) and maps; without them (B, 0, 0), by the network's own `scores` where it has one."""
-    scores_only = getattr(network, "scores", None)
-    if scores_only and not maps:
-        return scores_only(images), images.new_empty(len(images), 0, 0)
-    score, found = network(images)
-    return score, found if maps else found[:, :0, :0]
+def _run(network: Any, images: Tensor, maps: bool) -> list[Tensor]:
+    """Scores (B,), maps, and the reconstructions of a network that repaints.
+
+    Without maps: scores and maps (B, 0, 0), by the network's own `scores` where it has one.
+    """
+    if maps:
+        return list(getattr(network, "inspect", network)(images))
+    score = network.scores(images) if hasattr(network, "scores") else network(images)[0]
+    return [score, images.new_empty(len(images), 0, 0)]
 
 
 def _check_log(log_with: str | None, run_folder: Any) -> None:
@@ -493,6 +528,8 @@ def _check_log(log_with: str | None, run_folder: Any) -> None:
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # one of several processes: each has its own
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         probe = torch.zeros(1, device=name)
         probe.cpu()  # "meta" holds no numbers

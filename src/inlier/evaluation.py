@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from inlier import calibration
 from inlier.data.datasets import Dataset, Sample, check, open_dataset
@@ -45,8 +44,9 @@ class Case:
     score: float
     p_value: float | None
     verdict: str | None
-    load: Callable[[], tuple[Image.Image, NDArray[np.bool_] | None, NDArray[np.float32]]]
-    """(picture as read_image gives it, mask or None, map), all at the original size; scores the picture again"""
+    load: Callable[[], tuple[Any, ...]]
+    """(picture as read_image gives it, mask or None, map), all at the original size; scores the picture again. Methods
+    that repaint pictures add the reconstruction, (H, W, 3) uint8."""
 
 
 @dataclass(frozen=True)
@@ -275,12 +275,12 @@ def _mask(sample: Sample, size: tuple[int, int]) -> NDArray[np.bool_]:
     return np.asarray(read_mask(sample.mask)) if sample.mask else np.zeros(size, bool)
 
 
-def _load(
-    detector: Detector, sample: Sample, alpha: float | None
-) -> tuple[Image.Image, NDArray[np.bool_] | None, NDArray[np.float32]]:
+def _load(detector: Detector, sample: Sample, alpha: float | None) -> tuple[Any, ...]:
     prediction = next(detector.predict([sample.source], alpha=alpha))
     assert prediction.map is not None  # it was scored before
-    return read_image(sample.source), _mask(sample, prediction.map.shape) if sample.mask else None, prediction.map
+    mask = _mask(sample, prediction.map.shape) if sample.mask else None
+    repainted = () if prediction.reconstruction is None else (prediction.reconstruction,)
+    return read_image(sample.source), mask, prediction.map, *repainted
 
 
 def _rate(flagged: NDArray[np.bool_] | None, chosen: NDArray[np.bool_]) -> float | None:

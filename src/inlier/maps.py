@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def smooth_upsample_matrix(size_in: int, size_out: int, sigma: float) -> Tensor:
+def smooth_upsample_matrix(size_in: int, size_out: int, sigma: float, align_corners: bool = False) -> Tensor:
     """(size_out, size_in) float32: bilinear interpolation, then a gaussian of `sigma` output pixels.
 
     >>> smooth_upsample_matrix(2, 4, sigma=0)
@@ -22,6 +22,6 @@ def smooth_upsample_matrix(size_in: int, size_out: int, sigma: float) -> Tensor:
             [0.0000, 1.0000]])
     """
     identity = torch.eye(size_in, dtype=torch.float64)[None]
-    upsampled = F.interpolate(identity, size=size_out, mode="linear", align_corners=False)[0].T.numpy()
+    upsampled = F.interpolate(identity, size=size_out, mode="linear", align_corners=align_corners)[0].T.numpy()
     smooth = gaussian_filter1d(upsampled, sigma, axis=0, mode="reflect", truncate=4.0) if sigma > 0 else upsampled
     return torch.from_numpy(np.ascontiguousarray(smooth, dtype=np.float32))

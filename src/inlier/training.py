@@ -1,6 +1,7 @@
 """The one visible training loop, and the run folder that lets a killed run go on where it stopped."""
 
 import contextlib
+import functools
 import logging
 import math
 import signal
@@ -9,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from inlier import artifact
@@ -24,7 +26,8 @@ from inlier.progress import progress
 log = logging.getLogger("inlier")
 CHECKPOINT_EVERY = 30.0  # seconds
 MEMORY_SHARE = 0.25  # of the free memory that a cache may take before it goes to a file
-NUMPY = {torch.float16: np.float16, torch.float32: np.float32, torch.uint8: np.uint8}
+NUMPY = {torch.float32: np.float32, torch.float16: np.float16, torch.uint8: np.uint8}
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 GIB = 2**30
 
 
@@ -42,6 +45,7 @@ class Run:
     identity: dict[str, Any] = field(default_factory=dict)
     workers: int = 2
     log: str | None = None  # "tensorboard": event files in the run folder
+    tracker: Any = None  # where `train` logs to, while it runs
 
     @property
     def checkpoint(self) -> Path | None:
@@ -52,6 +56,17 @@ class Run:
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
         return self.folder
+
+    def stage(self, name: str) -> "Run":
+        """The same for one part of a fit that trains several things, one after the other."""
+        return replace(self, folder=self.folder and self.folder / name)
+
+    def show(self, picture: Image.Image, name: str, step: int) -> None:
+        """Keep a picture of the training: NAME-STEP.png in the run folder, and in the log."""
+        if folder := self.new_folder():
+            picture.save(folder / f"{name}-{step:06}.png")
+        if self.tracker:
+            self.tracker.log_images({name: np.asarray(picture)[None]}, step, dataformats="NHWC")
 
     def generator(self, *key: int) -> torch.Generator:
         """Randomness that depends on the seed and `key` alone, so step 1000 is the same after a restart."""
@@ -79,7 +94,7 @@ class Run:
         """The fit is done and saved: checkpoints go; pictures and logs of the training, where there are any, stay."""
         if not self.folder or not self.folder.is_dir():
             return
-        for folder in (*self.folder.glob("fold*/"), self.folder):
+        for folder in (*self.folder.glob("*/*/"), *self.folder.glob("*/"), self.folder):  # folds, and stages of folds
             (folder / "checkpoint.safetensors").unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # not empty
                 folder.rmdir()
@@ -99,6 +114,7 @@ class Check:
     every: int
     keep: str = "last"
     patience: int = 0
+    name: str = "simulated defects"  # of the looks in the log
 
 
 def train(
@@ -110,61 +126,111 @@ def train(
     *,
     schedule: Callable[[int], float] | None = None,
     check: Check | None = None,
+    accumulation: int = 1,
+    precision: str = "fp32",
+    ema: float | None = None,
 ) -> nn.Module:
-    """Take `steps` steps; `loss(model, step)` draws its batch and noise from `run.generator(step)`.
+    """Take `steps` steps; `loss(model, i)` draws the batch and noise of pass i from `run.generator(i)`.
 
-    schedule(step) gives the learning rate of all optimizers (default: the one they were made with). A checkpoint is
-    kept in the run folder every half minute and on Ctrl-C or SIGTERM; with `run.resume` the loop goes on from it and
-    ends, bit for bit, where an unbroken run would. A loss that is not finite raises InlierError with the step; the last
+    A step is `accumulation` passes on each process (one, unless `accelerate launch` started several): their gradients
+    are averaged, and no two passes have the same number. precision: fp32, or autocast to bf16 or fp16. ema: the model
+    is a moving average of the weights with this decay (looks see the average too). schedule(step) gives the learning
+    rate of all optimizers (default: the one they were made with). A checkpoint is kept in the run folder every half
+    minute, on Ctrl-C or SIGTERM, and at the end; with `run.resume` the loop goes on from it and ends, bit for bit,
+    where an unbroken run would. A loss that is not finite raises InlierError with the step; the last
     good checkpoint stays. Without a check that says otherwise the last step is the model.
     """
     from accelerate import Accelerator
 
     log_folder = run.new_folder() if run.log else None
     accelerator = Accelerator(cpu=run.device.type == "cpu", log_with=run.log, project_dir=log_folder)
+    # not accelerate's own, which is fixed for a whole process
+    half = functools.partial(torch.autocast, run.device.type, HALF.get(precision), enabled=precision in HALF)
+    scaler = torch.amp.GradScaler(run.device.type, enabled=precision == "fp16")
     if run.log:
         accelerator.init_trackers("log")
+        run.tracker = accelerator.get_tracker(run.log)
+    bare = model
     model, *optimizers = accelerator.prepare(model.train(), *optimizers)
     if run.checkpoint and run.checkpoint.is_file() and not run.resume:
         log.warning("%s: left by a stopped run, replaced by this one (--resume would go on with it)", run.checkpoint)
-    state = _restore(model, optimizers, run) if run.resume else _State()
-    saved = time.monotonic()
+    state = _restore(bare, optimizers, run, scaler) if run.resume else _State()
+    averaged = {name: p for name, p in bare.named_parameters() if p.requires_grad} if ema else {}
+    state.ema = state.ema or {name: p.detach().clone() for name, p in averaged.items()}
+
+    def save() -> None:
+        if accelerator.is_main_process:
+            _save(bare, optimizers, state, run, scaler)
+
+    saved, pause = time.monotonic(), CHECKPOINT_EVERY
     with progress("training", steps) as show, _interrupt_between_steps() as interrupted:
         while state.step < steps and not interrupted() and not state.is_over(check):
             if schedule:
                 for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                     group["lr"] = schedule(state.step)
-            value = loss(model, state.step)
-            if not math.isfinite(value.item()):
-                raise InlierError(
-                    f"the loss became {value.item()} at step {state.step + 1} of {steps}: lower the learning rates"
-                    + (f"; the last good checkpoint is {run.checkpoint}" if run.checkpoint else "")
-                )
             for optimizer in optimizers:
                 optimizer.zero_grad()
-            accelerator.backward(value)
+            mean = 0.0
+            for part in range(state.step * accumulation, (state.step + 1) * accumulation):
+                i = part * accelerator.num_processes + accelerator.process_index
+                is_last = (part + 1) % accumulation == 0
+                # processes exchange gradients once a step
+                with contextlib.nullcontext() if is_last else accelerator.no_sync(model):
+                    with half():
+                        value = loss(model, i)
+                    if not math.isfinite(value.item()):
+                        raise InlierError(
+                            f"the loss became {value.item()} at step {state.step + 1} of {steps}: lower the learning "
+                            "rates" + (f"; the last good checkpoint is {run.checkpoint}" if run.checkpoint else "")
+                        )
+                    accelerator.backward(scaler.scale(value / accumulation))
+                    mean += value.item() / accumulation
             for optimizer in optimizers:
-                optimizer.step()
+                scaler.step(optimizer)
+            scaler.update()
+            for name, p in averaged.items():  # early steps count more, or the average would remember the start
+                state.ema[name].lerp_(p.detach(), 1 - min(ema or 0.0, (1 + state.step) / (10 + state.step)))
             state.step += 1
             rate = optimizers[0].param_groups[0]["lr"]
-            show(state.step, f"loss {value.item():.4f}, learning rate {rate:.2g}")
-            accelerator.log({"loss": value.item(), "learning rate": rate}, state.step)
+            show(state.step, f"loss {mean:.4f}, learning rate {rate:.2g}")
+            accelerator.log({"loss": mean, "learning rate": rate}, state.step)
             if check and state.step % check.every == 0:
-                state.note(check.look(model.eval(), state.step), model, check)
-                model.train()
-                accelerator.log({"simulated defects": state.values[-1]}, state.step)
-            if time.monotonic() - saved > CHECKPOINT_EVERY:
-                _save(model, optimizers, state, run)
+                with _swapped(averaged, state.ema):
+                    state.note(check.look(bare.eval(), state.step), bare, check)
+                bare.train()
+                accelerator.log({check.name: state.values[-1]}, state.step)
+            if time.monotonic() - saved > pause:
+                start = time.monotonic()
+                save()
                 saved = time.monotonic()
-    accelerator.end_training()
+                pause = max(CHECKPOINT_EVERY, 20 * (saved - start))  # large models take long to write
+    for tracker in accelerator.trackers:  # not end_training, after which processes can train nothing more together
+        tracker.finish()
+    run.tracker = None
+    save()  # also at the end: what comes after can be interrupted too
     if state.step < steps and not state.is_over(check):
-        _save(model, optimizers, state, run)
         log.warning("stopped at step %d of %d%s", state.step, steps, ", kept for --resume" if run.folder else "")
         raise KeyboardInterrupt
     model = accelerator.unwrap_model(model).eval()
+    with torch.no_grad():
+        for name, p in averaged.items():
+            p.copy_(state.ema[name])
     if state.best:
         model.load_state_dict(state.best)
     return model
+
+
+@contextmanager
+def _swapped(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> Iterator[None]:
+    """Other values for a while."""
+    own = {name: p.data for name, p in parameters.items()}
+    try:
+        for name, p in parameters.items():
+            p.data = values[name]
+        yield
+    finally:
+        for name, p in parameters.items():
+            p.data = own[name]
 
 
 @dataclass
@@ -174,6 +240,7 @@ class _State:
     step: int = 0
     values: list[float] = field(default_factory=list)  # of all looks so far
     best: dict[str, Tensor] = field(default_factory=dict)  # the model at the best of them
+    ema: dict[str, Tensor] = field(default_factory=dict)  # moving average of what learns
 
     def note(self, value: float, model: nn.Module, check: Check) -> None:
         if check.keep == "best" and value > max(self.values, default=-math.inf):
@@ -203,18 +270,20 @@ def _interrupt_between_steps() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _save(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], state: _State, run: Run) -> None:
+def _save(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], state: _State, run: Run, scaler: Any) -> None:
     if run.checkpoint is None:
         return
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
+    tensors |= {f"ema.{name}": tensor for name, tensor in state.ema.items()}
     for i, optimizer in enumerate(optimizers):
         for j, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{j}.{name}": tensor for name, tensor in moments.items()}
-    artifact.write(run.checkpoint, tensors, {"step": state.step, "values": state.values, "identity": run.identity})
+    header = {"step": state.step, "values": state.values, "identity": run.identity}
+    artifact.write(run.checkpoint, tensors, header | {"scaler": scaler.state_dict()})
 
 
-def _restore(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], run: Run) -> _State:
+def _restore(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], run: Run, scaler: Any) -> _State:
     if run.checkpoint is None or not run.checkpoint.is_file():
         log.info("nothing to resume: starting from the first step")
         return _State()
@@ -240,5 +309,9 @@ def _restore(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], run:
             if int(number) == i:
                 states.setdefault(int(parameter), {})[key] = tensor
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    if header.get("scaler"):
+        scaler.load_state_dict(header["scaler"])
     log.info("resumed at step %d", header["step"])
-    return _State(header["step"], header["values"], groups.get("best", {}))
+    device = next(model.parameters()).device
+    ema = {name: tensor.to(device) for name, tensor in groups.get("ema", {}).items()}
+    return _State(header["step"], header["values"], groups.get("best", {}), ema)

@@ -21,6 +21,7 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Sequential], dict[int, str]]] = {
     ),
     "resnet18": (resnet18, {2: "relu", 4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}),
     "resnet50": (resnet50, {2: "relu", 4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}),
+    "resnet50_a1": (resnet50, {2: "relu", 4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}),
     "wide_resnet50_2": (wide_resnet50_2, {2: "relu", 4: "layer1", 8: "layer2", 16: "layer3", 32: "layer4"}),
     "alexnet": (alexnet, {4: "features.1", 8: "features.2", 16: "features.5", 32: "features.12"}),
 }

@@ -37,6 +37,12 @@ _BSD = "torchvision IMAGENET1K_V1 weights, BSD-3-Clause; trained on ImageNet (re
 ORIGINS = {
     "resnet18": Origin(_BSD, hub="timm/resnet18.tv_in1k", public_file="resnet18-f37072fd.pth"),
     "resnet50": Origin(_BSD, hub="timm/resnet50.tv_in1k", public_file="resnet50-0676ba61.pth"),
+    # the same network, trained by the recipe A1 of "ResNet strikes back", arXiv 2110.00476
+    "resnet50_a1": Origin(
+        "timm resnet50.a1_in1k weights, Apache-2.0; trained on ImageNet (research terms)",
+        hub="timm/resnet50.a1_in1k",
+        public_file="resnet50_a1_0-14fe96d1.pth",
+    ),
     "wide_resnet50_2": Origin(_BSD, hub="timm/wide_resnet50_2.tv_in1k", public_file="wide_resnet50_2-95faca4d.pth"),
     # no hub repository that we could vouch for carries torchvision's file
     "alexnet": Origin(_BSD, public_file="alexnet-owt-7be5be79.pth"),

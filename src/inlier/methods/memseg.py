@@ -352,8 +352,7 @@ class MemSeg(Detector):
             """Average precision of the pixels on simulated defects; their picture goes to the run folder."""
             with torch.inference_mode():
                 maps = torch.cat([model(to_input(picture[None]).to(run.device))[1].cpu() for picture, _ in seen])
-            if folder := run.new_folder():
-                draw_look(seen, maps).save(folder / f"look-{step:06}.png")
+            run.show(draw_look(seen, maps), "look", step)
             value = pixel_metrics(maps.numpy(), np.stack([mask.numpy() for _, mask in seen])).ap
             log.info("step %d: %.1f %% average precision on simulated defects", step, 100 * (value or 0))
             return value or 0.0

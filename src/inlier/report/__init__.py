@@ -99,13 +99,15 @@ def _section(result: "CategoryResult", gallery: Gallery, number: int, loaded: Ca
         scores, is_defect = [c.score for c in result.cases], [c.defect is not None for c in result.cases]
         charts.append(figures.roc(scores, is_defect, label, point, result.category))
 
-    panels = {}
+    panels: dict[int, tuple[Any, ...]] = {}
     for case in itertools.chain(*gallery):
-        panels[id(case)] = figures.shrink(*case.load())  # at once: all pictures at full size would fill the memory
+        image, mask, map, *repainted = case.load()
+        small = figures.shrink(image, mask, map)  # at once: all pictures at full size would fill the memory
+        panels[id(case)] = (*small, *(Image.fromarray(r).resize(small[0].size) for r in repainted))
         loaded()
-    scale = figures.colour_scale([map for _, _, map in panels.values()], result.pixel_threshold)
+    scale = figures.colour_scale([map for _, _, map, *_ in panels.values()], result.pixel_threshold)
     rows = {
-        name: [_row(case, *panels[id(case)], result.pixel_threshold, scale) for case in group]
+        name: [_row(case, panels[id(case)], result.pixel_threshold, scale) for case in group]
         for name, group in gallery._asdict().items()
     }
     judged = result.alpha is not None
@@ -118,24 +120,19 @@ def _section(result: "CategoryResult", gallery: Gallery, number: int, loaded: Ca
         "mark": result.pixel_threshold and 100 * (result.pixel_threshold - scale[0]) / (scale[1] - scale[0]),
         "missed": sum(c.verdict == "good" for c in result.cases if c.defect is not None) if judged else None,
         "alarms": sum(c.verdict == "defect" for c in result.cases if c.defect is None) if judged else None,
-        "hatched": any(np.isnan(map).any() for _, _, map in panels.values()),
+        "hatched": any(np.isnan(map).any() for _, _, map, *_ in panels.values()),
     }
 
 
-def _row(
-    case: "Case",
-    image: Image.Image,
-    mask: figures.Mask | None,
-    map: figures.Map,
-    pixel_threshold: float | None,
-    scale: figures.Scale,
-) -> dict[str, Any]:
+def _row(case: "Case", panels: tuple[Any, ...], pixel_threshold: float | None, scale: figures.Scale) -> dict[str, Any]:
     """One line of the gallery: a case's words and its panels (label, URI or None, words instead)."""
+    image, mask, map, *repainted = panels
     is_defect = case.defect is not None
     outcomes = {"defect": "found" if is_defect else "false alarm", "good": "missed" if is_defect else "correct"}
     truth = "" if mask is not None else "no mask" if is_defect else "nothing to mark"
     drawn = [
         ("image", image, ""),
+        *(("reconstruction", picture, "") for picture in repainted),
         ("ground truth", None if mask is None else figures.ground_truth(mask), truth),
         ("heat map", figures.heat_map(map, scale), ""),
         ("overlay", figures.overlay(image, map, pixel_threshold, scale), ""),
