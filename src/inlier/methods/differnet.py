@@ -9,9 +9,9 @@ a bounded number at a time; views are turned on tensors, by the very pixels that
 
 What differs: the last step is the model, where the code also reports its best epoch on the test set; scoring views lie
 at fixed angles, so that a picture has one score; gradients are turned back by the nearest pixel, not by splines (the
-gaussian follows: the pattern stays, values move by some per cent). Flips are ours. The preset `light` scores the four
-right angles, at which no corner is missing, trains on cached features of these views alone, and
-whitens them: the flow starts from what a Gaussian knows, and a twentieth of the steps does.
+gaussian follows: the pattern stays, values move by some per cent). Flips are ours. The preset `light` scores two
+views, upright and upside down, at which no corner is missing, and trains on cached features of these alone. Its
+features are means and deviations of channels, whitened: the flow starts from what a Gaussian knows, so few steps do.
 
 Which views are harmless depends on the part: `inlier preview DATA --method differnet` shows them. The map is a picture
 for people (section 3.4 of the paper): where the gradient of the likelihood is large. The paper gives no pixel metrics.
@@ -49,12 +49,14 @@ REPORTS = 10  # lines about the likelihood during training
 @dataclass(frozen=True, kw_only=True)
 class Settings(settings.Settings):
     taps: tuple[int | str, ...] = setting((32,), "layers whose channel means are the features")
+    deviations: bool = setting(False, "the features are deviations of the channels, too")
     size: int = setting(448, "height and width of the largest scale, pixels", low=32, high=4096)
     scales: int = setting(3, "each half as large as the one before (section 3.2)", low=1, high=6)
     whiten: float | None = setting(
         None,
-        "decorrelate the features on the fitted images, eigenvalues raised by this; none: features as they are",
+        "decorrelate the features on the fitted images, this much noise (a variance) added; none: as they are",
         low=1e-9,
+        high=1.0,
     )
     rotation: float = setting(180.0, "views are turned by up to so many degrees, either way", low=0.0, high=180.0)
     mirror: bool = setting(False, "views in training are flipped left to right, every second one on average")
@@ -219,6 +221,10 @@ def negative_log_likelihood(z: Tensor, logdet: Tensor) -> Tensor:
     return (z.square().sum(1) / 2 - logdet) / z.shape[1]
 
 
+def count_features(s: Settings, backbone: Backbone) -> int:
+    return s.scales * sum(backbone.channels) * (2 if s.deviations else 1)
+
+
 class Network(nn.Module):
     """Features of three scales, and the flow."""
 
@@ -239,7 +245,8 @@ class Network(nn.Module):
                 f"setting 'size': {s.size} is too small, the last of {s.scales} scales has {smallest} pixels, of which "
                 f"{s.backbone} leaves nothing at the tap {s.taps[-1]}"
             ) from error
-        dim = s.scales * sum(self.backbone.channels)
+        dim = count_features(s, self.backbone)
+        self.deviations = s.deviations
         if dim < 2:
             raise InlierError("setting 'taps': a flow needs two features at least")
         self.register_buffer("mean", torch.zeros(dim))
@@ -249,9 +256,12 @@ class Network(nn.Module):
         self.register_buffer("smooth", smooth_upsample_matrix(s.size, s.size, s.sigma), persistent=False)
 
     def features(self, views: Tensor) -> Tensor:
-        """(N, 3, H, W) -> (N, dim): channel means of every scale, largest first, and of every tap."""
+        """(N, 3, H, W) -> (N, dim): channel means of every scale, largest first, and of every tap; then deviations."""
         maps = [m for stride in self.strides for m in self.backbone(views[..., ::stride, ::stride])]
-        return (torch.cat([m.mean((2, 3)) for m in maps], 1) - self.mean) @ self.whitening
+        found = [m.mean((2, 3)) for m in maps]
+        if self.deviations:  # the small number gives a channel that is constant a gradient
+            found += [(m.var((2, 3), correction=0) + 1e-10).sqrt() for m in maps]
+        return (torch.cat(found, 1) - self.mean) @ self.whitening
 
     def views(self, images: Tensor, at_once: int = VIEWS_AT_ONCE) -> Iterator[Tensor]:
         """The scoring views of (B, 3, H, W), image by image, at most so many in a batch."""
@@ -302,11 +312,14 @@ class DifferNet(Detector):
     presets = {
         "paper": Settings(backbone="alexnet"),
         "light": Settings(
-            taps=(16, 32),
+            taps=("blocks.3", "blocks.4", "blocks.5", "blocks.6"),
+            deviations=True,
+            scales=2,
             whiten=1e-3,
             fill="reflect",
-            test_views=4,
-            view_pool=4,
+            views=2,
+            test_views=2,
+            view_pool=2,
             width=128,
             steps=200,
             lr=5e-4,
@@ -319,7 +332,7 @@ class DifferNet(Detector):
     def memory_needed(self, n_images: int) -> int:
         s = self.settings
         with torch.device("meta"):
-            flow = Flow(s.scales * sum(Backbone(s.backbone, s.taps).channels), s)
+            flow = Flow(count_features(s, Backbone(s.backbone, s.taps)), s)
         # weights, gradients and Adam's two moments; the views of a step, twice read ahead; half a GiB for the rest
         views = 0 if s.view_pool else 3 * 4 * s.batch_size * s.views * 3 * s.size**2
         return 16 * sum(parameter.numel() for parameter in flow.parameters()) + views + 2**29
@@ -329,7 +342,7 @@ class DifferNet(Detector):
         steps = s.steps or math.ceil(s.epochs * len(images) / s.batch_size)
         pool = pool_features(network, images, s, run) if s.view_pool or s.whiten else torch.empty(0)
         if s.whiten:
-            mean, matrix = whitening(pool.flatten(0, 1), s.whiten)
+            mean, matrix, disturbance = whitening(pool.flatten(0, 1), s.whiten)
             network.mean.copy_(mean)
             network.whitening.copy_(matrix)
             pool = (pool - mean) @ matrix
@@ -366,6 +379,8 @@ class DifferNet(Detector):
                 with torch.no_grad():
                     parts = next(stream).split(VIEWS_AT_ONCE)
                     x = torch.cat([network.features(views.to(run.device)) for views in parts])
+            if s.whiten:
+                x = x + (disturbance * torch.randn(x.shape, generator=run.generator(step, 1))).to(run.device)
             value = negative_log_likelihood(*network.flow.with_logdet(x)).mean()
             if (step + 1) % math.ceil(steps / REPORTS) == 0:
                 log.info("step %d of %d: %.3f bits per dimension", step + 1, steps, bits(value.item()))
@@ -386,23 +401,25 @@ def bits(loss: float) -> float:
     return (loss + math.log(2 * math.pi) / 2) / math.log(2)
 
 
-def whitening(features: Tensor, floor: float) -> tuple[Tensor, Tensor]:
-    """Mean (dim,) and matrix (dim, dim): (features - mean) @ matrix has no correlations, and deviation 1 or less.
+def whitening(features: Tensor, noise: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (dim,), matrix (dim, dim) and deviations of noise (dim,).
 
-    features: (N, dim). `floor` is added to the eigenvalues of their correlation, so that directions in which the
-    fitted images (almost) agree count, but not without bound.
+    (features - mean) @ matrix + noise has the covariance 1, where the noise is as if this much variance had been added
+    to each feature at deviation 1. Without it the flow would find directions in which all fitted images agree, always
+    there when images are fewer than features, and make them infinitely likely.
     """
     x = features.double()
     std, mean = torch.std_mean(x, 0, correction=0)
     std = torch.where(std > 1e-6, std, 1.0)
     x = (x - mean) / std
     values, vectors = torch.linalg.eigh(x.T @ x / len(x))
-    matrix = vectors / (values.clamp(min=0) + floor).sqrt() / std[:, None]
-    return mean.float(), matrix.float()
+    raised = values.clamp(min=0) + noise
+    matrix = vectors / raised.sqrt() / std[:, None]
+    return mean.float(), matrix.float(), (noise / raised).sqrt().float()
 
 
 def pool_features(network: Network, images: Images, s: Settings, run: Run) -> Tensor:
-    """(N, view_pool, dim) float32, before standardisation; without a pool one upright view of each image."""
+    """(N, view_pool, dim) float32, before whitening; without a pool one upright view of each image."""
     angles = fixed_angles(s.view_pool, s.rotation) if s.view_pool else [0.0]
     pool = run.cache((len(images), len(angles), len(network.mean)), torch.float32, "features")
     done = 0
