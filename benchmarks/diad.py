@@ -2,16 +2,19 @@
 
 Also, for the whole method: AUROC and seconds by number of DDIM steps, and what limits it, each part alone: the map of
 the autoencoder's own reconstruction, and of an oracle that pastes the picture's good pixels back, so that nothing but
-the true defect is repainted. Every finished run is a line of benchmarks/diad.jsonl, so the script
-can be stopped and goes on; the tables are written to benchmarks/DIAD.md. Last step, no look at the test set.
+the true defect is repainted. Of one seed the variants share an autoencoder, which the first of them trains. Every
+finished run is a line of benchmarks/diad.jsonl, so the script can be stopped and goes on; the tables are written to
+benchmarks/DIAD.md. Last step, no look at the test set.
 """
 
 import argparse
 import json
 import logging
 import platform
+import random
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,15 +36,18 @@ VARIANTS = ("ddpm", "ldm", "sg", "sg+sff")
 STEPS = (10, 5, 3, 2)
 
 
-def together(folder: Path, names: list[str]) -> Dataset:
-    """One dataset of categories from several."""
+def together(folder: Path, names: list[str], limit: int) -> Dataset:
+    """One dataset of categories from several, with at most so many test pictures of each (drawn at random; 0: all)."""
     homes = {
         "screw": (folder / "mvtec_ad", "screw"),
         "magnetic_tile": (folder, "magnetic_tile"),
         "mono": ("elpv", "mono"),
     }
     parts = [open_dataset(home, [category]) for home, category in (homes[name] for name in names)]
-    samples = tuple(sample for part in parts for sample in part.samples)
+    samples = ()
+    for part in parts:
+        tested = random.Random(0).sample(part.test, min(limit or len(part.test), len(part.test)))
+        samples += (*part.train, *tested)
     return replace(parts[0], name="together", layout=f"{len(parts)} categories together", samples=samples)
 
 
@@ -91,10 +97,17 @@ def parts_alone(detector: DiAD, data: Dataset) -> dict[str, Any]:
     return {"autoencoder": measure(autoencoded), "oracle": measure(oracle)}
 
 
-def run(data: Dataset, preset: str, variant: str, seed: int, settings: dict[str, Any], device: str) -> dict[str, Any]:
+def run(
+    data: Dataset, preset: str, variant: str, seed: int, settings: dict[str, Any], device: str, shared: Path
+) -> dict[str, Any]:
+    if shared.is_dir() and variant != "ddpm":
+        settings = settings | {"autoencoder": str(shared)}
     start = time.perf_counter()
     detector = DiAD(preset, seed=seed, device=device, variant=variant, **settings).fit(data, calibration="none")
-    row = {"fitted": time.perf_counter() - start, **numbers(detector, data)}
+    fitted = time.perf_counter() - start
+    if not shared.is_dir() and variant != "ddpm":
+        detector.network_.autoencoder.net.save_pretrained(shared)
+    row = {"fitted": fitted, **numbers(detector, data)}
     if variant == "sg+sff":
         network, row["steps"] = detector.network_, {}
         for steps in STEPS:
@@ -143,23 +156,26 @@ def main() -> None:
     parser.add_argument("--categories", nargs="+", default=["screw", "magnetic_tile", "mono"])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--limit", type=int, default=0, help="test pictures of each category, at most; 0: all")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="change settings of the preset")
     parser.add_argument("--out", type=Path, default=HERE / "DIAD.md")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    data = together(arguments.data, arguments.categories)
+    data = together(arguments.data, arguments.categories, arguments.limit)
     settings = type(DiAD.presets[arguments.preset]).parse(arguments.set)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout
     kept = arguments.out.with_name(arguments.out.stem.lower() + ".jsonl")
     rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
+    autoencoders = Path(tempfile.mkdtemp())
     for seed in arguments.seeds:
         for variant in arguments.variants:
             key = {"preset": arguments.preset, "variant": variant, "seed": seed, "settings": arguments.set}
-            key["data"] = list(arguments.categories)
+            key |= {"data": list(arguments.categories), "limit": arguments.limit}
             if any(key.items() <= row.items() for row in rows):
                 continue
-            row = {**key, **run(data, arguments.preset, variant, seed, settings, arguments.device)}
+            shared = autoencoders / str(seed)
+            row = {**key, **run(data, arguments.preset, variant, seed, settings, arguments.device, shared)}
             row |= {"commit": commit.strip(), "threads": torch.get_num_threads()}
             with kept.open("a") as file:
                 print(json.dumps(row), file=file)
@@ -168,7 +184,8 @@ def main() -> None:
     arguments.out.write_text(
         f"# DiAD, preset {arguments.preset} {' '.join(arguments.set)}\n\nMade by `benchmarks/diad.py` at commit "
         f"{', '.join(sorted({row['commit'] for row in rows}))} on {platform.machine()}, {torch.get_num_threads()} "
-        f"threads, torch {torch.__version__}. AUROC in %, mean over seeds (lowest to highest).\n\n{table(rows)}\n"
+        f"threads, torch {torch.__version__}. AUROC in %, mean over seeds (lowest to highest)"
+        f"{f'; at most {arguments.limit} test pictures of each category, drawn at random' if arguments.limit else ''}.\n\n{table(rows)}\n"
     )
 
 
