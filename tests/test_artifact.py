@@ -141,5 +141,14 @@ def test_an_unwritable_place_is_known_before_training(tmp_path):
     with pytest.raises(ArtifactError, match="is a folder"):
         artifact.check_writable(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(ArtifactError, match="cannot be written"):
-        artifact.check_writable(tmp_path / "file" / "m.inlier")
+    with pytest.raises(ArtifactError, match="cannot be written, .*file is a file and not a folder") as error:
+        artifact.check_writable(tmp_path / "file" / "new" / "m.inlier")
+    assert error.value.__cause__ is None  # wrong use, not a disk that refuses
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ArtifactError, match="is a device or a pipe"):
+        artifact.check_writable(tmp_path / "pipe")
+
+
+def test_the_header_can_be_read_alone(path):
+    header = artifact.read_header(path)
+    assert header.pop("sha256") and header == artifact.read(path)[1]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +124,51 @@ def test_what_is_read_is_never_overwritten(inlier, model, plates, tmp_path):
     assert (picture.read_bytes(), model.read_bytes()) == before
 
 
+def test_no_output_takes_the_place_of_a_picture_or_lies_among_them(inlier, model, plates, tmp_path):
+    good, textures, table = tmp_path / "good", tmp_path / "textures", tmp_path / "parts.csv"
+    shutil.copytree(plates / "plate/train/good", good)
+    shutil.copytree(plates / "plate/test/good", textures)
+    table.write_text("path\ngood/000.png\ngood/001.png\ngood/002.png\n")
+    before = sorted((path, path.read_bytes()) for path in tmp_path.rglob("*.*"))
+    memseg = ("--method", "memseg", "--textures", textures)
+    for arguments, out, words in (
+        (("train", good, "--method", "padim"), good / "001.png", "overwritten"),
+        (("train", table, "--method", "padim"), good / "001.png", "overwritten"),
+        (("train", plates, *memseg), textures / "000.png", "lies in"),
+        (("train", good, *memseg), good / "m.inlier", "look.png: lies in"),
+        (("preview", good), good / "preview.png", "lies in"),
+        (("preview", good, "--textures", textures), textures / "000.png", "lies in"),
+        (("preview", table), good / "001.png", "overwritten"),
+    ):
+        code, _, stderr = inlier(*arguments, "--out", out)
+        assert code == 2 and words in stderr, stderr
+    for arguments, words in (
+        (("evaluate", model, plates, "--json", plates / "plate/test/good/000.png"), "overwritten"),
+        (("predict", model, good, "--overlays", good / "overlays"), "lies in"),
+    ):
+        code, _, stderr = inlier(*arguments)
+        assert code == 2 and words in stderr
+    assert sorted((path, path.read_bytes()) for path in tmp_path.rglob("*.*")) == before
+
+
+def test_places_that_cannot_be_written_are_known_before_the_work(inlier, model, plates, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "file").touch()
+    (tmp_path / "m.inlier.run").touch()
+    for arguments, words in (
+        (("train", plates, "--method", "padim", "--out", tmp_path / "pipe.png"), "is a device or a pipe"),
+        (("train", plates, "--method", "padim", "--out", tmp_path / "file/m.inlier"), "is a file and not a folder"),
+        (("train", plates, "--method", "padim", "--out", tmp_path / "m.inlier"), "m.inlier.run: is a file"),
+        (("preview", plates, "--out", tmp_path / "pipe.png"), "is a device or a pipe"),
+        (("preview", plates, "--out", tmp_path / "sheet.gif"), "its name ends in one of"),
+        (("evaluate", model, plates, "--json", tmp_path / "pipe.png"), "is a device or a pipe"),
+        (("predict", model, plates / "plate/test", "--maps", tmp_path / "file"), "is a file and not a folder"),
+        (("predict", model, plates / "plate/test", "--jsonl", tmp_path / "file/l.jsonl"), "is a file and not a folder"),
+    ):
+        code, stdout, stderr = inlier(*arguments)
+        assert code == 2 and words in stderr and not stdout and "backbone:" not in stderr, stderr
+
+
 def test_a_disk_that_refuses_is_exit_code_1_and_keeps_the_run(inlier, plates, tmp_path, monkeypatch):
     from inlier import training
 
@@ -141,6 +187,21 @@ def test_a_disk_that_refuses_is_exit_code_1_and_keeps_the_run(inlier, plates, tm
     assert code == 1 and "No space left on device" in stderr and not out.exists()
     assert inlier("train", plates, *TRAIN_SIMPLENET, "--set", "epochs=3", "--out", out, "--resume")[0] == 0
     assert os.listdir(tmp_path) == ["m.inlier"]
+
+
+def test_a_model_does_not_say_where_its_weights_lay(model):
+    from inlier import artifact
+
+    assert artifact.read_header(model)["weights"]["source"] == "efficientnet-lite0-57934424.pth"
+
+
+def test_folds_are_counted(inlier, plates, tmp_path):
+    (tmp_path / "good").mkdir()
+    for i in range(4):
+        shutil.copy(plates / f"plate/train/good/00{i}.png", tmp_path / "good")
+    options = ("--set", "epochs=1", "--calibration", "folds", "--out", tmp_path / "m.inlier")
+    code, _, stderr = inlier("train", tmp_path / "good", *TRAIN_SIMPLENET, *options)
+    assert code == 0 and "fold 4 of 4" in stderr, stderr
 
 
 def test_methods_lists_methods_and_settings(inlier):
@@ -247,6 +308,7 @@ def test_resuming_another_run_is_refused(inlier, plates, tmp_path):
     artifact.write(run / "checkpoint.safetensors", {}, {"step": 1, "identity": {"method": "simplenet", "seed": 7}})
     code, _, stderr = inlier("train", plates, *TRAIN_SIMPLENET, "--out", tmp_path / "m.inlier", "--resume")
     assert code == 2 and "belongs to a run with other" in stderr and "seed" in stderr
+    assert "weights from" not in stderr, "it was known before the pictures were read"
 
 
 def imported_by(code):
@@ -286,6 +348,13 @@ def test_wrong_options_are_known_before_a_picture_is_read(inlier, tmp_path):
     ):
         code, _, stderr = inlier("train", root, "--method", "padim", *wrong, "--out", tmp_path / "m.inlier")
         assert code == 2 and words in stderr, stderr
+    for wrong, words in (
+        (("--textures", tmp_path / "none"), "none: not found; --textures"),
+        (("--set", "tiles=0"), "setting 'tiles'"),
+        (("--set", "foreground=left"), "setting 'foreground'"),
+    ):
+        code, _, stderr = inlier("train", root, "--method", "memseg", *wrong, "--out", tmp_path / "m.inlier")
+        assert code == 2 and words in stderr, stderr
 
 
 def test_preview_draws_the_steps_of_simulated_defects(inlier, plates, tmp_path):
@@ -298,7 +367,10 @@ def test_preview_draws_the_steps_of_simulated_defects(inlier, plates, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--textures", "{empty}"), "no pictures to take textures from"),
+        (("--textures", "{empty}"), "holds no pictures"),
+        (("--textures", "{empty}", "--set", "textures={bad}"), "leave one out"),
+        (("--preset", "heavy"), "no preset 'heavy'"),
+        (("--set", "tiles=0,4"), "setting 'tiles'"),
         (("--textures", "{bad}"), "1 of 1 textures cannot be read"),
         (("--foreground", "left"), "got 'left'"),
         (("--category", "none"), "none"),
@@ -313,6 +385,38 @@ def test_what_a_preview_cannot_use(inlier, plates, tmp_path, options, words):
     assert code == 2 and words in stderr and not (tmp_path / "sheet.png").exists()
 
 
+def test_the_preview_shows_what_would_be_trained(inlier, plates, tmp_path, monkeypatch):
+    from inlier.report import preview
+
+    used = []
+
+    def sheet(images, simulator, names):
+        used.append((images[0].shape[0], simulator.grid, simulator.match_grey))
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr(preview, "preview_sheet", sheet)
+    out = tmp_path / "sheet.jpg"
+    assert inlier("preview", plates, "--out", out)[0] == 0
+    options = ("--preset", "paper-code", "--set", "size=64", "--set", "foreground=brighter:255")
+    code, _, stderr = inlier("preview", plates, *options, "--out", out)
+    assert code == 0 and "none found on 16 of 16 images" in stderr
+    assert used == [(256, (4, 8), True), (64, (8, 8), False)]
+    with Image.open(out) as picture:
+        assert picture.format == "JPEG"
+
+
+def test_a_preview_names_all_broken_pictures_and_writes_nothing(inlier, tmp_path):
+    from conftest import write_dataset
+
+    for category in ("a", "b", "c"):
+        write_dataset(tmp_path / "parts", 4, 0, 1, category)
+    for name in ("b/train/good/000.png", "c/train/good/001.png"):
+        (tmp_path / "parts" / name).write_text("no picture")
+    code, _, stderr = inlier("preview", tmp_path / "parts", "--out", tmp_path / "p.png")
+    assert code == 2 and "2 pictures cannot be read" in stderr and "b/train/good/000" in stderr and "001.png" in stderr
+    assert os.listdir(tmp_path) == ["parts"]
+
+
 def test_preview_of_the_views_that_differnet_learns_from(inlier, plates, tmp_path):
     out = tmp_path / "views.png"
     options = ("--set", "rotation=10", "--set", "view_pool=0", "--size", 64, "--out", out)
@@ -322,7 +426,8 @@ def test_preview_of_the_views_that_differnet_learns_from(inlier, plates, tmp_pat
         assert sheet.size == (7 * 70, 4 * 70)
     for wrong, words in (
         (("--method", "padim"), "nothing to preview for 'padim'"),
-        (("--set", "rotation=10"), "for --method differnet only"),
+        (("--set", "rotation=10"), "unknown setting 'rotation'"),
+        (("--method", "differnet", "--foreground", "whole"), "--foreground: differnet has no such setting"),
         (("--method", "differnet", "--set", "rotation=300"), "setting 'rotation'"),
     ):
         code, _, stderr = inlier("preview", plates, *wrong, "--out", tmp_path / "none.png")
@@ -358,8 +463,9 @@ def test_textures_and_logs_reach_the_training(inlier, plates, tmp_path):
 
 def test_options_that_a_method_does_not_have(inlier, plates, tmp_path):
     for options, words in (
-        (("--textures", tmp_path), "unknown setting 'textures'"),
+        (("--textures", tmp_path), "--textures: padim has no such setting"),
         (("--log", "wandb"), "unknown log 'wandb'"),
+        (("--log", "tensorboard"), "padim is fitted at once"),
     ):
         code, _, stderr = inlier("train", plates, "--method", "padim", *options, "--out", tmp_path / "m.inlier")
         assert code == 2 and words in stderr

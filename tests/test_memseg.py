@@ -251,7 +251,12 @@ def test_looks_are_kept_as_pictures_and_the_best_can_be_the_model(plates, tmp_pa
     ("settings", "words"),
     [
         ({"taps": (8, 16)}, "memseg needs five layers"),
-        ({"tiles": (4, 8, 2)}, "rows and columns expected, not 3"),
+        ({"tiles": (4, 8, 2)}, "setting 'tiles': rows and columns, each from 1 to 64, expected, got 4,8,2"),
+        ({"tiles": (0, 4)}, "setting 'tiles'"),
+        ({"tiles": (4, 65)}, "setting 'tiles'"),
+        ({"l1_weight": 0.0, "focal_weight": 0.0}, "nothing is learned when both are 0"),
+        ({"lr": 1e-5}, "setting 'lr_end': 0.0001 is above 'lr'"),
+        ({"foreground": "darker:999"}, "setting 'foreground': got 'darker:999'"),
         ({"textures": "/nowhere"}, "/nowhere"),
         ({"foreground": "left"}, "got 'left'"),
     ],

@@ -1,5 +1,6 @@
 """The loop: exact resuming, refusal of what is not finite, nothing written without a run folder."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from inlier import InlierError, artifact, training
+from inlier.progress import progress
 from inlier.training import Check, Run, train
 
 
@@ -96,6 +98,41 @@ def test_closing_a_run_takes_its_checkpoints_and_nothing_else(tmp_path):
         (tmp_path / name).touch()
     Run(folder=tmp_path).close()
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["look-000100.png", "mine.safetensors"]
+
+
+def test_a_fresh_start_clears_pictures_and_logs_of_the_run_before(tmp_path):
+    (tmp_path / "fold0/log").mkdir(parents=True)
+    for name in ("look-000100.png", "fold0/log/events.out.tfevents.1", "mine.png"):
+        (tmp_path / name).touch()
+    Run(folder=tmp_path, resume=True).clear()
+    assert (tmp_path / "look-000100.png").exists()
+    Run(folder=tmp_path).clear()
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["mine.png"]
+
+
+@pytest.mark.parametrize("keep, looks", [("best", [4, 6]), ("last", [4])])
+def test_the_best_can_be_the_last_step(keep, looks):
+    seen = []
+    fit_parts(Run(), 6, check=Check(lambda model, step: seen.append(step) or 0.0, every=4, keep=keep))
+    assert seen == looks
+
+
+def test_the_log_is_closed_when_a_step_fails(tmp_path):
+    pytest.importorskip("tensorboard")
+    run = Run(folder=tmp_path, log="tensorboard")
+    with pytest.raises(InlierError, match="became nan"):
+        fit(run, 3, explode_at=1)
+    assert run.tracker is None
+
+
+def test_a_stopped_bar_says_how_far_it_came(caplog, monkeypatch):
+    caplog.set_level("INFO", "inlier")
+    clock = itertools.count(step=10)
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    for done in (97, 400):
+        with progress("training", 400) as show:
+            show(done)
+    assert "training: 97 of 400 in" in caplog.text and "training: 400 in" in caplog.text
 
 
 def fit_parts(run, steps, **options):

@@ -54,15 +54,23 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, "Tensor"], header:
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raise ArtifactError now if `write(path, ...)` would be refused, before hours of training."""
+    """Raise ArtifactError now if `write(path, ...)` would be refused, before hours of training.
+
+    Also for a device or a pipe: writing puts a new file in the place of what is there.
+    """
     path = Path(path)
     try:
+        blocked = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
+        if blocked:
+            raise ArtifactError(f"{path}: cannot be written, {blocked} is a file and not a folder")
+        if path.exists() and not path.is_file():
+            kind = "is a folder" if path.is_dir() else "is a device or a pipe, not a file"
+            raise ArtifactError(f"{path}: {kind}; give the name of a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
-            if path.is_dir():
-                raise ArtifactError(f"{path}: is a folder; give the name of a file")
+            pass
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise ArtifactError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -80,9 +88,20 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 def read(path: str | os.PathLike[str], device: str = "cpu") -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     """(tensors, header) of an artifact. Raises ArtifactError for a file that is missing, foreign, damaged or newer."""
+    tensors, header = _read(Path(path), device)
+    if header.pop("sha256", None) != _digest(header, dict(sorted(tensors.items()))):
+        raise ArtifactError(f"{path}: is damaged; its content does not match its checksum")
+    return tensors, header
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The header alone: quick, whatever the size, but nothing is checked against the checksum. Raises ArtifactError."""
+    return _read(Path(path), "cpu", header_only=True)[1]
+
+
+def _read(path: Path, device: str, header_only: bool = False) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
-    path = Path(path)
     if not path.is_file():
         raise ArtifactError(f"{path}: {'is a folder, not a model file' if path.is_dir() else 'no such model file'}")
     try:
@@ -101,15 +120,13 @@ def read(path: str | os.PathLike[str], device: str = "cpu") -> tuple[dict[str, "
                     f"{path}: has format {header['format']}, this inlier reads up to {FORMAT}; "
                     f"it was written by inlier {header.get('library', '(unknown)')}: please upgrade"
                 )
-            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+            tensors = {name: file.get_tensor(name) for name in ([] if header_only else list(file.keys()))}
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"{path}: is not a whole inlier model; it is damaged, cut short or of another kind"
         ) from error
-    if header.pop("sha256", None) != _digest(header, dict(sorted(tensors.items()))):
-        raise ArtifactError(f"{path}: is damaged; its content does not match its checksum")
     return tensors, header
 
 

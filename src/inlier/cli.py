@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,7 @@ from inlier.errors import InlierError
 from inlier.version import __version__
 
 if TYPE_CHECKING:
+    from inlier.data.datasets import Dataset
     from inlier.detector import Detector
     from inlier.evaluation import Results
 
@@ -117,18 +119,28 @@ def train(
     workers: Workers = 2,
 ) -> None:
     """Learn from the good pictures in DATA and write a model."""
-    kind = methods.get(method)
-    if preset not in kind.presets:
-        raise InlierError(f"{method} has no preset '{preset}'. Known: {', '.join(kind.presets)}")
-    settings = type(kind.presets[preset]).parse(set_ or [])
-    if backbone:
-        settings["backbone"] = backbone
-    if textures:
-        settings["textures"] = str(textures)
-    detector = kind(preset, seed=seed, device=device, weights=weights, **settings)
+    settings = _settings(method, preset, set_, backbone=backbone, textures=textures and str(textures))
+    detector = methods.get(method)(preset, seed=seed, device=device, weights=weights, **settings)
     start = time.monotonic()
     _train(detector, data, category or [], calibration, out, resume, workers, log_with)
     print(f"{out}: {method} ({preset}), {_size(out)}, fitted in {time.monotonic() - start:.0f} s")
+
+
+def _settings(method: str, preset: str, texts: list[str] | None, **options: Any) -> dict[str, Any]:
+    """What `--set` changes, and the options that have names of their own. Raises InlierError for what does not fit."""
+    presets = methods.get(method).presets
+    if preset not in presets:
+        raise InlierError(f"{method} has no preset '{preset}'. Known: {', '.join(presets)}")
+    values = type(presets[preset]).parse(texts or [])
+    for name, value in options.items():
+        if value is None:
+            continue
+        if not hasattr(presets[preset], name):
+            raise InlierError(f"--{name}: {method} has no such setting; `inlier methods {method}` shows what it has")
+        if name in values:
+            raise InlierError(f"--{name} and --set {name}={values[name]} are given; leave one out")
+        values[name] = value
+    return values
 
 
 def _train(
@@ -141,12 +153,16 @@ def _train(
     workers: int = 2,
     log_with: str | None = None,
 ) -> None:
-    _protect(out, Path(data))
+    from inlier.data.datasets import open_dataset
+
+    dataset = open_dataset(data, categories)
+    _protect([out], _inputs(data, dataset, detector))
     artifact.check_writable(out)
     run_folder = out.with_name(out.name + ".run")
+    if hasattr(detector.settings, "look_every"):  # pictures of the training go to the run folder
+        _protect([run_folder / "look.png"], {Path(sample.name).parent for sample in dataset.samples})
     detector.fit(
-        data,
-        categories=categories,
+        dataset,
         calibration=calibration,
         run_folder=run_folder,
         resume=resume,
@@ -168,17 +184,19 @@ def evaluate(
     workers: Workers = 2,
 ) -> None:
     """Compare a model's scores and maps with the truth on the test pictures of DATA."""
+    from inlier.data.datasets import open_dataset
     from inlier.detector import load
     from inlier.evaluation import evaluate as run
 
+    dataset = open_dataset(data)
     to_file = json_ is not None and str(json_) != "-"
     if json_ and to_file:
-        _protect(json_, model, Path(data))
+        _protect([json_], [model, *_inputs(data, dataset)])
         artifact.check_writable(json_)
     if report:
         artifact.check_writable(report / "index.html")
 
-    results = run(load(model, device), data, categories=category or [], alpha=alpha, workers=workers)
+    results = run(load(model, device), dataset, categories=category or [], alpha=alpha, workers=workers)
     text = json.dumps(results.to_json(), indent=1, allow_nan=False) + "\n"
     if json_ and not to_file:
         print(text, end="")
@@ -235,12 +253,16 @@ def predict(
             raise InlierError(f"{root}: holds no pictures (.png .jpg .jpeg .bmp .tif .tiff .webp)")
     roots = {path: root for root, paths in found.items() for path in paths}
     if jsonl and str(jsonl) != "-":
-        _protect(jsonl, model, *roots)
+        _protect([jsonl], [model, *images, *roots])
+        if not jsonl.exists() or jsonl.is_dir():  # a pipe will do: lines are written as they come
+            artifact.check_writable(jsonl)
+    for folder in filter(None, (maps, overlays, reconstructions)):
+        _protect([folder / "any.png"], [root for root in images if root.is_dir()])
+        artifact.check_writable(folder / "any.png")
     sources, failed = list(roots), 0
     with ExitStack() as stack:
         lines = sys.stdout
         if jsonl and str(jsonl) != "-":
-            jsonl.parent.mkdir(parents=True, exist_ok=True)
             # names that are no valid text are written with backslashes
             lines = stack.enter_context(jsonl.open("w", encoding="utf-8", errors="backslashreplace"))
         show = stack.enter_context(progress("predicting", len(sources))) if jsonl else None
@@ -263,10 +285,36 @@ def predict(
         raise typer.Exit(1)
 
 
-def _protect(target: Path, *inputs: Path) -> None:
-    """Refuse to write over something that is being read."""
-    if target.resolve() in {path.resolve() for path in inputs}:
-        raise InlierError(f"{target}: is an input of this command and would be overwritten; choose another name")
+def _inputs(data: Any, dataset: "Dataset", detector: "Detector | None" = None) -> list[Path]:
+    """Files and folders that a command reads."""
+    paths = [Path(data)]
+    for sample in dataset.samples:
+        paths += [path for path in (sample.source, sample.mask) if isinstance(path, Path)]
+    if detector:  # weights, textures, what others trained
+        texts = [detector.weights, *vars(detector.settings).values()]
+        paths += [Path(text) for text in texts if isinstance(text, (str, Path)) and Path(text).exists()]
+    return paths
+
+
+def _protect(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Refuse to write over what is read, and to write a picture into a folder that is read.
+
+    The first would destroy a picture of a part; the second would pass for one the next time. Anything but a picture may
+    lie in such a folder, so that `inlier train .` works.
+    """
+    from inlier.data.images import SUFFIXES
+
+    read = {path.resolve() for path in inputs}
+    for target in targets:
+        real = target.resolve()
+        if real in read:
+            raise InlierError(f"{target}: is an input of this command and would be overwritten; choose another name")
+        folder = next((parent for parent in real.parents if parent in read), None)
+        if folder and real.suffix.lower() in SUFFIXES:
+            raise InlierError(
+                f"{target}: lies in {folder}, whose pictures this command reads: it would overwrite one of them, or be "
+                "taken for one the next time; choose a place outside"
+            )
 
 
 def _json_line(p: Any) -> str:
@@ -372,49 +420,72 @@ def preview(
     method: Annotated[
         str, typer.Option(help="memseg: simulated defects, step by step. differnet: the views it learns from.")
     ] = "memseg",
+    preset: Annotated[str, typer.Option(help="The preset that will be trained: see `inlier methods`.")] = "light",
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the views (differnet).")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeat for several.")
     ] = None,
     category: Categories = None,
     textures: Textures = None,
     foreground: Annotated[
-        str, typer.Option(help="Where defects may lie: auto, whole, released, brighter, darker, darker:120, ...")
-    ] = "auto",
-    size: Annotated[int, typer.Option(min=32, max=1024, help="Height and width of the pictures.")] = 256,
+        str | None, typer.Option(help="Where defects may lie: auto, whole, released, brighter, darker, darker:120, ...")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Height and width of the pictures.")] = None,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="Where to write the picture.")] = Path("preview.png"),
+    out: Annotated[Path, typer.Option(help="Where to write the picture (.png, .jpg, .webp, ...).")] = Path(
+        "preview.png"
+    ),
 ) -> None:
     """Draw what a method makes of the good pictures of DATA, before hours of training."""
+    from PIL import Image
+
     from inlier.data.datasets import open_dataset
-    from inlier.data.images import Preprocess, read_batches
-    from inlier.data.simulation import LOOKED_AT, Simulator, foreground_rule, open_textures
+    from inlier.data.images import SUFFIXES, read_batches
+    from inlier.data.simulation import LOOKED_AT, open_textures
     from inlier.report.preview import IMAGES, preview_sheet, view_sheet
 
     if method not in ("memseg", "differnet"):
         raise InlierError(f"there is nothing to preview for '{method}', only for memseg and differnet")
-    if set_ and method != "differnet":
-        raise InlierError("--set: the preview has settings for --method differnet only")
+    options = {"textures": textures and str(textures), "foreground": foreground, "size": size}
+    detector = methods.get(method)(preset, seed=seed, **_settings(method, preset, set_, **options))
+    s = detector.settings
+    if out.suffix.lower() not in SUFFIXES:
+        raise InlierError(f"{out}: a preview is a picture, its name ends in one of {', '.join(sorted(SUFFIXES))}")
     dataset = open_dataset(data, category or [])
     log.info("data: %s", dataset.layout)
-    source = open_textures(textures)
+    several = len(dataset.categories) > 1
+    targets = {name: out.with_stem(f"{out.stem}-{name}") if several else out for name in dataset.categories}
+    _protect(targets.values(), _inputs(data, dataset, detector))
+    for target in targets.values():
+        artifact.check_writable(target)
+    source = open_textures(s.textures) if method == "memseg" else None
+    sheets, failures = {}, list[str]()
     for name in dataset.categories:
         paths = [str(sample.source) for sample in dataset.train if sample.category == name][:LOOKED_AT]
         if not paths:
             raise InlierError(f"{dataset.name}: {name} has no good training images")
-        target = out if len(dataset.categories) == 1 else out.with_stem(f"{out.stem}-{name}")
-        _protect(target, *map(Path, paths))
-        batches = read_batches(paths, Preprocess(size))
+        batches = list(read_batches(paths, detector.preprocess, errors="keep"))
+        failures += [reason for batch in batches for _, reason in batch.failures]
+        if failures:
+            continue
         pictures = [(255 * image).round().astype("uint8").transpose(1, 2, 0) for b in batches for image in b.images]
         if method == "differnet":
-            sheet, description = view_sheet(pictures[:IMAGES], set_ or [], seed)
+            sheets[name] = view_sheet(pictures[:IMAGES], s, seed)
         else:
-            simulator = Simulator(seed, foreground_rule(foreground, name, pictures), source)
-            sheet = preview_sheet(pictures[:IMAGES], simulator, [Path(path).name for path in paths])
-            description = simulator.describe()
+            from inlier.methods.memseg import NO_FOREGROUND, make_simulator
+
+            simulator = make_simulator(s, name, pictures, source, seed)
+            if without := sum(not simulator.foreground(picture).any() for picture in pictures):
+                log.warning(f"{name}: {NO_FOREGROUND}", without, len(pictures))
+            names = [Path(path).name for path in paths]
+            sheets[name] = preview_sheet(pictures[:IMAGES], simulator, names), simulator.describe()
+    if failures:
+        found = f"{len(failures)} picture{'s'[: len(failures) > 1]} cannot be read; mend or remove:"
+        raise InlierError("\n  ".join([f"{dataset.name}: {found}", *failures]))
+    for name, (sheet, description) in sheets.items():
         content = io.BytesIO()
-        sheet.save(content, target.suffix[1:] or "png")
-        artifact.write_bytes(target, content.getvalue())
-        print(f"{target}: {description}")
+        sheet.save(content, Image.registered_extensions()[out.suffix.lower()])
+        artifact.write_bytes(targets[name], content.getvalue())
+        print(f"{targets[name]}: {description}")
 
 
 @app.command()

@@ -120,6 +120,7 @@ class Detector:
     settings: Any  # a method narrows it to its own Settings
     default_calibration: ClassVar[str] = "split"
     minimum_images: ClassVar[int] = 2
+    trains: ClassVar[bool] = True  # in steps, which can be logged
 
     def __init__(
         self,
@@ -169,8 +170,9 @@ class Detector:
     def held_out_scores(self, network: Any, images: Images, run: Run) -> tuple[NDArray[Any], NDArray[Any]]:
         """(scores, highest map values), each (N,): every image scored by a model fitted without it (5 folds)."""
         scores, peaks = np.empty(len(images)), np.empty(len(images))
-        for k, (fitting, held_out) in enumerate(calibration.folds(len(images), self.seed)):
-            log.info("fold %d of 5: fitting on %d images", k + 1, len(fitting))
+        folds = calibration.folds(len(images), self.seed)
+        for k, (fitting, held_out) in enumerate(folds):
+            log.info("fold %d of %d: fitting on %d images", k + 1, len(folds), len(fitting))
             fold_run = Run(run.seed, run.device, run.folder and run.folder / f"fold{k}", run.resume, run.identity)
             fold = self._network(run.device, network.backbone.state_dict())
             self.learn(fold, images.subset(fitting), fold_run)
@@ -202,7 +204,14 @@ class Detector:
         log.info("data: %s", dataset.layout)
         device = _device(self.device)
         self._check_can_fit(kind, len(dataset.train), device)
-        _check_log(log_with, run_folder)
+        self._check_log(log_with, run_folder)
+        settings = json.loads(json.dumps(asdict(self.settings)))  # as a checkpoint gives it back: tuples become lists
+        identity = {"method": self.name, "settings": settings, "seed": self.seed, "calibration": kind}
+        folder = Path(run_folder) if run_folder else None
+        run = Run(self.seed, device, folder, resume, identity, workers, log_with)
+        if folder and folder.exists() and not folder.is_dir():
+            raise InlierError(f"{folder}: is a file; the run is kept in a folder of that name: move or rename one")
+        run.check_resumable()
         # a wrong tap or a missing weight file is known before thousands of pictures are read
         backbone_weights = self._load_backbone()
         with progress("checking images", len(dataset.samples)) as show:
@@ -211,22 +220,8 @@ class Detector:
             log.info("note: %s", note)
         for warning in report.warnings:
             log.warning("%s", warning)
-        run = Run(
-            self.seed,
-            device,
-            Path(run_folder) if run_folder else None,
-            resume,
-            {
-                "method": self.name,
-                "settings": asdict(self.settings),
-                "seed": self.seed,
-                "calibration": kind,
-                "data": report.fingerprint,
-            },
-            workers,
-            log_with,
-        )
-        run.identity = json.loads(json.dumps(run.identity))  # as a checkpoint gives it back: tuples become lists
+        run.identity["data"] = report.fingerprint
+        run.clear()
         good = dataset.train
         categories_of = [sample.category for sample in good]
         images = Images([sample.source for sample in good], self.preprocess, workers, categories_of)
@@ -254,6 +249,18 @@ class Detector:
                 f"{available / GIB:.1f} GiB are free: {self.memory_advice}"
             )
 
+    def _check_log(self, log_with: str | None, run_folder: Any) -> None:
+        if log_with is None:
+            return
+        if log_with != "tensorboard":
+            raise InlierError(f"unknown log '{log_with}'. Known: tensorboard")
+        if not self.trains:
+            raise InlierError(f"{self.name} is fitted at once and has no training steps to log: leave the log out")
+        if not run_folder:
+            raise InlierError("a log needs a run_folder to be written to")
+        if not importlib.util.find_spec("tensorboard"):
+            raise InlierError("the log 'tensorboard' needs that package: pip install 'inlier[tensorboard]'")
+
     def _fit_and_calibrate(self, images: Images, kind: str, run: Run, backbone_weights: dict[str, Tensor]) -> None:
         network = self._network(run.device, backbone_weights)
         fitting, held_out = list(range(len(images))), list[int]()
@@ -271,7 +278,9 @@ class Detector:
     def _load_backbone(self) -> dict[str, Tensor]:
         backbone = self.build_backbone()
         found: Weights = backbone.load(self.weights)
-        self.weights_ = {"source": found.source, "licence": found.licence, "fresh": list(found.fresh)}
+        # the model may travel: the name of a file, not where it lay
+        source = Path(found.source).name if Path(found.source).exists() else found.source
+        self.weights_ = {"source": source, "licence": found.licence, "fresh": list(found.fresh)}
         log.info("backbone: %s, weights from %s", self.settings.backbone, found.source)
         if found.fresh:
             log.warning("%s: lacks %s, which start with random weights", found.source, ", ".join(found.fresh))
@@ -512,17 +521,6 @@ def _run(network: Any, images: Tensor, maps: bool) -> list[Tensor]:
         return list(getattr(network, "inspect", network)(images))
     score = network.scores(images) if hasattr(network, "scores") else network(images)[0]
     return [score, images.new_empty(len(images), 0, 0)]
-
-
-def _check_log(log_with: str | None, run_folder: Any) -> None:
-    if log_with is None:
-        return
-    if log_with != "tensorboard":
-        raise InlierError(f"unknown log '{log_with}'. Known: tensorboard")
-    if not run_folder:
-        raise InlierError("a log needs a run_folder to be written to")
-    if not importlib.util.find_spec("tensorboard"):
-        raise InlierError("the log 'tensorboard' needs that package: pip install 'inlier[tensorboard]'")
 
 
 def _device(name: str) -> torch.device:

@@ -47,13 +47,16 @@ def progress(label: str, total: int) -> Iterator[Advance]:
         return
 
     start = last = time.monotonic()
+    reached = 0
 
     def line(done: int, note: str = "") -> None:
-        nonlocal last
+        nonlocal last, reached
+        reached = done
         if time.monotonic() - last > LINE_EVERY:
             last = time.monotonic()
             log.info("%s: %d of %d, %.0f s %s", label, done, total, last - start, note)
 
     yield line
     if time.monotonic() - start > 2:
-        log.info("%s: %d in %.0f s", label, total, time.monotonic() - start)
+        done = f"{reached} of {total}" if reached < total else f"{total}"  # stopped, or good enough early
+        log.info("%s: %s in %.0f s", label, done, time.monotonic() - start)

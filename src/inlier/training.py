@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import math
+import os
 import signal
 import tempfile
 import threading
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ MEMORY_SHARE = 0.25  # of the free memory that a cache may take before it goes t
 NUMPY = {torch.float32: np.float32, torch.float16: np.float16, torch.uint8: np.uint8}
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 GIB = 2**30
+Read = TypeVar("Read")
 
 
 @dataclass
@@ -90,6 +92,19 @@ class Run:
         file = tempfile.TemporaryFile(dir=self.new_folder())  # noqa: SIM115 (the map outlives this function)
         return torch.from_numpy(np.memmap(file, NUMPY[dtype], "w+", shape=tuple(shape)))
 
+    def check_resumable(self) -> None:
+        """Raise InlierError if a checkpoint in the folder is of another identity, as far as that is known yet."""
+        for path in self.folder.rglob("checkpoint.safetensors") if self.folder and self.resume else ():
+            _check_identity(path, _checkpoint(path, artifact.read_header), self.identity)
+
+    def clear(self) -> None:
+        """A fresh start: pictures and logs of an older run go, so that all that are there belong together."""
+        if not self.folder or self.resume or os.environ.get("RANK", "0") != "0":  # one of several processes is enough
+            return
+        for pattern in (f"*-{6 * '[0-9]'}.png", "events.out.tfevents.*"):  # of `show`, of TensorBoard
+            for path in self.folder.rglob(pattern):
+                path.unlink()
+
     def close(self) -> None:
         """The fit is done and saved: checkpoints go; pictures and logs of the training, where there are any, stay."""
         if not self.folder or not self.folder.is_dir():
@@ -107,7 +122,8 @@ class Check:
     """A look at the model every so many steps, at anything but test pictures.
 
     look(model, step) returns how good it is, higher = better. keep: "last" (the model is what the last step left) or
-    "best" (what the best look saw). patience: stop after so many looks in a row without a better one; 0: never.
+    "best" (what the best look saw; the last step is looked at too, whatever `every`). patience: stop after so many
+    looks in a row without a better one; 0: never.
     """
 
     look: Callable[[nn.Module, int], float]
@@ -115,6 +131,9 @@ class Check:
     keep: str = "last"
     patience: int = 0
     name: str = "simulated defects"  # of the looks in the log
+
+    def is_due(self, step: int, steps: int) -> bool:
+        return step % self.every == 0 or (step == steps and self.keep == "best")
 
 
 def train(
@@ -147,9 +166,6 @@ def train(
     # not accelerate's own, which is fixed for a whole process
     half = functools.partial(torch.autocast, run.device.type, HALF.get(precision), enabled=precision in HALF)
     scaler = torch.amp.GradScaler(run.device.type, enabled=precision == "fp16")
-    if run.log:
-        accelerator.init_trackers("log")
-        run.tracker = accelerator.get_tracker(run.log)
     bare = model
     model, *optimizers = accelerator.prepare(model.train(), *optimizers)
     if run.checkpoint and run.checkpoint.is_file() and not run.resume:
@@ -163,7 +179,7 @@ def train(
             _save(bare, optimizers, state, run, scaler)
 
     saved, pause = time.monotonic(), CHECKPOINT_EVERY
-    with progress("training", steps) as show, _interrupt_between_steps() as interrupted:
+    with _tracking(accelerator, run), progress("training", steps) as show, _interrupt_between_steps() as interrupted:
         while state.step < steps and not interrupted() and not state.is_over(check):
             if schedule:
                 for group in (group for optimizer in optimizers for group in optimizer.param_groups):
@@ -194,7 +210,7 @@ def train(
             rate = optimizers[0].param_groups[0]["lr"]
             show(state.step, f"loss {mean:.4f}, learning rate {rate:.2g}")
             accelerator.log({"loss": mean, "learning rate": rate}, state.step)
-            if check and state.step % check.every == 0:
+            if check and check.is_due(state.step, steps):
                 with _swapped(averaged, state.ema):
                     state.note(check.look(bare.eval(), state.step), bare, check)
                 bare.train()
@@ -204,9 +220,6 @@ def train(
                 save()
                 saved = time.monotonic()
                 pause = max(CHECKPOINT_EVERY, 20 * (saved - start))  # large models take long to write
-    for tracker in accelerator.trackers:  # not end_training, after which processes can train nothing more together
-        tracker.finish()
-    run.tracker = None
     save()  # also at the end: what comes after can be interrupted too
     if state.step < steps and not state.is_over(check):
         log.warning("stopped at step %d of %d%s", state.step, steps, ", kept for --resume" if run.folder else "")
@@ -218,6 +231,20 @@ def train(
     if state.best:
         model.load_state_dict(state.best)
     return model
+
+
+@contextmanager
+def _tracking(accelerator: Any, run: Run) -> Iterator[None]:
+    """The log of the run, if it has one, closed whatever happens."""
+    if run.log:
+        accelerator.init_trackers("log")
+        run.tracker = accelerator.get_tracker(run.log)
+    try:
+        yield
+    finally:
+        for tracker in accelerator.trackers:  # not end_training, after which processes can train no more together
+            tracker.finish()
+        run.tracker = None
 
 
 @contextmanager
@@ -287,16 +314,8 @@ def _restore(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], run:
     if run.checkpoint is None or not run.checkpoint.is_file():
         log.info("nothing to resume: starting from the first step")
         return _State()
-    try:
-        tensors, header = artifact.read(run.checkpoint)
-    except artifact.ArtifactError as error:
-        raise InlierError(f"{error}; train without --resume to start again") from error
-    changed = [key for key, value in run.identity.items() if header["identity"].get(key) != value]
-    if changed:
-        raise InlierError(
-            f"{run.checkpoint}: belongs to a run with other {', '.join(changed)}; "
-            f"use the same ones, or train without --resume"
-        )
+    tensors, header = _checkpoint(run.checkpoint, artifact.read)
+    _check_identity(run.checkpoint, header, run.identity)
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         group, _, rest = name.partition(".")
@@ -315,3 +334,18 @@ def _restore(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], run:
     device = next(model.parameters()).device
     ema = {name: tensor.to(device) for name, tensor in groups.get("ema", {}).items()}
     return _State(header["step"], header["values"], groups.get("best", {}), ema)
+
+
+def _checkpoint(path: Path, read: Callable[[Path], Read]) -> Read:
+    try:
+        return read(path)
+    except artifact.ArtifactError as error:
+        raise InlierError(f"{error}; train without --resume to start again") from error
+
+
+def _check_identity(path: Path, header: dict[str, Any], identity: dict[str, Any]) -> None:
+    changed = [key for key, value in identity.items() if header.get("identity", {}).get(key) != value]
+    if changed:
+        raise InlierError(
+            f"{path}: belongs to a run with other {', '.join(changed)}; use the same ones, or train without --resume"
+        )

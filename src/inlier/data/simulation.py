@@ -143,6 +143,7 @@ def foreground_rule(choice: str, category: str, images: Sequence[Pixels]) -> For
 
     Or by hand: "brighter" or "darker" (by Otsu's threshold), "brighter:120", "darker:120". Raises InlierError.
     """
+    check_rule(choice)
     side, _, number = choice.partition(":")
     if choice == "auto":
         return choose_foreground(images)
@@ -150,11 +151,21 @@ def foreground_rule(choice: str, category: str, images: Sequence[Pixels]) -> For
         return WHOLE
     if choice == "released":
         if category not in RELEASED:
-            raise InlierError(f"foreground: no released rule for '{category}', only for {', '.join(sorted(RELEASED))}")
+            known = ", ".join(sorted(RELEASED))
+            raise InlierError(f"setting 'foreground': no released rule for '{category}', only for {known}")
         return RELEASED[category]
-    if side not in ("brighter", "darker") or (number and not number.isdecimal()) or choice.endswith(":"):
-        raise InlierError(f"foreground: auto, whole, released, brighter, darker or darker:120 expected, got '{choice}'")
     return Foreground(int(number) if number else "otsu", side == "darker")
+
+
+def check_rule(choice: str) -> None:
+    """Raise InlierError if `foreground_rule` knows no such choice."""
+    side, colon, number = choice.partition(":")
+    by_hand = side in ("brighter", "darker") and (not colon or (number.isdecimal() and int(number) <= 255))
+    if choice not in ("auto", "whole", "released") and not by_hand:
+        raise InlierError(
+            f"setting 'foreground': got '{choice}', expected auto, whole, released, brighter or darker, "
+            "or a grey level from 0 to 255 with it, such as darker:120"
+        )
 
 
 def choose_foreground(images: Sequence[Pixels]) -> Foreground:
@@ -240,9 +251,10 @@ def open_textures(folder: Path | str | None = None) -> Textures | None:
         data = Path(package.origin).parent / "data"
         bundled = tuple(data / f"{name}.png" for name in ("brick", "grass", "gravel"))
         return Textures(bundled, "brick, grass and gravel of scikit-image") if all(map(_opens, bundled)) else None
-    paths = tuple(list_images(folder))
+    paths = tuple(list_images(folder)) if Path(folder).is_dir() else ()
     if not paths:
-        raise InlierError(f"{folder}: no pictures to take textures from")
+        found = "holds no pictures" if Path(folder).is_dir() else "is a file" if Path(folder).exists() else "not found"
+        raise InlierError(f"{folder}: {found}; --textures (setting 'textures') takes a folder of pictures, such as DTD")
     if bad := [str(path) for path in paths if not _opens(path)]:
         names = "\n  ".join(bad)
         raise InlierError(f"{folder}: {len(bad)} of {len(paths)} textures cannot be read; remove:\n  {names}")

@@ -18,6 +18,7 @@ import logging
 import math
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from torch.nn import functional as F
 
 from inlier import settings
 from inlier.data.images import read_ahead
-from inlier.data.simulation import LOOKED_AT, Simulator, foreground_rule, open_textures
+from inlier.data.simulation import LOOKED_AT, Pixels, Simulator, Textures, check_rule, foreground_rule, open_textures
 from inlier.detector import Detector, Images
 from inlier.errors import InlierError
 from inlier.features import Backbone
@@ -40,6 +41,7 @@ log = logging.getLogger("inlier")
 ROUNDING = 1e-5  # of a squared norm: distances closer than this are told apart by the exact formula
 WATCHED = 8  # held-out good images that the looks during training are made of, at most
 SHOWN = 4  # of them in the picture of a look
+NO_FOREGROUND = "foreground: none found on %d of %d images, defects were simulated anywhere on those"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,17 @@ class Settings(settings.Settings):
     look_every: int = setting(100, "steps between two looks at simulated defects of held-out good images", low=1)
     keep: str = setting("last", "the model: that of the last step, or of the best look", choices=("last", "best"))
     patience: int = setting(0, "stop after so many looks without a better one; 0: never", low=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_rule(self.foreground)
+        if len(self.tiles) != 2 or min(self.tiles) < 1 or max(self.tiles) > self.size:
+            found = ",".join(map(str, self.tiles))
+            raise InlierError(f"setting 'tiles': rows and columns, each from 1 to {self.size}, expected, got {found}")
+        if self.lr_end > self.lr:
+            raise InlierError(f"setting 'lr_end': {self.lr_end} is above 'lr' ({self.lr}), the highest learning rate")
+        if self.l1_weight == self.focal_weight == 0:
+            raise InlierError("settings 'l1_weight' and 'focal_weight': nothing is learned when both are 0")
 
 
 class CoordinateAttention(nn.Module):
@@ -300,6 +313,12 @@ class MemSeg(Detector):
     def build(self) -> Network:
         return Network(self.settings)
 
+    def fit(self, data: Any, **options: Any) -> Self:
+        self._textures = open_textures(self.settings.textures)  # a wrong folder is known before a picture is read
+        return super().fit(data, **options)
+
+    fit.__doc__ = Detector.fit.__doc__
+
     def learn(self, network: Network, images: Images, run: Run) -> None:
         s = self.settings
         pixels = cache_pixels(images, s.size, run)
@@ -311,7 +330,12 @@ class MemSeg(Detector):
             log.warning("memory: %d places, filled with all %d good images", s.memory, len(remembered))
         network.remember(to_input(pixels[part]).to(run.device) for part in torch.tensor(remembered).split(8))
 
-        simulators = make_simulators(s, pixels, images.categories, run.seed)
+        simulators = {}
+        for category in sorted(set(images.categories)):
+            members = [i for i, of in enumerate(images.categories) if of == category][:LOOKED_AT]
+            looked_at = [pixels[i].numpy() for i in members]
+            simulators[category] = make_simulator(s, category, looked_at, self._textures, run.seed)
+            log.info("%s: %s", category, simulators[category].describe())
         without_foreground: set[int] = set()
 
         def simulate(index: int, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -373,11 +397,7 @@ class MemSeg(Detector):
             if stream:
                 stream.close()
         if without_foreground:
-            log.warning(
-                "foreground: none found on %d of %d images, defects were simulated anywhere on those",
-                len(without_foreground),
-                len(images),
-            )
+            log.warning(NO_FOREGROUND, len(without_foreground), len(images))
 
 
 def cache_pixels(images: Images, size: int, run: Run) -> Tensor:
@@ -405,17 +425,12 @@ def take_turns(indices: Sequence[int], categories: Sequence[str]) -> list[int]:
     return [i for row in itertools.zip_longest(*queues.values()) for i in row if i is not None]
 
 
-def make_simulators(s: Settings, pixels: Tensor, categories: Sequence[str], seed: int) -> dict[str, Simulator]:
-    """One for each category, with a foreground rule that fits its good images."""
-    textures, simulators = open_textures(s.textures), {}
-    if len(s.tiles) != 2:
-        raise InlierError(f"setting 'tiles': rows and columns expected, not {len(s.tiles)} numbers")
-    for category in sorted(set(categories)):
-        members = [i for i, of in enumerate(categories) if of == category][:LOOKED_AT]
-        rule = foreground_rule(s.foreground, category, [pixels[i].numpy() for i in members])
-        simulators[category] = Simulator(seed, rule, textures, grid=(s.tiles[0], s.tiles[1]), match_grey=s.match_grey)
-        log.info("%s: %s", category, simulators[category].describe())
-    return simulators
+def make_simulator(
+    s: Settings, category: str, pictures: Sequence[Pixels], textures: Textures | None, seed: int
+) -> Simulator:
+    """With a foreground rule that fits these good images of the category."""
+    rule = foreground_rule(s.foreground, category, pictures)
+    return Simulator(seed, rule, textures, grid=(s.tiles[0], s.tiles[1]), match_grey=s.match_grey)
 
 
 def draw_look(seen: Sequence[tuple[Tensor, Tensor]], maps: Tensor) -> Image.Image:

@@ -167,6 +167,7 @@ class PaDiM(Detector):
     name = "padim"
     settings: Settings
     default_calibration = "folds"
+    trains = False
     presets = {
         "paper": Settings(backbone="resnet18", size=224, shorter_side=256, filter="lanczos"),
         "paper-wide": Settings(backbone="wide_resnet50_2", channels=550, size=224, shorter_side=256, filter="lanczos"),

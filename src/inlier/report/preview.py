@@ -56,11 +56,10 @@ def preview_sheet(images: Sequence[Pixels], simulator: Simulator, names: Sequenc
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 
-def view_sheet(images: Sequence[Pixels], settings: Sequence[str], seed: int = 0) -> tuple[Image.Image, str]:
-    """A row for each good image: the picture, then views that DifferNet `light` with these KEY=VALUE settings sees."""
-    from inlier.methods.differnet import DifferNet, training_views
+def view_sheet(images: Sequence[Pixels], s: Any, seed: int = 0) -> tuple[Image.Image, str]:
+    """A row for each good image: the picture, then views that DifferNet with these settings sees."""
+    from inlier.methods.differnet import training_views
 
-    s = DifferNet("light", **type(DifferNet.presets["light"]).parse(settings)).settings
     rows = []
     for row, image in enumerate(images):
         views = training_views(torch.from_numpy(image).permute(2, 0, 1) / 255, s, seed + row, VIEWS)
