@@ -90,9 +90,9 @@ the network's input, masks resized nearest. False alarms and detected at alpha 0
   Huang et al., DifferNet's training list, native sizes. mono: ELPV solar cells of the package
   elpv-dataset, image labels only.
 - `light` uses EfficientNet-Lite0; `paper` of padim ResNet-18 with torchvision's IMAGENET1K_V1 weights.
-- The settings of `light` were chosen with screw and mono in view, MemSeg's learning rate and DifferNet's features, views
-  and rate with the magnetic tiles in view, so their numbers there are a little optimistic; the presets `paper` were not
-  chosen here.
+- The settings of `light` were chosen with screw and mono in view, MemSeg's learning rate and DifferNet's features,
+  views and rate with the magnetic tiles in view, so their numbers there are a little optimistic; the presets `paper`
+  were not chosen here.
 - PaDiM `light` draws nothing at random: seeds cannot change it.
 """
     (HERE / "RESULTS.md").write_text(text, encoding="utf-8")
