@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from inlier import InlierError
 from inlier.calibration import folds, needed_scores, p_values, smallest_alpha, split, threshold
-from inlier.detector import Calibration
+from inlier.prediction import Calibration
 
 scores = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60)
 alphas = st.floats(0.001, 0.999)

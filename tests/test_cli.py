@@ -259,7 +259,7 @@ def test_bad_files_are_listed_together_before_training(inlier, tmp_path):
 
 def test_debug_shows_the_traceback(plates):
     run = subprocess.run(
-        [sys.executable, "-m", "inlier.cli", "--debug", "train", plates, "--method", "no"],
+        [sys.executable, "-m", "inlier", "--debug", "train", plates, "--method", "no"],
         capture_output=True,
         text=True,
         check=False,
@@ -269,7 +269,7 @@ def test_debug_shows_the_traceback(plates):
 
 def start(arguments, **options):
     return subprocess.Popen(
-        [sys.executable, "-m", "inlier.cli", *map(str, arguments)], stderr=subprocess.PIPE, text=True, **options
+        [sys.executable, "-m", "inlier", *map(str, arguments)], stderr=subprocess.PIPE, text=True, **options
     )
 
 
@@ -321,7 +321,7 @@ def imported_by(code):
 def test_import_and_help_load_nothing_heavy():
     assert imported_by("import inlier") == "[]"
     assert imported_by("import inlier.cli") == "[]"
-    for arguments, limit in ((["-c", "import inlier"], 0.2), (["-m", "inlier.cli", "--help"], 0.5)):
+    for arguments, limit in ((["-c", "import inlier"], 0.2), (["-m", "inlier", "--help"], 0.5)):
         times = []
         for _ in range(5):
             begin = time.perf_counter()

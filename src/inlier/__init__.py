@@ -13,20 +13,21 @@ from inlier.version import __version__
 
 if TYPE_CHECKING:
     from inlier.data.datasets import Dataset, open_dataset
-    from inlier.detector import Detector, Prediction, load
+    from inlier.detector import Detector, load
     from inlier.evaluation import evaluate
     from inlier.methods.diad import DiAD
     from inlier.methods.differnet import DifferNet
     from inlier.methods.memseg import MemSeg
     from inlier.methods.padim import PaDiM
     from inlier.methods.simplenet import SimpleNet
+    from inlier.prediction import Prediction
 
 # Public name -> module that defines it; imported at first use, so `import inlier` loads nothing heavy.
 _HOME = {
     "Dataset": "inlier.data.datasets",
     "open_dataset": "inlier.data.datasets",
     "Detector": "inlier.detector",
-    "Prediction": "inlier.detector",
+    "Prediction": "inlier.prediction",
     "load": "inlier.detector",
     "evaluate": "inlier.evaluation",
     "DiAD": "inlier.methods.diad",

@@ -591,7 +591,3 @@ def _percent(value: float | None) -> str:
 
 def _size(path: Path) -> str:
     return f"{path.stat().st_size / 2**20:.1f} MiB"
-
-
-if __name__ == "__main__":
-    main()

@@ -6,15 +6,14 @@ A method is one file in `methods/` with a `Settings` dataclass, a network (an `n
 calibration, verdicts, files) is here, once.
 """
 
-import functools
 import importlib.util
 import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -26,65 +25,13 @@ from inlier.data.datasets import Dataset, check, open_dataset
 from inlier.data.images import Preprocess, list_images, read_batches
 from inlier.errors import InlierError
 from inlier.features.weights import Weights
+from inlier.prediction import Calibration, Prediction, Scores
 from inlier.progress import progress
 from inlier.training import Run
 from inlier.version import __version__
 
 log = logging.getLogger("inlier")
-DEFAULT_ALPHA = 0.01
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a detector says about one picture. `error` is set, and all else None, for a picture it could not read."""
-
-    path: str
-    score: float | None = None  # raw anomaly score, higher = more anomalous; never clipped or rescaled
-    p_value: float | None = None  # how often a good part scores at least this high; None without calibration
-    verdict: Literal["good", "defect"] | None = None  # "defect" when p_value <= alpha; None without calibration
-    error: str | None = None
-    pixel_threshold: float | None = None  # at most a share alpha of good parts has any map value above it
-    _network_map: NDArray[np.float32] | None = field(default=None, repr=False)
-    _network_reconstruction: NDArray[np.float32] | None = field(default=None, repr=False)
-    _size: tuple[int, int] = field(default=(0, 0), repr=False)
-    _preprocess: Preprocess | None = field(default=None, repr=False)
-
-    @functools.cached_property
-    def map(self) -> NDArray[np.float32] | None:
-        """(height, width) raw anomaly scores, registered to the original picture; NaN = not inspected (cropped off)."""
-        if self._network_map is None or self._preprocess is None:
-            return None
-        return self._preprocess.to_original(self._network_map, *self._size)
-
-    @functools.cached_property
-    def reconstruction(self) -> NDArray[np.uint8] | None:
-        """(height, width, 3) the picture repainted as good, registered to the original; black = cropped off.
-
-        None for methods that repaint nothing.
-        """
-        if self._network_reconstruction is None or self._preprocess is None:
-            return None
-        planes = [self._preprocess.to_original(plane, *self._size) for plane in self._network_reconstruction]
-        return np.rint(255 * np.nan_to_num(np.stack(planes, -1)).clip(0, 1)).astype(np.uint8)
-
-    @property
-    def region(self) -> NDArray[np.bool_] | None:
-        """(height, width) True where the map is above the pixel threshold; None without calibration."""
-        if self.map is None or self.pixel_threshold is None:
-            return None
-        return np.nan_to_num(self.map, nan=-np.inf) > self.pixel_threshold
-
-
-class Scores(NamedTuple):
-    """Raw output for a batch of pictures; `failures` are (index, reason) of those that could not be read."""
-
-    indices: list[int]
-    scores: NDArray[np.float32]  # (B,)
-    maps: NDArray[np.float32]  # (B, size, size), or (B, 0, 0) where none were asked for
-    sizes: list[tuple[int, int]]  # (height, width) of the originals
-    failures: list[tuple[int, str]]
-    reconstructions: NDArray[np.float32] | None = None  # (B, 3, size, size) about [0, 1], of methods that repaint
 
 
 class Images:
@@ -105,6 +52,22 @@ class Images:
         """RGB batches (B, 3, size, size) in [0, 1], in order."""
         for batch in read_batches(self.sources, self.preprocess, batch_size, self.workers):
             yield torch.from_numpy(batch.images).to(device)
+
+    def cache(self, run: Run) -> Tensor:
+        """(N, size, size, 3) uint8: all of them, read once; `to_input` makes batches of it."""
+        size = self.preprocess.size
+        pictures, done = run.cache((len(self), size, size, 3), torch.uint8, "pictures"), 0
+        with progress("reading images", len(self)) as show:
+            for batch in self.batches(8, torch.device("cpu")):
+                pictures[done : done + len(batch)] = (255 * batch).round().byte().permute(0, 2, 3, 1)
+                done += len(batch)
+                show(done)
+        return pictures
+
+
+def to_input(pictures: Tensor) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) in [0, 1]"""
+    return pictures.permute(0, 3, 1, 2).float() / 255
 
 
 class Detector:
@@ -457,59 +420,6 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Detector:
     if header["method"] not in methods.names():
         raise artifact.ArtifactError(f"{path}: method {header['method']!r} is unknown to inlier {__version__}")
     return methods.get(header["method"])._from_artifact(Path(path), tensors, header, device)
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Scores of good images that the detector was not fitted on, and what they can promise."""
-
-    kind: str
-    scores: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.float32))  # (n,) image scores
-    peaks: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.float32))  # (n,) highest value of each map
-
-    def alpha(self, asked: float | None = None) -> float | None:
-        """The false-alarm rate to judge by: `asked`, or else 0.01 or the lowest that can be promised.
-
-        None without calibration. Raises InlierError if `asked` is lower than can be promised.
-        """
-        n = len(self.scores)
-        if n == 0:
-            if asked is not None:
-                raise InlierError(
-                    "this model has no calibration, so no verdict can be given: train with --calibration split"
-                )
-            return None
-        if asked is None:
-            lowest = calibration.smallest_alpha(n)
-            if lowest > DEFAULT_ALPHA:
-                log.warning(
-                    f"{n} calibration images promise no false-alarm rate below {lowest:.4g}, so alpha is {lowest:.4g} "
-                    f"instead of {DEFAULT_ALPHA}; {calibration.needed_scores(DEFAULT_ALPHA)} would be needed"
-                )
-            return max(DEFAULT_ALPHA, lowest)
-        try:
-            calibration.threshold(self.scores, asked)
-        except (ValueError, TypeError) as error:
-            raise InlierError(str(error)) from error
-        return asked
-
-    def p_values(self, scores: Any) -> NDArray[np.float64]:
-        return calibration.p_values(self.scores, scores)
-
-    @property
-    def map_scale(self) -> tuple[float, float] | None:
-        """(low, high) map values for drawing: the same colours for every picture. None without calibration."""
-        if not len(self.peaks):
-            return None
-        low, high = float(np.median(self.peaks)), float(self.peaks.max())
-        return low - (high - low), high + 2 * (high - low)  # room below for quiet regions, above for defects
-
-    def __str__(self) -> str:
-        if not len(self.scores):
-            return "none: raw scores only, no p-values and no verdicts"
-        n = len(self.scores)
-        lowest = calibration.smallest_alpha(n)
-        return f"{self.kind}, {n} good images; alpha from {lowest:.4g}: {calibration.PROMISES[self.kind]}"
 
 
 def _run(network: Any, images: Tensor, maps: bool) -> list[Tensor]:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from inlier import settings
 from inlier.data.images import read_ahead
-from inlier.detector import Detector, Images
+from inlier.detector import Detector, Images, to_input
 from inlier.errors import InlierError
 from inlier.features import Backbone
 from inlier.maps import smooth_upsample_matrix
@@ -346,7 +346,7 @@ class DifferNet(Detector):
             network.mean.copy_(mean)
             network.whitening.copy_(matrix)
             pool = (pool - mean) @ matrix
-        pixels = torch.empty(0) if s.view_pool else cache_pixels(images, s.size, run)
+        pixels = torch.empty(0) if s.view_pool else images.cache(run)
 
         def chosen(step: int) -> list[int]:
             """The images of a step: shuffled anew in every epoch."""
@@ -361,7 +361,7 @@ class DifferNet(Detector):
             """(batch_size * views, 3, H, W)"""
             pairs = itertools.product(enumerate(chosen(step)), range(s.views))
             drawn = [(i, draw_view(s, run.generator(step, place, k))) for (place, i), k in pairs]
-            return torch.stack([look(pixels[i].float() / 255, view, s.fill) for i, view in drawn])
+            return torch.stack([look(to_input(pixels[i : i + 1])[0], view, s.fill) for i, view in drawn])
 
         def pool_views(step: int) -> Tensor:
             """(batch_size * views, dim) features"""
@@ -432,18 +432,6 @@ def pool_features(network: Network, images: Images, s: Settings, run: Run) -> Te
                 done += 1
             show(done)
     return pool
-
-
-def cache_pixels(images: Images, size: int, run: Run) -> Tensor:
-    """(N, 3, size, size) uint8: the good images as the network sees them."""
-    cache = run.cache((len(images), 3, size, size), torch.uint8, "pictures")
-    done = 0
-    with progress("reading images", len(images)) as show:
-        for batch in images.batches(8, torch.device("cpu")):
-            cache[done : done + len(batch)] = (255 * batch).round().byte()
-            done += len(batch)
-            show(done)
-    return cache
 
 
 def training_views(image: Tensor, s: Settings, seed: int, n: int) -> list[Tensor]:

@@ -29,11 +29,10 @@ from torch.nn import functional as F
 from inlier import settings
 from inlier.data.images import read_ahead
 from inlier.data.simulation import LOOKED_AT, Pixels, Simulator, Textures, check_rule, foreground_rule, open_textures
-from inlier.detector import Detector, Images
+from inlier.detector import Detector, Images, to_input
 from inlier.errors import InlierError
 from inlier.features import Backbone
 from inlier.metrics import pixel_metrics
-from inlier.progress import progress
 from inlier.settings import setting
 from inlier.training import Check, Run, train
 
@@ -321,7 +320,7 @@ class MemSeg(Detector):
 
     def learn(self, network: Network, images: Images, run: Run) -> None:
         s = self.settings
-        pixels = cache_pixels(images, s.size, run)
+        pixels = images.cache(run)
         shuffled = torch.randperm(len(images), generator=run.generator()).tolist()
         n_watched = min(WATCHED, len(images) // 10)
         watched, fitted = shuffled[:n_watched], shuffled[n_watched:]
@@ -398,23 +397,6 @@ class MemSeg(Detector):
                 stream.close()
         if without_foreground:
             log.warning(NO_FOREGROUND, len(without_foreground), len(images))
-
-
-def cache_pixels(images: Images, size: int, run: Run) -> Tensor:
-    """(N, size, size, 3) uint8: the good images as the network sees them."""
-    cache = run.cache((len(images), size, size, 3), torch.uint8, "pictures")
-    done = 0
-    with progress("reading images", len(images)) as show:
-        for batch in images.batches(8, torch.device("cpu")):
-            cache[done : done + len(batch)] = (255 * batch).round().byte().permute(0, 2, 3, 1)
-            done += len(batch)
-            show(done)
-    return cache
-
-
-def to_input(pictures: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) in [0, 1]"""
-    return pictures.permute(0, 3, 1, 2).float() / 255
 
 
 def take_turns(indices: Sequence[int], categories: Sequence[str]) -> list[int]:

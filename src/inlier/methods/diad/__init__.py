@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from inlier.detector import Detector, Images
+from inlier.detector import Detector, Images, to_input
 from inlier.errors import InlierError
 from inlier.features import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from inlier.maps import smooth_upsample_matrix
@@ -284,7 +284,7 @@ class DiAD(Detector):
     def learn(self, network: Network, images: Images, run: Run) -> None:
         s = self.settings
         has_autoencoder = self._start_from_others(network)
-        pixels = cache_pixels(images, s.size, run)
+        pixels = images.cache(run)
         if isinstance(network.autoencoder, Autoencoder) and s.autoencoder_steps and not has_autoencoder:
             learn_autoencoder(network, pixels, run.stage("autoencoder"))
         network.autoencoder.requires_grad_(False)
@@ -353,17 +353,6 @@ def _activations(run: Callable[[], Any]) -> int:
 # -- training ---------------------------------------------------------------------------------------------------------
 
 
-def cache_pixels(images: Images, size: int, run: Run) -> Tensor:
-    """(N, size, size, 3) uint8: the good images as the network sees them."""
-    cache, done = run.cache((len(images), size, size, 3), torch.uint8, "pictures"), 0
-    with progress("reading images", len(images)) as show:
-        for batch in images.batches(8, torch.device("cpu")):
-            cache[done : done + len(batch)] = (255 * batch).round().byte().permute(0, 2, 3, 1)
-            done += len(batch)
-            show(done)
-    return cache
-
-
 def cache_moments(network: Network, pixels: Tensor, run: Run) -> Tensor:
     """(N, 2, C, h, w) mean and deviation of every picture's latent; sets the scale that gives unit variance."""
     cache, done = run.cache((len(pixels), 2, *network.latent_shape), torch.float32, "latents"), 0
@@ -381,11 +370,6 @@ def cache_moments(network: Network, pixels: Tensor, run: Run) -> Tensor:
         network.latent_scale.fill_(1 / (square - mean.square()).sqrt().clamp(min=1e-6).item())
         log.info("latent scale: %.4g", network.latent_scale.item())
     return cache
-
-
-def to_input(pictures: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) in [0, 1]"""
-    return pictures.permute(0, 3, 1, 2).float() / 255
 
 
 def batches(n: int, size: int, run: Run) -> Callable[[int], Tensor]:
