@@ -33,7 +33,7 @@ RUNS: list[tuple[str, str, str, str, dict[str, Any], tuple[int, ...]]] = [
     ("mvtec_ad", "screw", "memseg", "light", {"textures": "dtd"}, (0, 1, 2)),
     (".", "magnetic_tile", "memseg", "light", {"textures": "dtd"}, (0, 1, 2)),
     *((data, category, "differnet", "light", settings, (0, 1, 2))
-      for settings in ({}, {"backbone": "resnet18", "taps": (4, 8, 16)})  # layers 1 to 3
+      for settings in ({}, {"backbone": "resnet18", "taps": [4, 8, 16]})  # layers 1 to 3
       for data, category in ((".", "magnetic_tile"), ("mvtec_ad", "screw"), ("elpv", "mono"))),
 ]  # fmt: skip
 FOLDERS = ("textures",)  # settings that name a folder in --data
