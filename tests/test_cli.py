@@ -419,11 +419,12 @@ def test_a_preview_names_all_broken_pictures_and_writes_nothing(inlier, tmp_path
 
 def test_preview_of_the_views_that_differnet_learns_from(inlier, plates, tmp_path):
     out = tmp_path / "views.png"
-    options = ("--set", "rotation=10", "--set", "view_pool=0", "--size", 64, "--out", out)
-    code, stdout, _ = inlier("preview", plates, "--method", "differnet", *options)
-    assert code == 0 and "rotation=10" in stdout
-    with Image.open(out) as sheet:
-        assert sheet.size == (7 * 70, 4 * 70)
+    for pool, shown in ((0, 6), (3, 3)):
+        options = ("--set", "rotation=10", "--set", f"view_pool={pool}", "--set", "views=2")
+        code, stdout, _ = inlier("preview", plates, "--method", "differnet", *options, "--size", 64, "--out", out)
+        assert code == 0 and "rotation=10" in stdout
+        with Image.open(out) as sheet:
+            assert sheet.size == ((1 + shown) * 70, 4 * 70)
     for wrong, words in (
         (("--method", "padim"), "nothing to preview for 'padim'"),
         (("--set", "rotation=10"), "unknown setting 'rotation'"),

@@ -60,9 +60,9 @@ def view_sheet(images: Sequence[Pixels], s: Any, seed: int = 0) -> tuple[Image.I
     """A row for each good image: the picture, then views that DifferNet with these settings sees."""
     from inlier.methods.differnet import training_views
 
-    rows = []
+    rows, n = [], min(s.view_pool or VIEWS, VIEWS)  # a pool has no more than those
     for row, image in enumerate(images):
-        views = training_views(torch.from_numpy(image).permute(2, 0, 1) / 255, s, seed + row, VIEWS)
+        views = training_views(torch.from_numpy(image).permute(2, 0, 1) / 255, s, seed + row, n)
         panels = [image, *((255 * view).byte().permute(1, 2, 0).numpy() for view in views)]
         rows.append(np.concatenate([np.pad(p, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for p in panels], 1))
     names = ("rotation", "mirror", "flip", "brightness", "contrast", "fill", "view_pool")
