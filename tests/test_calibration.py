@@ -90,3 +90,10 @@ def test_without_calibration_there_is_no_verdict():
     assert Calibration("none").alpha() is None
     with pytest.raises(InlierError, match="no calibration"):
         Calibration("none").alpha(0.05)
+
+
+def test_the_scale_of_drawn_maps_has_room_on_both_sides_of_good_ones():
+    peaks = np.array([1.0, 10.0, 100.0])
+    assert Calibration("split", peaks, peaks).map_scale() == (10 - 90, 100 + 180)
+    assert Calibration("split", peaks, peaks).map_scale(np.log10) == (0, 4)
+    assert Calibration("none").map_scale() is None

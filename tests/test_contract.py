@@ -103,6 +103,17 @@ def test_without_maps_the_scores_are_the_same(name, fitted, plates):
 
 
 @every_method
+def test_a_broken_model_never_calls_a_part_good(name, fitted, plates, tmp_path):
+    fitted[name].save(tmp_path / "m.inlier")
+    broken = load(tmp_path / "m.inlier")
+    for parameter in broken.network_.backbone.parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    for maps in (True, False):
+        with pytest.raises(InlierError, match="a score that is no finite number"):
+            list(broken.predict(plates / "plate/test/good", maps=maps))
+
+
+@every_method
 def test_same_seed_same_result_bit_for_bit(name, plates, fitted):
     again = tiny(name).fit(plates)
     for key, tensor in fitted[name].network_.state_dict().items():

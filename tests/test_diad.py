@@ -331,13 +331,15 @@ class Callback:
         return {"x": 1}
 
 
-def test_foreign_objects_in_a_checkpoint_are_not_made(tmp_path):
+@pytest.mark.parametrize("is_new", [True, False])  # the zip format, or the one before
+def test_foreign_objects_in_a_checkpoint_are_not_made(tmp_path, is_new):
     class Evil:
         def __reduce__(self):
             return (open, (str(tmp_path / "written"), "w"))
 
     tensors = {"model.a": torch.arange(4.0)}
-    torch.save({"state_dict": tensors, "callbacks": {Callback: Callback()}, "evil": Evil()}, tmp_path / "x.ckpt")
+    content = {"state_dict": tensors, "callbacks": {Callback: Callback()}, "evil": Evil()}
+    torch.save(content, tmp_path / "x.ckpt", _use_new_zipfile_serialization=is_new)
     Callback.made = 0
     assert torch.equal(read_file(tmp_path / "x.ckpt")["model.a"], tensors["model.a"])
     assert Callback.made == 0 and not (tmp_path / "written").exists()
@@ -416,6 +418,27 @@ def test_a_checkpoint_of_another_size_names_the_tensor(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(InlierError, match="not an autoencoder: expected tensors like encoder.down_blocks"):
         read_autoencoder(tmp_path / "a.safetensors")
+    (tmp_path / "notes.txt").write_text("no weights")
+    with pytest.raises(InlierError, match="notes.txt: not a readable weight file"):
+        read_file(tmp_path / "notes.txt")
+
+
+def test_half_an_autoencoder_and_a_folder_that_does_not_describe_it(tmp_path):
+    state = Autoencoder("kl", (8, 16), 1, 4, 4).net.state_dict()
+    save_file({name: t for name, t in state.items() if name.startswith("encoder")}, tmp_path / "half.safetensors")
+    with pytest.raises(InlierError, match=r"not a whole autoencoder: expected tensors like decoder.conv_in.weight"):
+        read_autoencoder(tmp_path / "half.safetensors")
+    save_file(state, tmp_path / "diffusion_pytorch_model.safetensors")
+    for content in ("{}", '{"norm_num'):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(InlierError, match=r"config.json: gives no norm_num_groups"):
+            read_autoencoder(tmp_path)
+
+
+def test_files_of_old_torch_are_read(tmp_path):
+    tensors = {"a": torch.arange(3.0), "b": torch.ones(2, 2, dtype=torch.float16)}
+    torch.save({"state_dict": tensors}, tmp_path / "x.ckpt", _use_new_zipfile_serialization=False)
+    assert same(tensors, read_file(tmp_path / "x.ckpt"))
 
 
 # -- the detector -----------------------------------------------------------------------------------------------------
@@ -500,7 +523,14 @@ def test_accumulation_is_the_same_training(plates):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"precision": "bf16"}, {"precision": "fp16"}, {"checkpointing": True}, {"discriminator_start": 1}]
+    "settings",
+    [
+        {"precision": "bf16"},
+        {"precision": "fp16"},
+        {"checkpointing": True},
+        {"discriminator_start": 1},
+        {"autoencoder_kind": "tiny", "autoencoder_channels": (8, 8, 8, 8)},
+    ],
 )
 def test_ways_of_training(plates, settings):
     detector = tiny(**settings).fit(plates, calibration="none")
@@ -591,6 +621,18 @@ def test_reconstructions_in_prediction_command_line_and_report(plates, tmp_path,
         ({"hint_channels": (4, 8)}, "'hint_channels'.*the autoencoder's factor is 8"),
         ({"groups": 3}, "'groups': 3 does not divide all of channels=16,16,16"),
         ({"pool": 20}, "nothing is left of 64 pixels"),
+        ({"channels": (0, 0, 0)}, "'channels': 0 is out of range"),
+        ({"autoencoder_channels": (-8, 8)}, "'autoencoder_channels': -8 is out of range"),
+        ({"autoencoder_kind": "tiny"}, "a tiny autoencoder has the same width at all levels"),
+        ({"attention": (3,)}, "'attention': level 3, but the last of 'channels' is number 2"),
+        ({"beta_start": 1.0, "beta_end": 1.0}, "nothing is left of the picture"),
+        ({"timesteps": 100_000, "start": 99_999}, "nothing is left of the picture"),
+        ({"steps": 0}, "'steps': 0, and no 'pretrained' model"),
+        ({"autoencoder_steps": 0}, "'autoencoder_steps': 0, and no 'autoencoder'"),
+        (
+            {"perceptual_weight": 1e45},
+            "lower the setting autoencoder_lr",
+        ),
         ({"pretrained": "/nowhere.ckpt"}, "'pretrained': no file or folder /nowhere.ckpt"),
         ({"autoencoder": "/nowhere"}, "'autoencoder': no file or folder /nowhere"),
     ],

@@ -1,5 +1,6 @@
 """DifferNet equals the numbers of the authors' code: views, features, flow, loss, score, gradients."""
 
+import re
 import zlib
 
 import numpy as np
@@ -176,7 +177,8 @@ def test_reflection_fills_the_corners_with_the_picture():
 def test_angles():
     assert fixed_angles(4, 180) == [0, 90, 180, 270]
     assert fixed_angles(64, 180)[1] == 360 / 64
-    assert fixed_angles(3, 10) == [-10, 0, 10] and fixed_angles(1, 10) == [0]
+    assert fixed_angles(4, 10) == [-7.5, -2.5, 2.5, 7.5] and fixed_angles(1, 10) == [0]
+    assert fixed_angles(3, 0) == [0], "turned by nothing, all views are one"
 
 
 def test_a_view_in_all_its_parts():
@@ -207,8 +209,14 @@ def test_the_same_score_in_any_company_with_and_without_maps(pictures):
         torch.testing.assert_close(network.scores(pictures), together)
         for i, image in enumerate(pictures):
             score, map_ = network(image[None])
-            torch.testing.assert_close(score[0], together[i])
-            torch.testing.assert_close(map_[0], maps[i], rtol=1e-3, atol=0)
+            assert torch.equal(score[0], together[i]) and torch.equal(map_[0], maps[i])
+            assert torch.equal(network.scores(image[None])[0], network.scores(pictures)[i])
+
+
+def test_few_views_have_the_very_same_score_with_and_without_maps(pictures):
+    network = DifferNet("light", **SMALL, test_views=4).build().eval()
+    with torch.inference_mode():
+        assert torch.equal(network.scores(pictures), network(pictures)[0])
 
 
 def test_no_determinant_where_none_is_needed(pictures, monkeypatch):
@@ -270,8 +278,29 @@ def test_an_input_that_the_smallest_scale_cannot_use():
 
 def test_a_flow_that_diverges_says_what_to_lower(pictures):
     arrays = [(255 * image).byte().permute(1, 2, 0).numpy() for image in pictures]
-    with pytest.raises(InlierError, match="lower the learning rates"):
+    with pytest.raises(InlierError, match="lower the setting lr"):
         DifferNet("light", **{**SMALL, "lr": 1.0, "clamp": 1e3, "steps": 400}).fit(arrays, calibration="none")
+
+
+def test_a_flow_at_its_bound_has_diverged_though_its_loss_is_finite(pictures):
+    arrays = [(255 * image).byte().permute(1, 2, 0).numpy() for image in pictures]
+    with pytest.raises(InlierError, match="became inf .*lower the setting lr"):
+        DifferNet("light", **{**SMALL, "blocks": 8, "lr": 1.0, "steps": 40}).fit(arrays, calibration="none")
+
+
+def test_new_views_are_whitened_by_views_like_them(pictures, caplog):
+    caplog.set_level("INFO", "inlier")
+    arrays = [(255 * image).byte().permute(1, 2, 0).numpy() for image in pictures]
+    options = {"view_pool": 0, "rotation": 30.0, "brightness": 0.2, "views": 4, "whiten": 1e-2, "fill": "black"}
+    DifferNet("light", **{**SMALL, **options, "steps": 10}).fit(arrays, calibration="none")
+    assert "of 20 views" in caplog.text
+    bits = [float(m) for m in re.findall(r"step \d+ of 10: ([\d.]+) bits", caplog.text)]
+    assert len(bits) == 10 and bits[-1] < bits[0] < 1000  # 1e11 where upright views alone whiten
+
+
+def test_more_views_than_the_pool_has():
+    with pytest.raises(InlierError, match="setting 'views': 3 in a step, but only 2 in 'view_pool'"):
+        DifferNet("light", views=3)
 
 
 def test_the_clamp_bounds_log_scales(flow):

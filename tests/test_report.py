@@ -123,7 +123,7 @@ def test_page_is_the_same_for_the_same_results(tmp_path):
 
 
 def test_names_are_escaped(tmp_path):
-    html = page(tmp_path, category('<b>"x"'), method="<i>m", weights={"source": "<u>", "licence": "a & b"})
+    html = page(tmp_path, category('<b>"x"'), preset="<i>m", weights={"source": "<u>", "licence": "a & b"})
     Tags(html)
     for raw in ("<b>", "<i>m", "<u>"):
         assert raw not in html
@@ -319,6 +319,21 @@ def test_heat_map_hatches_what_was_not_inspected():
     assert {tuple(p) for p in pixels[:10].reshape(-1, 3).tolist()} == set(figures.HATCH)
     assert {tuple(p) for p in pixels[10:].reshape(-1, 3).tolist()}.isdisjoint(figures.HATCH)
     figures.heat_map(np.full((4, 4), np.nan, np.float32), figures.colour_scale([np.full((4, 4), np.nan, np.float32)]))
+
+
+def test_a_picture_of_noise_can_be_kept():
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
+    assert figures.data_uri(Image.fromarray(noise)).startswith("data:image/jpeg;base64,")
+
+
+def test_maps_over_orders_of_magnitude_are_drawn_by_their_logarithm(tmp_path):
+    drawn = figures.drawable(np.array([0.0, 1e-3, 1.0, 100.0], np.float32), True)
+    assert drawn.tolist() == pytest.approx([-30, -3, 0, 2], abs=1e-5)
+    assert figures.drawable(0.01, True) == -2 and figures.drawable(0.01, False) == 0.01
+    assert figures.drawable(None, True) is None
+    text = words(page(tmp_path, category(), method="differnet"))
+    assert "map score, logarithmic" in text and "region with a map score above 1.5" in text
+    assert "logarithmic" not in words(page(tmp_path, category()))
 
 
 def test_colour_scale():

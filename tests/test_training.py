@@ -30,7 +30,7 @@ def fit(run, steps, explode_at=None):
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
     run = Run(folder=tmp_path / "run")
-    with pytest.raises(InlierError, match="became nan at step 6 of 20: lower the learning rates; the last good"):
+    with pytest.raises(InlierError, match="became nan at step 6 of 20: lower the setting lr; the last good"):
         fit(run, 20, explode_at=5)
     resumed = fit(Run(folder=tmp_path / "run", resume=True), 20)
     unbroken = fit(Run(), 20)

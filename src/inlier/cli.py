@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 something failed on the way (each thing named), 2 wrong use, 130 stopped with Ctrl-C.
 """
 
+import functools
 import io
 import json
 import logging
@@ -242,8 +243,8 @@ def predict(
     from inlier.detector import load
     from inlier.progress import progress
 
-    if no_maps and (maps or overlays):
-        raise InlierError("--no-maps leaves nothing to write for --maps or --overlays")
+    if no_maps and (maps or overlays or reconstructions):
+        raise InlierError("--no-maps leaves nothing to write for --maps, --overlays or --reconstructions")
     detector = load(model, device)
     if reconstructions and not hasattr(detector.network_, "inspect"):
         raise InlierError(f"--reconstructions: {detector.name} repaints nothing")
@@ -340,10 +341,13 @@ class _Writer:
         reconstructions: Path | None,
         detector: "Detector",
     ):
+        from inlier.report.figures import drawable
+
         self.roots, self.maps, self.overlays, self.reconstructions = roots, maps, overlays, reconstructions
         self.inputs = {path.resolve() for path in roots} if maps or overlays or reconstructions else set()
         self.used: set[Path] = set()
-        self.scale = detector.calibration_.map_scale
+        self.drawn = functools.partial(drawable, logarithmic=detector.log_maps)
+        self.scale = detector.calibration_.map_scale(self.drawn)
 
     def __call__(self, p: Any) -> None:
         if self.maps:
@@ -358,7 +362,8 @@ class _Writer:
             from inlier.data.images import read_image
             from inlier.report.figures import overlay
 
-            picture = overlay(read_image(p.path), p.map, p.pixel_threshold, self.scale or _range(p.map))
+            map_ = self.drawn(p.map)
+            picture = overlay(read_image(p.path), map_, self.drawn(p.pixel_threshold), self.scale or _range(map_))
             self._save(picture, self.overlays, Path(p.path), ".png")
 
     def _save(self, picture: Any, folder: Path, path: Path, suffix: str) -> None:

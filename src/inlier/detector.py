@@ -84,6 +84,7 @@ class Detector:
     default_calibration: ClassVar[str] = "split"
     minimum_images: ClassVar[int] = 2
     trains: ClassVar[bool] = True  # in steps, which can be logged
+    log_maps: ClassVar[bool] = False  # map values span orders of magnitude: people are shown their logarithms
 
     def __init__(
         self,
@@ -263,7 +264,7 @@ class Detector:
         scores, peaks = [], []
         for batch in images.batches(8, device):
             with torch.inference_mode():
-                score, maps = network(batch)
+                score, maps, *_ = _run(network, batch, maps=True)
             scores.append(score.cpu().numpy())
             peaks.append(maps.amax((1, 2)).cpu().numpy())
         return np.concatenate(scores), np.concatenate(peaks)
@@ -428,9 +429,16 @@ def _run(network: Any, images: Tensor, maps: bool) -> list[Tensor]:
     Without maps: scores and maps (B, 0, 0), by the network's own `scores` where it has one.
     """
     if maps:
-        return list(getattr(network, "inspect", network)(images))
-    score = network.scores(images) if hasattr(network, "scores") else network(images)[0]
-    return [score, images.new_empty(len(images), 0, 0)]
+        result = list(getattr(network, "inspect", network)(images))
+    else:
+        score = network.scores(images) if hasattr(network, "scores") else network(images)[0]
+        result = [score, images.new_empty(len(images), 0, 0)]
+    if not result[0].isfinite().all():
+        raise InlierError(
+            "the model gives a picture a score that is no finite number: its training has broken it; train again with "
+            "a lower learning rate, or with the preset's own settings"
+        )
+    return result
 
 
 def _device(name: str) -> torch.device:

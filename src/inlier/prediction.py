@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -105,12 +106,15 @@ class Calibration:
     def p_values(self, scores: Any) -> NDArray[np.float64]:
         return calibration.p_values(self.scores, scores)
 
-    @property
-    def map_scale(self) -> tuple[float, float] | None:
-        """(low, high) map values for drawing: the same colours for every picture. None without calibration."""
+    def map_scale(self, drawn: Callable[[Any], Any] = lambda values: values) -> tuple[float, float] | None:
+        """(low, high) for drawing maps: the same colours for every picture. None without calibration.
+
+        drawn: what is done to the values of a map first.
+        """
         if not len(self.peaks):
             return None
-        low, high = float(np.median(self.peaks)), float(self.peaks.max())
+        peaks = drawn(self.peaks)
+        low, high = float(np.median(peaks)), float(peaks.max())
         return low - (high - low), high + 2 * (high - low)  # room below for quiet regions, above for defects
 
     def __str__(self) -> str:

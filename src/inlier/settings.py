@@ -50,6 +50,9 @@ class Settings:
         low, high, choices = metadata["low"], metadata["high"], metadata["choices"]
         if choices and value not in choices:
             raise InlierError(f"setting '{name}': {value!r} is not one of {', '.join(choices)}")
+        if isinstance(value, tuple):
+            for part in value:
+                self._check_range(name, part, metadata)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if number and not math.isfinite(value):
             raise InlierError(f"setting '{name}': {value} is out of range, it must be finite ({metadata['meaning']})")

@@ -148,6 +148,7 @@ def train(
     accumulation: int = 1,
     precision: str = "fp32",
     ema: float | None = None,
+    rates: str = "lr",
 ) -> nn.Module:
     """Take `steps` steps; `loss(model, i)` draws the batch and noise of pass i from `run.generator(i)`.
 
@@ -156,8 +157,8 @@ def train(
     is a moving average of the weights with this decay (looks see the average too). schedule(step) gives the learning
     rate of all optimizers (default: the one they were made with). A checkpoint is kept in the run folder every half
     minute, on Ctrl-C or SIGTERM, and at the end; with `run.resume` the loop goes on from it and ends, bit for bit,
-    where an unbroken run would. A loss that is not finite raises InlierError with the step; the last
-    good checkpoint stays. Without a check that says otherwise the last step is the model.
+    where an unbroken run would. A loss that is not finite raises InlierError with the step and the name of the setting
+    to lower, `rates`; the last good checkpoint stays. Without a check that says otherwise the last step is the model.
     """
     from accelerate import Accelerator
 
@@ -195,9 +196,10 @@ def train(
                     with half():
                         value = loss(model, i)
                     if not math.isfinite(value.item()):
+                        is_kept = run.checkpoint and run.checkpoint.is_file()
                         raise InlierError(
-                            f"the loss became {value.item()} at step {state.step + 1} of {steps}: lower the learning "
-                            "rates" + (f"; the last good checkpoint is {run.checkpoint}" if run.checkpoint else "")
+                            f"the loss became {value.item()} at step {state.step + 1} of {steps}: lower the setting "
+                            f"{rates}" + (f"; the last good checkpoint is {run.checkpoint}" if is_kept else "")
                         )
                     accelerator.backward(scaler.scale(value / accumulation))
                     mean += value.item() / accumulation
@@ -312,7 +314,7 @@ def _save(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], state: 
 
 def _restore(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], run: Run, scaler: Any) -> _State:
     if run.checkpoint is None or not run.checkpoint.is_file():
-        log.info("nothing to resume: starting from the first step")
+        log.info("nothing to resume%s: starting from the first step", f" in {run.folder}" if run.folder else "")
         return _State()
     tensors, header = _checkpoint(run.checkpoint, artifact.read)
     _check_identity(run.checkpoint, header, run.identity)

@@ -79,6 +79,11 @@ class Settings(settings.Settings):
     weight_decay: float = setting(1e-5, "Adam weight decay", low=0.0)
     sigma: float = setting(3.0, "gaussian smoothing of the gradients, pixels", low=0.0, high=100.0)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if 0 < self.view_pool < self.views:
+            raise InlierError(f"setting 'views': {self.views} in a step, but only {self.view_pool} in 'view_pool'")
+
 
 # -- views ------------------------------------------------------------------------------------------------------------
 
@@ -94,10 +99,15 @@ class View(NamedTuple):
 
 
 def fixed_angles(n: int, rotation: float) -> list[float]:
-    """n evenly spaced angles from -rotation to rotation; a full turn starts upright (as the released evaluation)."""
+    """The middles of n equal parts of -rotation to rotation; a full turn starts upright (as the released evaluation).
+
+    Without rotation all views are one.
+    """
+    if rotation == 0:
+        return [0.0]
     if rotation == 180:
         return [360 * i / n for i in range(n)]
-    return [rotation * (2 * i / (n - 1) - 1) for i in range(n)] if n > 1 else [0.0]
+    return [rotation * ((2 * i + 1) / n - 1) for i in range(n)]
 
 
 def draw_view(s: Settings, generator: torch.Generator, degrees: float | None = None) -> View:
@@ -275,8 +285,9 @@ class Network(nn.Module):
 
     def scores(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B,). Without maps there is no backward pass and no log-determinant."""
-        # the flow's weights are many and its work is little: all views through it at once
-        return self.mean_square(self.flow(torch.cat([self.features(views) for views in self.views(images)])))
+        # image by image: what else lies in the batch must not change a digit of the score
+        z = [self.flow(torch.cat([self.features(views) for views in self.views(image[None])])) for image in images]
+        return self.mean_square(torch.cat(z))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         scores, maps = [], []
@@ -309,6 +320,7 @@ class DifferNet(Detector):
 
     name = "differnet"
     settings: Settings
+    log_maps = True
     presets = {
         "paper": Settings(backbone="alexnet"),
         "light": Settings(
@@ -335,13 +347,15 @@ class DifferNet(Detector):
             flow = Flow(count_features(s, Backbone(s.backbone, s.taps)), s)
         # weights, gradients and Adam's two moments; the views of a step, twice read ahead; half a GiB for the rest
         views = 0 if s.view_pool else 3 * 4 * s.batch_size * s.views * 3 * s.size**2
-        return 16 * sum(parameter.numel() for parameter in flow.parameters()) + views + 2**29
+        matrices = 5 * 8 * count_features(s, Backbone(s.backbone, s.taps)) ** 2 if s.whiten else 0
+        return 16 * sum(parameter.numel() for parameter in flow.parameters()) + views + matrices + 2**29
 
     def learn(self, network: Network, images: Images, run: Run) -> None:
         s = self.settings
         steps = s.steps or math.ceil(s.epochs * len(images) / s.batch_size)
         pool = pool_features(network, images, s, run) if s.view_pool or s.whiten else torch.empty(0)
         if s.whiten:
+            log.info("whitening %d features of %d views", pool.shape[2], pool.shape[0] * pool.shape[1])
             mean, matrix, disturbance = whitening(pool.flatten(0, 1), s.whiten)
             network.mean.copy_(mean)
             network.whitening.copy_(matrix)
@@ -365,7 +379,7 @@ class DifferNet(Detector):
 
         def pool_views(step: int) -> Tensor:
             """(batch_size * views, dim) features"""
-            members = torch.rand(s.batch_size, s.view_pool, generator=run.generator(step, 0)).argsort(1)[:, : s.views]
+            members = torch.rand(s.batch_size, pool.shape[1], generator=run.generator(step, 0)).argsort(1)[:, : s.views]
             return pool[torch.tensor(chosen(step))[:, None], members].flatten(0, 1)
 
         stream: Generator[Tensor] | None = None
@@ -381,7 +395,10 @@ class DifferNet(Detector):
                     x = torch.cat([network.features(views.to(run.device)) for views in parts])
             if s.whiten:
                 x = x + (disturbance * torch.randn(x.shape, generator=run.generator(step, 1))).to(run.device)
-            value = negative_log_likelihood(*network.flow.with_logdet(x)).mean()
+            z, logdet = network.flow.with_logdet(x)
+            value = negative_log_likelihood(z, logdet).mean()
+            if (z.abs().amax(1) >= LARGEST).float().mean() > 0.5:  # at the bound nothing is learned any more
+                value = value * torch.inf
             if (step + 1) % math.ceil(steps / REPORTS) == 0:
                 log.info("step %d of %d: %.3f bits per dimension", step + 1, steps, bits(value.item()))
             return value
@@ -419,8 +436,8 @@ def whitening(features: Tensor, noise: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def pool_features(network: Network, images: Images, s: Settings, run: Run) -> Tensor:
-    """(N, view_pool, dim) float32, before whitening; without a pool one upright view of each image."""
-    angles = fixed_angles(s.view_pool, s.rotation) if s.view_pool else [0.0]
+    """(N, view_pool, dim) float32, before whitening; without a pool as many random views of each image as in a step."""
+    angles = fixed_angles(s.view_pool, s.rotation) if s.view_pool else [None] * s.views
     pool = run.cache((len(images), len(angles), len(network.mean)), torch.float32, "features")
     done = 0
     with progress("computing features", len(images)) as show, torch.no_grad():

@@ -215,7 +215,14 @@ class SimpleNet(Detector):
             good, disturbed = model((features - mean) / std, noise)
             return truncated_l1(good, disturbed, s.margin)
 
-        train(head, make_optimizers(head, s), loss, s.epochs * steps_per_epoch, run)
+        train(
+            head,
+            make_optimizers(head, s),
+            loss,
+            s.epochs * steps_per_epoch,
+            run,
+            rates="adapter_lr or discriminator_lr",
+        )
         with torch.no_grad():
             network.fuse(head, mean, std)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from inlier import artifact
+from inlier import artifact, methods
 from inlier.calibration import PROMISES, smallest_alpha
 from inlier.progress import progress
 from inlier.report import figures
@@ -34,12 +34,13 @@ def write_report(results: "Results", folder: Path) -> Path:
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    log_maps = methods.get(results.model["method"]).log_maps
     galleries = {name: choose(result.cases) for name, result in results.categories.items()}
     sections: list[dict[str, Any]] = []
     drawn = itertools.count(1)
     with progress("drawing report", sum(len(group) for gallery in galleries.values() for group in gallery)) as show:
         for name, result in results.categories.items():
-            sections.append(_section(result, galleries[name], len(sections), lambda: show(next(drawn))))
+            sections.append(_section(result, galleries[name], len(sections), lambda: show(next(drawn)), log_maps))
 
     environment = Environment(
         loader=PackageLoader("inlier.report", ""),
@@ -81,7 +82,9 @@ def interval(bounds: tuple[float, float] | None) -> str:
     return "" if bounds is None else f"{percent(bounds[0])}\N{EN DASH}{percent(bounds[1])}"
 
 
-def _section(result: "CategoryResult", gallery: Gallery, number: int, loaded: Callable[[], None]) -> dict[str, Any]:
+def _section(
+    result: "CategoryResult", gallery: Gallery, number: int, loaded: Callable[[], None], log_maps: bool
+) -> dict[str, Any]:
     """Everything of one category that needs drawing."""
     good = [c.score for c in result.cases if c.defect is None]
     defect = [c.score for c in result.cases if c.defect is not None]
@@ -102,12 +105,15 @@ def _section(result: "CategoryResult", gallery: Gallery, number: int, loaded: Ca
     panels: dict[int, tuple[Any, ...]] = {}
     for case in itertools.chain(*gallery):
         image, mask, map, *repainted = case.load()
-        small = figures.shrink(image, mask, map)  # at once: all pictures at full size would fill the memory
-        panels[id(case)] = (*small, *(Image.fromarray(r).resize(small[0].size) for r in repainted))
+        # at once: all pictures at full size would fill the memory
+        image, mask, map = figures.shrink(image, mask, map)
+        repainted = [Image.fromarray(r).resize(image.size) for r in repainted]
+        panels[id(case)] = (image, mask, figures.drawable(map, log_maps), *repainted)
         loaded()
-    scale = figures.colour_scale([map for _, _, map, *_ in panels.values()], result.pixel_threshold)
+    pixel_threshold = figures.drawable(result.pixel_threshold, log_maps)
+    scale = figures.colour_scale([map for _, _, map, *_ in panels.values()], pixel_threshold)
     rows = {
-        name: [_row(case, panels[id(case)], result.pixel_threshold, scale) for case in group]
+        name: [_row(case, panels[id(case)], pixel_threshold, scale) for case in group]
         for name, group in gallery._asdict().items()
     }
     judged = result.alpha is not None
@@ -116,8 +122,9 @@ def _section(result: "CategoryResult", gallery: Gallery, number: int, loaded: Ca
         "anchor": f"category-{number}",
         "charts": charts,
         "gallery": rows,
-        "scale": scale,
-        "mark": result.pixel_threshold and 100 * (result.pixel_threshold - scale[0]) / (scale[1] - scale[0]),
+        "scale": [10**end for end in scale] if log_maps else scale,
+        "log_maps": log_maps,
+        "mark": None if pixel_threshold is None else 100 * (pixel_threshold - scale[0]) / (scale[1] - scale[0]),
         "missed": sum(c.verdict == "good" for c in result.cases if c.defect is not None) if judged else None,
         "alarms": sum(c.verdict == "defect" for c in result.cases if c.defect is None) if judged else None,
         "hatched": any(np.isnan(map).any() for _, _, map, *_ in panels.values()),

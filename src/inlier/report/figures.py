@@ -33,6 +33,11 @@ INK = "#010203"  # stands for the page's text colour, which is light in dark mod
 CHART = (5.4, 3.3)  # inches
 
 
+def drawable(values: Any, logarithmic: bool) -> Any:
+    """Maps and thresholds as they are drawn: themselves, or their logarithms to base 10."""
+    return np.log10(np.maximum(values, 1e-30)) if logarithmic and values is not None else values
+
+
 def colour_scale(maps: Sequence[Map], pixel_threshold: float | None = None) -> Scale:
     """(low, high) for a group of maps: the middle of their quiet parts, and a peak that a tenth of them exceed.
 
@@ -112,8 +117,8 @@ def data_uri(image: Image.Image) -> str:
     data = io.BytesIO()
     if image.mode == "1" or image.height == 1:
         image.save(data, kind := "png", optimize=True)
-    else:  # full colour resolution, or thin coloured lines turn grey
-        image.save(data, kind := "jpeg", quality=85, subsampling=0, optimize=True)
+    else:  # full colour resolution, or thin coloured lines turn grey; Pillow cannot optimize a noisy picture
+        image.save(data, kind := "jpeg", quality=85, subsampling=0)
     return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 

@@ -6,7 +6,8 @@ Checked against numbers made with the authors' code (lewandofskee/DiAD, Apache-2
 Same mathematics, other computation. The released guidance of 9 has two equal branches, so it does nothing but double
 the cost: there is one branch here. Of the guide's thirteen outputs the six that nobody reads are not computed. Hint
 and time embeddings are computed once for all steps, and latents of the training images once for all epochs. Batches of
-any size; the noise comes from the picture's own pixels, so the same picture has the same score always.
+any size; the noise comes from the picture's own pixels, so the same picture has the same score always, but for rounding
+(some 1e-7 between batches of other sizes).
 
 What differs: the authors keep the epoch that is best on the test set; here the last step is the model and the test set
 is never seen. LPIPS is replaced (see autoencoder.py). Followed where paper and code differ: the code (the guide reaches
@@ -48,11 +49,14 @@ from inlier.progress import progress
 from inlier.training import Check, Run, train
 
 log = logging.getLogger("inlier")
+DARKEST = 1e-9  # share of the signal's variance that must be left at the start; 0 divides by zero
 
 
 def make_autoencoder(s: Settings) -> Autoencoder | Pixels:
     if s.variant == "ddpm":
         return Pixels(s.patch)
+    if s.autoencoder_kind == "tiny" and len(set(s.autoencoder_channels)) > 1:
+        raise InlierError("setting 'autoencoder_channels': a tiny autoencoder has the same width at all levels")
     _divide("autoencoder_groups", s.autoencoder_groups, "autoencoder_channels", s.autoencoder_channels)
     return Autoencoder(
         s.autoencoder_kind, s.autoencoder_channels, s.autoencoder_layers, s.latent_channels, s.autoencoder_groups
@@ -69,6 +73,9 @@ def make_denoiser(s: Settings, latent: int, factor: int) -> Denoiser:
             f"setting 'size': {s.size} pixels do not fit an autoencoder of factor {factor} and a U-Net of "
             f"{len(s.channels)} levels; it must be a multiple of {multiple // 2}, at least {multiple}"
         )
+    if max(s.attention) >= len(s.channels):
+        raise InlierError(f"setting 'attention': level {max(s.attention)}, but the last of 'channels' is number "
+                          f"{len(s.channels) - 1}")  # fmt: skip
     _divide("groups", s.groups, "channels", s.channels)
     _divide("heads", s.heads, "channels", s.channels)
     config = unet_config((latent, s.size // factor), s.channels, s.attention, s.heads, s.groups, s.context_width)
@@ -101,6 +108,12 @@ class Network(nn.Module):
         self.s = s
         if s.start >= s.timesteps:
             raise InlierError(f"setting 'start': {s.start}, but the schedule has {s.timesteps} timesteps (from 0)")
+        abar = schedule(s.timesteps, s.beta_start, s.beta_end)
+        if abar[s.start] < DARKEST:
+            raise InlierError(
+                f"settings 'beta_start', 'beta_end', 'timesteps': at the start, timestep {s.start}, nothing is left of "
+                "the picture"
+            )
         self.times = ddim_times(s.start, s.ddim_steps, s.spacing)
         if s.size <= s.pools * (s.pool - 1):
             raise InlierError(f"settings 'pool' and 'pools': nothing is left of {s.size} pixels; make them smaller")
@@ -111,7 +124,7 @@ class Network(nn.Module):
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if s.input == "imagenet" else ((0.5,) * 3, (0.5,) * 3)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("abar", schedule(s.timesteps, s.beta_start, s.beta_end), persistent=False)
+        self.register_buffer("abar", abar, persistent=False)
         self.register_buffer("latent_scale", torch.tensor(s.latent_scale or 1.0))
         with torch.no_grad():
             grids = [m.shape[-1] for m in self.backbone(torch.zeros(1, 3, s.size, s.size))]
@@ -250,6 +263,10 @@ class DiAD(Detector):
             self.settings = s.replace(**described)
         if s.pretrained:
             _find("pretrained", s.pretrained)
+        elif s.steps == 0:
+            raise InlierError("setting 'steps': 0, and no 'pretrained' model that needs no training")
+        elif s.autoencoder_steps == 0 and not s.autoencoder and s.variant != "ddpm":
+            raise InlierError("setting 'autoencoder_steps': 0, and no 'autoencoder' that needs no training")
         return super().fit(data, **options)
 
     fit.__doc__ = Detector.fit.__doc__
@@ -369,6 +386,8 @@ def cache_moments(network: Network, pixels: Tensor, run: Run) -> Tensor:
         mean, square = sums / (cache.numel() / 2)
         network.latent_scale.fill_(1 / (square - mean.square()).sqrt().clamp(min=1e-6).item())
         log.info("latent scale: %.4g", network.latent_scale.item())
+    if not cache.isfinite().all():
+        raise InlierError("the autoencoder makes latents of good pictures that are not finite: it cannot be used")
     return cache
 
 
@@ -441,6 +460,7 @@ def learn_autoencoder(network: Network, pixels: Tensor, run: Run) -> None:
         schedule=lambda step: learning_rate(step, s.autoencoder_lr, 0, s.autoencoder_steps, s.decay),
         check=Check(look, s.look_every, name="minus mean difference of reconstructions"),
         accumulation=s.autoencoder_accumulation,
+        rates="autoencoder_lr",
         precision=s.precision,
         ema=s.ema,
     )

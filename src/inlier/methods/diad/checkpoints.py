@@ -10,6 +10,7 @@ import json
 import pickle
 import re
 import types
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -162,9 +163,11 @@ def read_file(path: Path) -> State:
         if path.suffix == ".safetensors":
             return load_file(path)
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except pickle.UnpicklingError:
-            restricted: Any = types.SimpleNamespace(Unpickler=_Unpickler, load=None, __name__="restricted")
+            restricted: Any = types.SimpleNamespace(
+                Unpickler=_Unpickler, load=lambda file, **options: _Unpickler(file, **options).load(), __name__="none"
+            )
             content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=restricted)
     except Exception as error:  # a dozen types for a damaged or foreign file
         reason = (str(error).strip().splitlines() or [""])[0]
@@ -220,14 +223,19 @@ def read_autoencoder(path: Path) -> tuple[State, dict[str, Any]]:
         expected = ["encoder.down_blocks.0.resnets.0.conv1.weight", "encoder.down.0.block.0.conv1.weight"]
         raise InlierError(_layout(path, "an autoencoder", [*expected, "encoder.layers.0.weight"], found))
     state = {autoencoder_name(key, levels): value for key, value in found.items()}
-    first = [state[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels)]
+    needed = [f"encoder.down_blocks.{i}.resnets.0.conv1.weight" for i in range(levels)]
+    if lacking := [name for name in (*needed, "decoder.conv_in.weight") if name not in state]:
+        raise InlierError(_layout(path, "a whole autoencoder", lacking, state))
     blocks = {int(m[1]) for m in _matches(r"encoder\.down_blocks\.0\.resnets\.(\d)\..*", state)}
-    groups = 32
-    if (path / "config.json").is_file():
-        groups = json.loads((path / "config.json").read_text())["norm_num_groups"]
+    config, groups = path / "config.json", 32
+    if config.is_file():
+        try:
+            groups = json.loads(config.read_text())["norm_num_groups"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InlierError(f"{config}: gives no norm_num_groups ({type(error).__name__}: {error})") from error
     return state, {
         "autoencoder_kind": "kl",
-        "autoencoder_channels": tuple(first),
+        "autoencoder_channels": tuple(state[name].shape[0] for name in needed),
         "autoencoder_layers": len(blocks),
         "autoencoder_groups": groups,
         "latent_channels": state["decoder.conv_in.weight"].shape[1],

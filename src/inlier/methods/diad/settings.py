@@ -27,12 +27,14 @@ class Settings(settings.Settings):
     autoencoder: str | None = setting(None, "a finished autoencoder (folder, .safetensors or .ckpt), used as it is")
     # first stage
     autoencoder_kind: str = setting("kl", "AutoencoderKL or AutoencoderTiny", choices=("kl", "tiny"))
-    autoencoder_channels: tuple[int, ...] = setting((128, 256, 512, 512), "widths; all levels but one halve the size")
+    autoencoder_channels: tuple[int, ...] = setting(
+        (128, 256, 512, 512), "widths; all levels but one halve the size", low=1
+    )
     autoencoder_layers: int = setting(2, "residual blocks a level", low=1, high=8)
     autoencoder_groups: int = setting(32, "groups of its group norm", low=1)
     latent_channels: int = setting(4, "channels of the latent", low=1, high=64)
     latent_scale: float | None = setting(
-        0.18215, "factor that gives latents unit variance; none: measured on the fitted images", low=1e-6
+        0.18215, "factor that gives latents unit variance; none: measured on the fitted images", low=1e-6, high=1e6
     )
     posterior: str = setting(
         "sample", "the latent: a sample of the posterior as in the code, or its mode", choices=("sample", "mode")
@@ -51,14 +53,14 @@ class Settings(settings.Settings):
     )
     discriminator_weight: float = setting(0.5, "weight of the adversarial term", low=0.0)
     # denoiser and guide
-    channels: tuple[int, ...] = setting((320, 640, 1280, 1280), "widths of the U-Net")
-    attention: tuple[int, ...] = setting((0, 1, 2), "levels with attention, 0 = the largest maps")
+    channels: tuple[int, ...] = setting((320, 640, 1280, 1280), "widths of the U-Net", low=1)
+    attention: tuple[int, ...] = setting((0, 1, 2), "levels with attention, 0 = the largest maps", low=0)
     heads: int = setting(8, "attention heads", low=1)
     groups: int = setting(32, "groups of the group norm", low=1)
     context_tokens: int = setting(77, "length of the constant that stands for the prompt", low=1)
     context_width: int = setting(768, "its width", low=1)
     hint_channels: tuple[int, ...] = setting(
-        (16, 32, 96, 256), "widths of the hint encoder; all but one halve the size"
+        (16, 32, 96, 256), "widths of the hint encoder; all but one halve the size", low=1
     )
     # second stage
     steps: int = setting(76_000, "training steps: 1000 epochs of MVTec AD's 3629 good images in batches of 48", low=0)
