@@ -54,7 +54,8 @@ class Settings(settings.Settings):
     scales: int = setting(3, "each half as large as the one before (section 3.2)", low=1, high=6)
     whiten: float | None = setting(
         None,
-        "decorrelate the features on the fitted images, this much noise (a variance) added; none: as they are",
+        "decorrelate the features on the fitted images, this much noise (a variance) added (new views need 0.1 or more); "
+        "none: as they are",
         low=1e-9,
         high=1.0,
     )
@@ -407,7 +408,7 @@ class DifferNet(Detector):
             network.flow.parameters(), lr=s.lr, betas=(0.8, 0.8), eps=1e-4, weight_decay=s.weight_decay
         )
         try:
-            train(network.flow, [optimizer], loss, steps, run)
+            train(network.flow, [optimizer], loss, steps, run, rates="lr, or raise whiten" if s.whiten else "lr")
         finally:
             if stream:
                 stream.close()
