@@ -54,8 +54,8 @@ class Settings(settings.Settings):
     scales: int = setting(3, "each half as large as the one before (section 3.2)", low=1, high=6)
     whiten: float | None = setting(
         None,
-        "decorrelate the features on the fitted images, this much noise (a variance) added (new views need 0.1 or more); "
-        "none: as they are",
+        "decorrelate the features on the fitted images, this much noise (a variance) added; new views (view_pool 0) "
+        "need 0.1 or more; none: as they are",
         low=1e-9,
         high=1.0,
     )
