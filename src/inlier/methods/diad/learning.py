@@ -1,0 +1,163 @@
+"""Both stages of the training: the autoencoder on pictures, then denoiser and guide on its latents."""
+
+import functools
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from inlier.detector import to_input
+from inlier.errors import InlierError
+from inlier.methods.diad.autoencoder import FirstStage, adversarial_loss, divergence, perceptual
+from inlier.methods.diad.network import Network
+from inlier.methods.diad.sampler import add_noise
+from inlier.progress import progress
+from inlier.training import Check, Run, train
+
+log = logging.getLogger("inlier")
+
+
+def cache_moments(network: Network, pixels: Tensor, run: Run) -> Tensor:
+    """(N, 2, C, h, w) mean and deviation of every picture's latent; sets the scale that gives unit variance."""
+    cache, done = run.cache((len(pixels), 2, *network.latent_shape), torch.float32, "latents"), 0
+    with progress("computing latents", len(pixels)) as show, torch.no_grad():
+        for batch in pixels.split(8):
+            seen = network.normalise(to_input(batch).to(run.device))
+            cache[done : done + len(batch)] = torch.stack(network.autoencoder.eval().moments(seen), 1).cpu()
+            done += len(batch)
+            show(done)
+    if network.s.variant == "ddpm":
+        network.latent_scale.fill_(1.0)
+    elif network.s.latent_scale is None:  # image by image, in float64
+        sums = torch.stack([torch.stack([m[0].sum(), m.square().sum()]) for m in map(Tensor.double, cache)]).sum(0)
+        mean, square = sums / (cache.numel() / 2)
+        network.latent_scale.fill_(1 / (square - mean.square()).sqrt().clamp(min=1e-6).item())
+        log.info("latent scale: %.4g", network.latent_scale.item())
+    if not cache.isfinite().all():
+        raise InlierError("the autoencoder makes latents of good pictures that are not finite: it cannot be used")
+    return cache
+
+
+def batches(n: int, size: int, run: Run) -> Callable[[int], Tensor]:
+    """The indices of pass i: every image once, in a new order, before any comes again."""
+
+    @functools.lru_cache(4)
+    def order(epoch: int) -> Tensor:
+        return torch.randperm(n, generator=run.generator(-1 - epoch))
+
+    def batch(i: int) -> Tensor:
+        places = (divmod(place, n) for place in range(i * size, (i + 1) * size))
+        return torch.stack([order(epoch)[place] for epoch, place in places])
+
+    return batch
+
+
+def learning_rate(step: int, lr: float, warm_up: int, steps: int, decay: bool) -> float:
+    """Rises in a straight line; then stays, or falls to zero as half a cosine."""
+    if step < warm_up:
+        return lr * (step + 1) / warm_up
+    return lr * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))) / 2 if decay else lr
+
+
+def learn_autoencoder(network: Network, pixels: Tensor, run: Run) -> None:
+    s = network.s
+    stage = FirstStage(
+        network.autoencoder, s.discriminator_start is not None and s.discriminator_start < s.autoencoder_steps
+    )
+    batch = batches(len(pixels), s.autoencoder_batch, run)
+    net: Any = network.autoencoder.net
+    last = net.decoder.conv_out if s.autoencoder_kind == "kl" else net.decoder.layers[-1]
+
+    def loss(model: nn.Module, i: int) -> Tensor:
+        """All terms as a mean over the pixels; the divergence is summed over the latent and spread over the pixels."""
+        images = to_input(pixels[batch(i)]).to(run.device)
+        seen = network.normalise(images)
+        noise = torch.randn(len(seen), *network.latent_shape, generator=run.generator(i)).to(run.device)
+        late = stage.discriminator is not None and i // s.autoencoder_accumulation >= (s.discriminator_start or 0)
+        reconstruction, mean, std, values = model(seen, noise, late)
+        total = (reconstruction - seen).abs().mean()
+        if s.perceptual_weight:
+            with torch.no_grad():
+                truth = network.backbone(images)
+            made = network.backbone(reconstruction * network.std + network.mean)
+            total = total + s.perceptual_weight * perceptual(truth, made).mean()
+        if s.autoencoder_kind == "kl":
+            total = total + s.divergence_weight * divergence(mean.float(), std.float()).mean() / seen[0].numel()
+        return total if values is None else total + adversarial_loss(values, total, last.weight, s.discriminator_weight)
+
+    sides = [stage.autoencoder] + ([stage.discriminator] if stage.discriminator else [])
+    optimizers = [torch.optim.Adam(side.parameters(), lr=s.autoencoder_lr, betas=(0.5, 0.9)) for side in sides]
+    shown = pixels[:4]
+
+    def look(model: nn.Module, step: int) -> float:
+        """How far reconstructions of fitted images are from them; their picture goes to the run folder."""
+        images = to_input(shown).to(run.device)
+        with torch.no_grad():
+            made = network.autoencoder.decode(network.autoencoder.moments(network.normalise(images))[0])
+            made = made * network.std + network.mean
+        run.show(draw_look(images, made), "autoencoder", step)
+        return -(made - images).abs().mean().item()
+
+    train(
+        stage,
+        optimizers,
+        loss,
+        s.autoencoder_steps,
+        run,
+        schedule=lambda step: learning_rate(step, s.autoencoder_lr, 0, s.autoencoder_steps, s.decay),
+        check=Check(look, s.look_every, name="minus mean difference of reconstructions"),
+        accumulation=s.autoencoder_accumulation,
+        rates="autoencoder_lr",
+        precision=s.precision,
+        ema=s.ema,
+    )
+
+
+def learn_denoiser(network: Network, pixels: Tensor, moments: Tensor, run: Run) -> None:
+    s = network.s
+    batch = batches(len(pixels), s.batch_size, run)
+
+    def loss(model: nn.Module, i: int) -> Tensor:
+        chosen, random = batch(i), run.generator(i)
+        seen = network.normalise(to_input(pixels[chosen]).to(run.device))
+        noises = torch.randn(2, len(chosen), *network.latent_shape, generator=random).to(run.device)
+        # timesteps above the start are never asked for
+        t = torch.randint(s.start + 1, (len(chosen),), generator=random).to(run.device)
+        z = network.latent(tuple(moments[chosen].to(run.device).unbind(1)), noises[0])  # type: ignore[arg-type]
+        predicted = model(add_noise(z, noises[1], network.abar[t]), t, seen)
+        return (predicted.float() - noises[1]).square().mean()
+
+    shown = pixels[:4]
+
+    def look(model: nn.Module, step: int) -> float:
+        images = to_input(shown).to(run.device)
+        with torch.no_grad():
+            made = network.reconstruct(images)
+        run.show(draw_look(images, made), "repainted", step)
+        return -(made - images).abs().mean().item()
+
+    if s.checkpointing:
+        network.denoiser.checkpointing()
+    learning = [parameter for parameter in network.denoiser.parameters() if parameter.requires_grad]
+    train(
+        network.denoiser,
+        [torch.optim.AdamW(learning, lr=s.lr, weight_decay=s.weight_decay)],
+        loss,
+        s.steps,
+        run,
+        schedule=lambda step: learning_rate(step, s.lr, s.warm_up, s.steps, s.decay),
+        check=Check(look, s.look_every, name="minus mean difference of reconstructions"),
+        accumulation=s.accumulation,
+        precision=s.precision,
+        ema=s.ema,
+    )
+
+
+def draw_look(images: Tensor, made: Tensor) -> Image.Image:
+    """Pictures (B, 3, H, W) in [0, 1] above what was made of them."""
+    rows = torch.cat([torch.cat(list(side), 2) for side in (images, made)], 1)
+    return Image.fromarray((255 * rows.clamp(0, 1)).round().byte().permute(1, 2, 0).cpu().numpy())
