@@ -446,7 +446,9 @@ def test_files_of_old_torch_are_read(tmp_path):
 TINY = {
     "size": 64,
     "taps": (4,),
+    "autoencoder_kind": "kl",
     "autoencoder_channels": (4, 8, 8, 8),
+    "autoencoder_groups": 4,
     "autoencoder_steps": 3,
     "channels": (16, 16, 16),
     "groups": 4,
