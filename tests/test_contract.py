@@ -19,7 +19,9 @@ TINY = {
     "diad": {
         "size": 64,
         "taps": (4, 8),
+        "autoencoder_kind": "kl",
         "autoencoder_channels": (4, 8, 16, 16),
+        "autoencoder_groups": 4,
         "latent_channels": 8,
         "autoencoder_steps": 30,
         "autoencoder_lr": 0.01,

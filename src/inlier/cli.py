@@ -3,13 +3,11 @@
 Exit codes: 0 done, 1 something failed on the way (each thing named), 2 wrong use, 130 stopped with Ctrl-C.
 """
 
-import functools
 import io
 import json
 import logging
 import sys
 import time
-from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,10 +17,10 @@ import typer
 from inlier import artifact, methods
 from inlier.artifact import ArtifactError
 from inlier.errors import InlierError
+from inlier.outputs import Writer, json_line, protect, read_by, text_line
 from inlier.version import __version__
 
 if TYPE_CHECKING:
-    from inlier.data.datasets import Dataset
     from inlier.detector import Detector
     from inlier.evaluation import Results
 
@@ -157,11 +155,11 @@ def _train(
     from inlier.data.datasets import open_dataset
 
     dataset = open_dataset(data, categories)
-    _protect([out], _inputs(data, dataset, detector))
+    protect([out], read_by(data, dataset, detector))
     artifact.check_writable(out)
     run_folder = out.with_name(out.name + ".run")
     if hasattr(detector.settings, "look_every"):  # pictures of the training go to the run folder
-        _protect([run_folder / "look.png"], {Path(sample.name).parent for sample in dataset.samples})
+        protect([run_folder / "look.png"], {Path(sample.name).parent for sample in dataset.samples})
     detector.fit(
         dataset,
         calibration=calibration,
@@ -192,7 +190,7 @@ def evaluate(
     dataset = open_dataset(data)
     to_file = json_ is not None and str(json_) != "-"
     if json_ and to_file:
-        _protect([json_], [model, *_inputs(data, dataset)])
+        protect([json_], [model, *read_by(data, dataset)])
         artifact.check_writable(json_)
     if report:
         artifact.check_writable(report / "index.html")
@@ -254,11 +252,11 @@ def predict(
             raise InlierError(f"{root}: holds no pictures (.png .jpg .jpeg .bmp .tif .tiff .webp)")
     roots = {path: root for root, paths in found.items() for path in paths}
     if jsonl and str(jsonl) != "-":
-        _protect([jsonl], [model, *images, *roots])
+        protect([jsonl], [model, *images, *roots])
         if not jsonl.exists() or jsonl.is_dir():  # a pipe will do: lines are written as they come
             artifact.check_writable(jsonl)
     for folder in filter(None, (maps, overlays, reconstructions)):
-        _protect([folder / "any.png"], [root for root in images if root.is_dir()])
+        protect([folder / "any.png"], [root for root in images if root.is_dir()])
         artifact.check_writable(folder / "any.png")
     sources, failed = list(roots), 0
     with ExitStack() as stack:
@@ -267,7 +265,7 @@ def predict(
             # names that are no valid text are written with backslashes
             lines = stack.enter_context(jsonl.open("w", encoding="utf-8", errors="backslashreplace"))
         show = stack.enter_context(progress("predicting", len(sources))) if jsonl else None
-        write = _Writer(roots, maps, overlays, reconstructions, detector)
+        write = Writer(roots, maps, overlays, reconstructions, detector)
         # a map that is not written is not computed: with some methods it costs far more than the score
         predictions = detector.predict(
             sources, alpha=alpha, workers=workers, errors="keep", maps=bool(maps or overlays or reconstructions)
@@ -278,121 +276,12 @@ def predict(
                 print(f"error: {p.error}", file=sys.stderr)
             else:
                 write(p)
-            print(_json_line(p) if jsonl else _text_line(p), file=lines, flush=lines is not sys.stdout)
+            print(json_line(p) if jsonl else text_line(p), file=lines, flush=lines is not sys.stdout)
             if show:
                 show(done)
     if failed:
         print(f"{failed} of {len(sources)} pictures could not be read", file=sys.stderr)
         raise typer.Exit(1)
-
-
-def _inputs(data: Any, dataset: "Dataset", detector: "Detector | None" = None) -> list[Path]:
-    """Files and folders that a command reads."""
-    paths = [Path(data)]
-    for sample in dataset.samples:
-        paths += [path for path in (sample.source, sample.mask) if isinstance(path, Path)]
-    if detector:  # weights, textures, what others trained
-        texts = [detector.weights, *vars(detector.settings).values()]
-        paths += [Path(text) for text in texts if isinstance(text, (str, Path)) and Path(text).exists()]
-    return paths
-
-
-def _protect(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Refuse to write over what is read, and to write a picture into a folder that is read.
-
-    The first would destroy a picture of a part; the second would pass for one the next time. Anything but a picture may
-    lie in such a folder, so that `inlier train .` works.
-    """
-    from inlier.data.images import SUFFIXES
-
-    read = {path.resolve() for path in inputs}
-    for target in targets:
-        real = target.resolve()
-        if real in read:
-            raise InlierError(f"{target}: is an input of this command and would be overwritten; choose another name")
-        folder = next((parent for parent in real.parents if parent in read), None)
-        if folder and real.suffix.lower() in SUFFIXES:
-            raise InlierError(
-                f"{target}: lies in {folder}, whose pictures this command reads: it would overwrite one of them, or be "
-                "taken for one the next time; choose a place outside"
-            )
-
-
-def _json_line(p: Any) -> str:
-    keys = ("path", "error") if p.error else ("path", "score", "p_value", "verdict")
-    return json.dumps({key: getattr(p, key) for key in keys}, ensure_ascii=False)
-
-
-def _text_line(p: Any) -> str:
-    if p.error:
-        return f"unreadable                           {p.path}"
-    judged = "-       p -     " if p.p_value is None else f"{p.verdict:<7} p {p.p_value:<6.4f}"
-    return f"{judged}  score {p.score:<11.5g}  {p.path}"
-
-
-class _Writer:
-    """Writes maps and overlays under the pictures' own names, never two to one file."""
-
-    def __init__(
-        self,
-        roots: dict[Path, Path],
-        maps: Path | None,
-        overlays: Path | None,
-        reconstructions: Path | None,
-        detector: "Detector",
-    ):
-        from inlier.report.figures import drawable
-
-        self.roots, self.maps, self.overlays, self.reconstructions = roots, maps, overlays, reconstructions
-        self.inputs = {path.resolve() for path in roots} if maps or overlays or reconstructions else set()
-        self.used: set[Path] = set()
-        self.drawn = functools.partial(drawable, logarithmic=detector.log_maps)
-        self.scale = detector.calibration_.map_scale(self.drawn)
-
-    def __call__(self, p: Any) -> None:
-        if self.maps:
-            from PIL import Image
-
-            self._save(Image.fromarray(p.map), self.maps, Path(p.path), ".tiff")
-        if self.reconstructions:
-            from PIL import Image
-
-            self._save(Image.fromarray(p.reconstruction), self.reconstructions, Path(p.path), ".png")
-        if self.overlays:
-            from inlier.data.images import read_image
-            from inlier.report.figures import overlay
-
-            map_ = self.drawn(p.map)
-            picture = overlay(read_image(p.path), map_, self.drawn(p.pixel_threshold), self.scale or _range(map_))
-            self._save(picture, self.overlays, Path(p.path), ".png")
-
-    def _save(self, picture: Any, folder: Path, path: Path, suffix: str) -> None:
-        content = io.BytesIO()
-        picture.save(content, suffix[1:])
-        artifact.write_bytes(self._target(folder, path, suffix), content.getvalue())
-
-    def _target(self, folder: Path, path: Path, suffix: str) -> Path:
-        root = self.roots[path]
-        relative = path.relative_to(root) if path != root else Path(path.name)
-        target = folder / relative.with_suffix(suffix)
-        if target in self.used:  # a.png beside a.jpg
-            target = folder / relative.with_name(relative.name + suffix)
-        number = 2
-        while target in self.used:  # the same name from two folders
-            target = folder / relative.with_name(f"{relative.stem}-{number}{suffix}")
-            number += 1
-        if target.resolve() in self.inputs:
-            raise InlierError(
-                f"{target}: is one of the pictures to be judged and would be overwritten; choose another folder"
-            )
-        self.used.add(target)
-        return target
-
-
-def _range(map_: Any) -> tuple[float, float]:
-    import numpy as np
-
-    return float(np.nanmin(map_)), float(np.nanmax(map_))
 
 
 @app.command("methods")
@@ -459,7 +348,7 @@ def preview(
     log.info("data: %s", dataset.layout)
     several = len(dataset.categories) > 1
     targets = {name: out.with_stem(f"{out.stem}-{name}") if several else out for name in dataset.categories}
-    _protect(targets.values(), _inputs(data, dataset, detector))
+    protect(targets.values(), read_by(data, dataset, detector))
     for target in targets.values():
         artifact.check_writable(target)
     source = open_textures(s.textures) if method == "memseg" else None
