@@ -186,7 +186,7 @@ def main() -> None:
     rows = [row for row in rows if row["preset"] == arguments.preset and row["settings"] == arguments.set]
     limited = f"; {arguments.limit} test pictures of each category at most, drawn at random" if arguments.limit else ""
     arguments.out.write_text(
-        f"# DiAD, preset {arguments.preset} {' '.join(arguments.set)}\n\nMade by `benchmarks/diad.py` at commit "
+        f"# DiAD, preset {' '.join([arguments.preset, *arguments.set])}\n\nMade by `benchmarks/diad.py` at commit "
         f"{', '.join(sorted({row['commit'] for row in rows}))} on {platform.machine()}, {torch.get_num_threads()} "
         f"threads, torch {torch.__version__}. AUROC in %, mean over seeds (lowest to highest)"
         f"{limited}.\n\n{table(rows)}\n"
