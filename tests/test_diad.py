@@ -466,6 +466,12 @@ def tiny(**settings):
     return DiAD("light", **{**TINY, **settings})
 
 
+def test_a_tiny_autoencoder_has_no_groups_that_must_divide_its_width():
+    network = tiny(autoencoder_kind="tiny", autoencoder_channels=(6,) * 4, autoencoder_groups=4).build()
+    image = torch.rand(1, 3, 64, 64)
+    assert network.autoencoder.moments(image)[0].shape == (1, *network.latent_shape) == (1, 4, 8, 8)
+
+
 def weights_of(detector):
     return detector.network_.state_dict()
 

@@ -20,8 +20,12 @@ def make_autoencoder(s: Settings) -> Autoencoder | Pixels:
     if s.variant == "ddpm":
         return Pixels(s.patch)
     if s.autoencoder_kind == "tiny" and len(set(s.autoencoder_channels)) > 1:
-        raise InlierError("setting 'autoencoder_channels': a tiny autoencoder has the same width at all levels")
-    _divide("autoencoder_groups", s.autoencoder_groups, "autoencoder_channels", s.autoencoder_channels)
+        raise InlierError(
+            "setting 'autoencoder_channels': a tiny autoencoder has the same width at all levels; autoencoder_kind=kl "
+            "may have others"
+        )
+    if s.autoencoder_kind == "kl":  # the tiny one has no group norm
+        _divide("autoencoder_groups", s.autoencoder_groups, "autoencoder_channels", s.autoencoder_channels)
     return Autoencoder(
         s.autoencoder_kind, s.autoencoder_channels, s.autoencoder_layers, s.latent_channels, s.autoencoder_groups
     )
