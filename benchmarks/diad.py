@@ -1,10 +1,8 @@
 """DiAD's ablation on real pictures: four variants, one model for screw, magnetic tile and ELPV mono together.
 
-Also, for the whole method: AUROC and seconds by number of DDIM steps, and what limits it, each part alone: the map of
-the autoencoder's own reconstruction, and of an oracle that pastes the picture's good pixels back, so that nothing but
-the true defect is repainted. Of one seed the variants share an autoencoder, which the first of them trains. Every
-finished run is a line of benchmarks/diad.jsonl, so the script can be stopped and goes on; the tables are written to
-benchmarks/DIAD.md. Last step, no look at the test set.
+Also, for the whole method: AUROC and seconds by number of DDIM steps, and what limits it (see `ALONE`). The variants of
+one seed share an autoencoder, which is trained first. Every finished run is a line of benchmarks/diad.jsonl, so the
+script can be stopped and goes on; the tables are written to benchmarks/DIAD.md. Last step, no look at the test set.
 """
 
 import argparse
@@ -16,7 +14,6 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +25,20 @@ from torch import Tensor
 from inlier import DiAD, evaluate
 from inlier.data.datasets import Dataset, open_dataset
 from inlier.data.images import read_batches, read_mask
-from inlier.methods.diad.sampler import ddim_times
+from inlier.methods.diad.sampler import ddim_timesteps
 from inlier.metrics import image_metrics, pixel_metrics
 
 HERE = Path(__file__).parent
 VARIANTS = ("ddpm", "ldm", "sg", "sg+sff")
 STEPS = (10, 5, 3, 2)
+# What is compared with the picture, and what an AUROC below 100 then blames. The last row is for control: pasted good
+# pixels are equal to the bit, so the comparison is right whenever anything at all changes inside a defect.
+ALONE = {
+    "autoencoded": "the autoencoder's reconstruction, nothing repainted",
+    "perfect on good latents": "defects repainted, all else as the autoencoder gives it back",
+    "perfect on good pixels": "defects repainted, all else as in the picture",
+    "autoencoded defects": "defects as the autoencoder gives them back, all else as in the picture",
+}
 
 
 def together(folder: Path, names: list[str], limit: int) -> Dataset:
@@ -61,20 +66,25 @@ def numbers(detector: DiAD, data: Dataset) -> dict[str, Any]:
 
 
 def parts_alone(detector: DiAD, data: Dataset) -> dict[str, Any]:
-    """AUROC where the denoiser does nothing, and where it makes no mistake on good pixels."""
+    """AUROC of every entry of ALONE, by category."""
     network, device = detector.network_, next(detector.network_.parameters()).device
 
-    def autoencoded(images: Tensor, masks: Tensor) -> Tensor:
+    def made(name: str, images: Tensor, is_defect: Tensor) -> Tensor:
         mean, _ = network.autoencoder.moments(network.normalise(images))
-        return network.decode(network.latent_scale * mean)
+        autoencoded = network.decode(network.latent_scale * mean)
+        if name == "autoencoded":
+            return autoencoded
+        inside = autoencoded if name == "autoencoded defects" else network.reconstruct(images)
+        return torch.where(is_defect, inside, autoencoded if name == "perfect on good latents" else images)
 
-    def oracle(images: Tensor, masks: Tensor) -> Tensor:
-        return torch.where(masks, network.reconstruct(images), images)
-
-    def measure(reconstruct: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Any]:
-        rows = {}
+    def measure(name: str) -> dict[str, Any]:
+        rows: dict[str, Any] = {}
         for category in data.categories:
             samples = [s for s in data.test if s.category == category]
+            has_masks = any(s.mask for s in samples)
+            if not has_masks and name != "autoencoded":  # nothing to paste by
+                rows[category] = {"image": None, "pixel": None}
+                continue
             sources = [s.source for s in samples]
             scores, maps, masks = [], [], []
             for batch in read_batches(sources, detector.preprocess, 16, 2):
@@ -83,40 +93,30 @@ def parts_alone(detector: DiAD, data: Dataset) -> dict[str, Any]:
                                   np.zeros(batch.images.shape[2:], bool) for s in chosen])  # fmt: skip
                 images = torch.from_numpy(batch.images).to(device)
                 with torch.inference_mode():
-                    made = reconstruct(images, torch.from_numpy(truth)[:, None].to(device))
-                    score, map_ = network.compare(images, made)
+                    score, map_ = network.compare(
+                        images, made(name, images, torch.from_numpy(truth)[:, None].to(device))
+                    )
                 scores += score.tolist()
                 maps.append(map_.cpu().numpy())
                 masks.append(truth)
             defect = np.array([s.is_defect for s in samples])
-            has_masks = any(s.mask for s in samples)
-            if reconstruct is oracle and not has_masks:  # it has nothing to paste by
-                rows[category] = {"image": None, "pixel": None}
-                continue
             pixel = pixel_metrics(np.concatenate(maps), np.concatenate(masks)).auroc if has_masks else None
             rows[category] = {"image": image_metrics(np.array(scores), defect).auroc, "pixel": pixel}
         return rows
 
-    return {"autoencoder": measure(autoencoded), "oracle": measure(oracle)}
+    return {name: measure(name) for name in ALONE}
 
 
-def run(
-    data: Dataset, preset: str, variant: str, seed: int, settings: dict[str, Any], device: str, shared: Path
-) -> dict[str, Any]:
-    if shared.is_dir() and variant != "ddpm":
-        settings = settings | {"autoencoder": str(shared)}
+def run(data: Dataset, detector: DiAD) -> dict[str, Any]:
     start = time.perf_counter()
-    detector = DiAD(preset, seed=seed, device=device, variant=variant, **settings).fit(data, calibration="none")
-    fitted = time.perf_counter() - start
-    if not shared.is_dir() and variant != "ddpm":
-        detector.network_.autoencoder.net.save_pretrained(shared)
-    row = {"fitted": fitted, **numbers(detector, data)}
-    if variant == "sg+sff":
-        network, row["steps"] = detector.network_, {}
-        for steps in STEPS:
-            network.times = ddim_times(detector.settings.start, steps, detector.settings.spacing)
-            row["steps"][steps] = numbers(detector, data)
+    detector.fit(data, calibration="none")
+    row = {"fitted": time.perf_counter() - start, **numbers(detector, data)}
+    if detector.settings.variant == "sg+sff":
         row["alone"] = parts_alone(detector, data)
+        row["steps"], network = {}, detector.network_
+        for steps in STEPS:
+            network.timesteps = ddim_timesteps(detector.settings.start, steps, detector.settings.spacing)
+            row["steps"][steps] = numbers(detector, data)
     return row
 
 
@@ -129,16 +129,19 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells = [spread([f[c][kind] for f in found if c in f]) for c in categories for kind in ("image", "pixel")]
         return f"| {name} | {len(found)} | {' | '.join(cells)} | {last} |"
 
+    def fitted(variant: str) -> str:
+        return f"{statistics.mean(row['fitted'] for row in rows if row['variant'] == variant) / 60:.0f} min"
+
     for variant in VARIANTS:
-        group = [row for row in rows if row["variant"] == variant]
+        group = [row["categories"] for row in rows if row["variant"] == variant]
         if group:
-            fitted = f"{statistics.mean(row['fitted'] for row in group) / 60:.0f} min"
-            lines.append(line(variant, [row["categories"] for row in group], fitted))
+            lines.append(line(variant, group, fitted(variant)))
     whole = [row for row in rows if row["variant"] == "sg+sff"]
-    for part in ("autoencoder", "oracle") if whole else ():
-        lines.append(line(f"{part} alone", [row["alone"][part] for row in whole], ""))
-    for steps in map(str, STEPS) if whole else ():
-        found = [{int(k): v for k, v in row["steps"].items()}[int(steps)] for row in whole]
+    for part in ALONE if whole else ():
+        last = fitted("autoencoder") if part == "autoencoded" else ""
+        lines.append(line(part, [row["alone"][part] for row in whole], last))
+    for steps in map(str, STEPS) if whole else ():  # names, in JSON
+        found = [row["steps"][steps] for row in whole]
         seconds = f"{1000 * statistics.mean(f['per_image'] for f in found):.0f} ms an image"
         lines.append(line(f"sg+sff, {steps} steps", [f["categories"] for f in found], seconds))
     return "\n".join(lines)
@@ -170,26 +173,42 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout
     kept = arguments.out.with_name(arguments.out.stem.lower() + ".jsonl")
     rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
-    autoencoders = Path(tempfile.mkdtemp())
-    for seed in arguments.seeds:
-        for variant in arguments.variants:
-            key = {"preset": arguments.preset, "variant": variant, "seed": seed, "settings": arguments.set}
-            key |= {"data": list(arguments.categories), "limit": arguments.limit}
-            if any(key.items() <= row.items() for row in rows):
-                continue
-            shared = autoencoders / str(seed)
-            row = {**key, **run(data, arguments.preset, variant, seed, settings, arguments.device, shared)}
-            row |= {"commit": commit.strip(), "threads": torch.get_num_threads()}
+    same = {"preset": arguments.preset, "settings": arguments.set, "data": arguments.categories}
+    same |= {"limit": arguments.limit}
+
+    def is_done(variant: str, seed: int) -> bool:
+        return any((same | {"variant": variant, "seed": seed}).items() <= row.items() for row in rows)
+
+    def keep(variant: str, seed: int, row: dict[str, Any]) -> None:
+        if not is_done(variant, seed):
+            made = {"commit": commit.strip(), "threads": torch.get_num_threads()}
+            line = json.dumps({"variant": variant, "seed": seed, **same, **row, **made})
             with kept.open("a") as file:
-                print(json.dumps(row), file=file)
-            rows = [json.loads(line) for line in kept.read_text().splitlines()]
-    rows = [row for row in rows if row["preset"] == arguments.preset and row["settings"] == arguments.set]
+                print(line, file=file)
+            rows.append(json.loads(line))
+
+    def make(seed: int, **more: Any) -> DiAD:
+        return DiAD(arguments.preset, seed=seed, device=arguments.device, **settings | more)
+
+    for seed in arguments.seeds:
+        todo = [variant for variant in arguments.variants if not is_done(variant, seed)]
+        with tempfile.TemporaryDirectory() as shared:
+            if any(variant != "ddpm" for variant in todo):
+                start = time.perf_counter()
+                first = make(seed, variant="ldm", steps=1).fit(data, calibration="none")
+                keep("autoencoder", seed, {"fitted": time.perf_counter() - start})
+                first.network_.autoencoder.net.save_pretrained(shared)
+            for variant in todo:
+                own = {} if variant == "ddpm" else {"autoencoder": shared}
+                keep(variant, seed, run(data, make(seed, variant=variant, **own)))
+    rows = [row for row in rows if same.items() <= row.items()]
     limited = f"; {arguments.limit} test pictures of each category at most, drawn at random" if arguments.limit else ""
     arguments.out.write_text(
         f"# DiAD, preset {' '.join([arguments.preset, *arguments.set])}\n\nMade by `benchmarks/diad.py` at commit "
         f"{', '.join(sorted({row['commit'] for row in rows}))} on {platform.machine()}, {torch.get_num_threads()} "
         f"threads, torch {torch.__version__}. AUROC in %, mean over seeds (lowest to highest)"
-        f"{limited}.\n\n{table(rows)}\n"
+        f"{limited}. Fitting times are those of the variant alone, without the autoencoder's.\n\n{table(rows)}\n\n"
+        + "".join(f"- {name}: {what}\n" for name, what in ALONE.items())
     )
 
 

@@ -110,11 +110,11 @@ def main() -> None:
     image = torch.rand(1, 3, settings.size, settings.size, device=arguments.device)
     with torch.inference_mode():
         latent = torch.randn(1, *network.latent_shape, device=arguments.device)
-        seen, times = network.normalise(image), network.denoiser.times(torch.tensor([901], device=arguments.device))
-        hint = network.denoiser.hint(seen)
-        network.denoiser.step(latent, times, hint)
+        embeddings = network.denoiser.time_embeddings(torch.tensor([901], device=arguments.device))
+        hint = network.denoiser.hint(network.normalise(image))
+        network.denoiser.step(latent, embeddings, hint)
         with timed("one step, warm"):
-            network.denoiser.step(latent, times, hint)
+            network.denoiser.step(latent, embeddings, hint)
         with timed("a picture from end to end, 10 steps"):
             scores, maps = network(image)
     assert torch.isfinite(scores).all() and maps.shape == (1, settings.size, settings.size)

@@ -104,10 +104,10 @@ def repainting_step() -> None:
         return torch.add(without, given - without, alpha=9.0)
 
     with torch.inference_mode():
-        times, hint = denoiser.times(t), denoiser.hint(image)
+        times, hint = denoiser.time_embeddings(t), denoiser.hint(image)
         assert torch.allclose(denoiser.step(latent, times, hint), released(), atol=1e-5)
         ours, theirs = seconds(lambda: denoiser.step(latent, times, hint), released)
-        once = seconds(lambda: (denoiser.times(t), denoiser.hint(image)))[0]
+        once = seconds(lambda: (denoiser.time_embeddings(t), denoiser.hint(image)))[0]
     print(f"diad paper, a fifth of its width: a step {1000 * ours:.0f} ms, {theirs / ours:.1f} x faster than the "
           f"released scheme; hint and time embeddings once a picture {1000 * once:.0f} ms")  # fmt: skip
 

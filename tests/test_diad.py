@@ -20,7 +20,7 @@ from inlier.methods.diad.autoencoder import Autoencoder, Pixels
 from inlier.methods.diad.checkpoints import empty_prompt, load_pretrained, our_name, read_autoencoder, read_file
 from inlier.methods.diad.checkpoints import fill as fill_network
 from inlier.methods.diad.compare import anomaly_map, distances, image_score
-from inlier.methods.diad.sampler import add_noise, ddim, ddim_times, noise_of, schedule
+from inlier.methods.diad.sampler import add_noise, ddim, ddim_timesteps, noise_of, schedule
 from inlier.report import write_report
 
 CASE, GOLDEN = load("diad")
@@ -72,7 +72,7 @@ def test_guide_before_and_after_fusion(network):
     guide, t = network.denoiser.guide, GOLDEN["in.t"]
     with torch.no_grad():
         close(guide.body.time_proj(t), GOLDEN["out.sg.timestep_sinusoid"], 5e-6)
-        time = network.denoiser.times(t)[1]
+        time = network.denoiser.time_embeddings(t)[1]
         close(time, GOLDEN["out.sg.time_embedding"], 5e-6)
         hint = guide.hint(GOLDEN["in.hint"])
         close(hint, GOLDEN["out.sg.hint_embedding"], 1e-6)
@@ -103,34 +103,36 @@ def test_noise_schedule_and_noising():
 
 
 def test_ten_ddim_steps(network):
-    times = ddim_times(999, 10, "leading")
-    assert times == GOLDEN["out.ddim.timesteps"].tolist()
-    close(ABAR[times], GOLDEN["out.ddim.alpha"], 5e-6)
-    close(ABAR[[*times[1:], 0]], GOLDEN["out.ddim.alpha_prev"], 5e-6)
+    timesteps = ddim_timesteps(999, 10, "leading")
+    assert timesteps == GOLDEN["out.ddim.timesteps"].tolist()
+    close(ABAR[timesteps], GOLDEN["out.ddim.alpha"], 5e-6)
+    close(ABAR[[*timesteps[1:], 0]], GOLDEN["out.ddim.alpha_prev"], 5e-6)
     seen = []
 
     def predict(x, i):
         seen.append(x[0])
-        return network.denoiser(x, torch.tensor([times[i]]), GOLDEN["in.hint"])
+        return network.denoiser(x, torch.tensor([timesteps[i]]), GOLDEN["in.hint"])
 
     with torch.no_grad():
-        last = ddim(GOLDEN["in.x"], predict, times, ABAR)
+        last = ddim(GOLDEN["in.x"], predict, timesteps, ABAR)
     close(torch.stack([*seen[1:], last[0]]), GOLDEN["out.ddim.steps"], 3e-4)
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
-@pytest.mark.parametrize("steps", [10, 5, 2])
+@pytest.mark.parametrize("steps", [10, 7, 5, 2, 300])
 def test_ddim_is_that_of_diffusers(spacing, steps):
     from diffusers import DDIMScheduler
 
     theirs = DDIMScheduler(**CASE["configs"]["DDIMScheduler"], timestep_spacing=spacing)
     theirs.set_timesteps(steps)
-    times = ddim_times(999, steps, spacing)
-    assert times == theirs.timesteps.tolist()
+    timesteps = ddim_timesteps(999, steps, spacing)
+    assert timesteps == theirs.timesteps.tolist()
+    if 1000 % steps:  # theirs takes even strides between uneven timesteps
+        return
     x = expected = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     for t in theirs.timesteps:
         expected = theirs.step(torch.tanh(expected), t, expected).prev_sample
-    close(ddim(x, lambda x, i: torch.tanh(x), times, ABAR), expected, 1e-4)
+    close(ddim(x, lambda x, i: torch.tanh(x), timesteps, ABAR), expected, 1e-4)
 
 
 def test_training_loss_gradient_and_what_learns(network):

@@ -78,7 +78,7 @@ class Denoiser(nn.Module):
         if self.guide:
             self.guide.body.enable_gradient_checkpointing()
 
-    def times(self, t: Tensor) -> list[Tensor]:
+    def time_embeddings(self, t: Tensor) -> list[Tensor]:
         """Time embeddings (B, C) of timesteps (B,): the U-Net's and, if there is one, the guide's."""
         nets = [self.unet, self.guide.body] if self.guide else [self.unet]
         return [net.time_embedding(net.time_proj(t).to(self.context.dtype)) for net in nets]
@@ -86,16 +86,16 @@ class Denoiser(nn.Module):
     def hint(self, images: Tensor) -> Tensor | None:
         return self.guide.hint(images) if self.guide else None
 
-    def step(self, x: Tensor, times: Sequence[Tensor], hint: Tensor | None) -> Tensor:
-        """The noise in x (B, C, h, w); `times` and `hint` as the methods of these names give them."""
+    def step(self, x: Tensor, embeddings: Sequence[Tensor], hint: Tensor | None) -> Tensor:
+        """The noise in x (B, C, h, w), given what `time_embeddings` and `hint` return."""
         context = self.context.expand(len(x), -1, -1)
-        middle, skips = encode(self.unet, self.unet.conv_in(x), times[0], context)
+        middle, skips = encode(self.unet, self.unet.conv_in(x), embeddings[0], context)
         if self.guide:
-            more, deepest = self.guide(x, times[1], hint, context)
+            more, deepest = self.guide(x, embeddings[1], hint, context)
             middle = middle + more
             skips[-3:] = [skip + out for skip, out in zip(skips[-3:], deepest)]
-        return decode(self.unet, middle, skips, times[0], context)
+        return decode(self.unet, middle, skips, embeddings[0], context)
 
     def forward(self, x: Tensor, t: Tensor, images: Tensor) -> Tensor:
         """x (B, C, h, w), timesteps (B,), normalised pictures (B, 3, H, W) -> noise like x"""
-        return self.step(x, self.times(t), self.hint(images))
+        return self.step(x, self.time_embeddings(t), self.hint(images))

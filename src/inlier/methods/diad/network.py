@@ -10,7 +10,7 @@ from inlier.methods.diad.autoencoder import Autoencoder, Pixels
 from inlier.methods.diad.compare import anomaly_map, distances, image_score
 from inlier.methods.diad.denoiser import Denoiser, unet_config
 from inlier.methods.diad.guide import Guide
-from inlier.methods.diad.sampler import add_noise, ddim, ddim_times, noise_of, schedule
+from inlier.methods.diad.sampler import add_noise, ddim, ddim_timesteps, noise_of, schedule
 from inlier.methods.diad.settings import Settings
 
 DARKEST = 1e-9  # share of the signal's variance that must be left at the start; 0 divides by zero
@@ -82,7 +82,7 @@ class Network(nn.Module):
                 f"settings 'beta_start', 'beta_end', 'timesteps': at the start, timestep {s.start}, nothing is left of "
                 "the picture"
             )
-        self.times = ddim_times(s.start, s.ddim_steps, s.spacing)
+        self.timesteps = ddim_timesteps(s.start, s.ddim_steps, s.spacing)
         if s.size <= s.pools * (s.pool - 1):
             raise InlierError(f"settings 'pool' and 'pools': nothing is left of {s.size} pixels; make them smaller")
         self.backbone = Backbone(s.backbone, s.taps)
@@ -119,12 +119,12 @@ class Network(nn.Module):
         z = self.latent(self.autoencoder.moments(seen), posterior)
         x = add_noise(z, noise, self.abar[self.s.start].expand(len(z)))
         hint = self.denoiser.hint(seen)
-        embeddings = self.denoiser.times(torch.tensor(self.times, device=x.device))
+        embeddings = self.denoiser.time_embeddings(torch.tensor(self.timesteps, device=x.device))
 
         def predict(x: Tensor, i: int) -> Tensor:
             return self.denoiser.step(x, [e[i : i + 1].expand(len(x), -1) for e in embeddings], hint)
 
-        return self.decode(ddim(x, predict, self.times, self.abar))
+        return self.decode(ddim(x, predict, self.timesteps, self.abar))
 
     def compare(self, images: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor]:
         """(scores (B,), maps (B, H, W))"""

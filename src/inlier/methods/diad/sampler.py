@@ -25,30 +25,30 @@ def add_noise(z: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
     return abar.sqrt() * z + (1 - abar).sqrt() * noise
 
 
-def ddim_times(start: int, steps: int, spacing: str) -> list[int]:
+def ddim_timesteps(start: int, steps: int, spacing: str) -> list[int]:
     """The timesteps at which the network is asked, from noisy to clean.
 
     leading: as the released code; its first step believes the noise of `start` to be a little less than it is.
     trailing: the first step is `start` itself.
 
-    >>> ddim_times(999, 10, "leading")[:2], ddim_times(999, 10, "trailing")[-2:]
+    >>> ddim_timesteps(999, 10, "leading")[:2], ddim_timesteps(999, 10, "trailing")[-2:]
     ([901, 801], [199, 99])
     """
     if steps > start + 1:
         raise InlierError(
             f"setting 'ddim_steps': {steps} steps, but only {start + 1} timesteps up to 'start' ({start})"
         )
-    stride = (start + 1) // steps
     if spacing == "trailing":
-        return [start - i * stride for i in range(steps)]
+        return [round((start + 1) * (steps - i) / steps) - 1 for i in range(steps)]
+    stride = (start + 1) // steps
     return [min(i * stride + 1, start) for i in reversed(range(steps))]  # from 1, as Stable Diffusion does
 
 
-def ddim(x: Tensor, predict: Callable[[Tensor, int], Tensor], times: Sequence[int], abar: Tensor) -> Tensor:
-    """Remove noise without drawing any (eta 0); predict(x, i) gives the noise in x at times[i]."""
-    for i, t in enumerate(times):
+def ddim(x: Tensor, predict: Callable[[Tensor, int], Tensor], timesteps: Sequence[int], abar: Tensor) -> Tensor:
+    """Remove noise without drawing any (eta 0); predict(x, i) gives the noise in x at timesteps[i]."""
+    for i, t in enumerate(timesteps):
         eps = predict(x, i)
-        a, a_next = abar[t], abar[times[i + 1] if i + 1 < len(times) else 0]
+        a, a_next = abar[t], abar[timesteps[i + 1] if i + 1 < len(timesteps) else 0]
         z = (x - (1 - a).sqrt() * eps) / a.sqrt()
         x = a_next.sqrt() * z + (1 - a_next).sqrt() * eps
     return x
