@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from inlier.detector import Detector, Images
 from inlier.errors import InlierError
 from inlier.features import Backbone
-from inlier.methods.diad.autoencoder import Autoencoder
+from inlier.methods.diad.autoencoder import Autoencoder, FirstStage
 from inlier.methods.diad.checkpoints import fill, load_pretrained, read_autoencoder
 from inlier.methods.diad.learning import cache_moments, learn_autoencoder, learn_denoiser
 from inlier.methods.diad.network import Network, make_autoencoder, make_denoiser
 from inlier.methods.diad.settings import Settings
-from inlier.training import Run
+from inlier.training import HALF, Run
 
 log = logging.getLogger("inlier")
 
@@ -43,8 +43,8 @@ class DiAD(Detector):
     name = "diad"
     settings: Settings
     memory_advice = (
-        "use a smaller 'batch_size' with more 'accumulation' (the same training), 'checkpointing=true', "
-        "'precision=bf16', or preset 'light'"
+        "use a smaller 'batch_size' with more 'accumulation' and a smaller 'autoencoder_batch' with more "
+        "'autoencoder_accumulation' (the same training), 'checkpointing=true', 'precision=bf16', or preset 'light'"
     )
     presets = {
         "paper": Settings(backbone="resnet50_a1", pretrained="v1-5-pruned.ckpt"),
@@ -58,6 +58,7 @@ class DiAD(Detector):
             latent_scale=None,
             posterior="mode",
             discriminator_start=None,
+            patch=8,
             channels=(128, 256, 384, 384),
             attention=(1, 2, 3),
             context_tokens=1,
@@ -120,12 +121,14 @@ class DiAD(Detector):
         return Backbone(self.settings.backbone, self.settings.taps)
 
     def fit(self, data: Any, **options: Any) -> Self:
-        """As `Detector.fit`. A given autoencoder decides the settings that describe it."""
         _check_diffusers()
         s = self.settings
         if s.autoencoder and s.variant != "ddpm":
             _, described = read_autoencoder(_find("autoencoder", s.autoencoder))
             self.settings = s.replace(**described)
+        if s.pretrained and s.variant == "ddpm":
+            raise InlierError("settings 'variant', 'pretrained': ddpm works on pixels, Stable Diffusion's U-Net on "
+                              "latents; it needs pretrained=none")  # fmt: skip
         if s.pretrained:
             _find("pretrained", s.pretrained)
         elif s.steps == 0:
@@ -137,28 +140,30 @@ class DiAD(Detector):
     fit.__doc__ = Detector.fit.__doc__
 
     def memory_needed(self, n_images: int) -> int:
+        from torch._subclasses.fake_tensor import FakeTensorMode  # takes a second
+
         s = self.settings
-        with torch.device("meta"):
+        with FakeTensorMode():  # shapes without values
             autoencoder = make_autoencoder(s)
             denoiser = make_denoiser(s, autoencoder.latent, autoencoder.factor)
-        if s.pretrained:
-            denoiser.freeze()
-        if s.checkpointing:
-            denoiser.checkpointing()
-        half = 1 if s.precision == "fp32" else 2
-        picture = torch.zeros(1, 3, s.size, s.size, device="meta")
-        latent = torch.zeros(1, autoencoder.latent, *(s.size // autoencoder.factor,) * 2, device="meta")
-        t = torch.zeros(1, dtype=torch.long, device="meta")
-        second = _to_learn(denoiser, s.ema) + s.batch_size * (
-            _activations(lambda: denoiser.train()(latent, t, picture)) // half
-        )
-        first = 0
-        if isinstance(autoencoder, Autoencoder) and s.autoencoder_steps and not s.autoencoder:
-            first = _to_learn(autoencoder, s.ema) + s.autoencoder_batch * (
-                _activations(lambda: autoencoder(picture, latent)) // half
-            )
-        weights = sum(p.numel() * p.element_size() for net in (autoencoder, denoiser) for p in net.parameters())
-        return weights + max(first, second)
+            if s.pretrained:
+                denoiser.freeze()
+            if s.checkpointing:
+                denoiser.checkpointing()
+            picture = torch.zeros(1, 3, s.size, s.size)
+            latent = torch.zeros(1, autoencoder.latent, *(s.size // autoencoder.factor,) * 2)
+            t = torch.zeros(1, dtype=torch.long)
+            first = second = 0
+            if s.steps:
+                kept = _activations(lambda: denoiser.train()(latent, t, picture), s.precision)
+                second = _to_learn(denoiser, s.ema) + s.batch_size * kept
+            is_finished = s.autoencoder or s.steps == 0  # all of it comes from a file
+            if isinstance(autoencoder, Autoencoder) and s.autoencoder_steps and not is_finished:
+                stage = FirstStage(autoencoder, s.is_adversarial)  # the perceptual term adds a few percent
+                kept = _activations(lambda: stage(picture, latent, s.is_adversarial), s.precision)
+                first = _to_learn(stage, s.ema) + s.autoencoder_batch * kept
+            weights = sum(p.numel() * p.element_size() for net in (autoencoder, denoiser) for p in net.parameters())
+            return weights + max(first, second)
 
     def memory_free(self, device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else super().memory_free(device)
@@ -216,8 +221,8 @@ def _to_learn(module: nn.Module, ema: float | None) -> int:
     return (3 + bool(ema)) * sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
 
 
-def _activations(run: Callable[[], Any]) -> int:
-    """Bytes that autograd keeps for the backward pass of `run`, each storage once; works on the meta device."""
+def _activations(run: Callable[[], Any], precision: str) -> int:
+    """Bytes that autograd keeps for the backward pass of `run`, each storage once."""
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -225,7 +230,8 @@ def _activations(run: Callable[[], Any]) -> int:
             kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    half = torch.autocast("cpu", HALF.get(precision), enabled=precision in HALF)
+    with half, torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = run()  # alive until all is counted, or storages would be used again
         total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     del output

@@ -138,6 +138,15 @@ class _StandIn:
     def __setstate__(self, state: Any) -> None:
         pass
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, value: Any) -> None:
+        pass
+
+    def extend(self, values: Any) -> None:
+        pass
+
     def __hash__(self) -> int:
         return id(self)
 
@@ -162,13 +171,14 @@ def read_file(path: Path) -> State:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        options: Any = {"map_location": "cpu", "mmap": zipfile.is_zipfile(path)}
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            content = torch.load(path, weights_only=True, **options)
         except pickle.UnpicklingError:
             restricted: Any = types.SimpleNamespace(
                 Unpickler=_Unpickler, load=lambda file, **options: _Unpickler(file, **options).load(), __name__="none"
             )
-            content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=restricted)
+            content = torch.load(path, weights_only=False, pickle_module=restricted, **options)
     except Exception as error:  # a dozen types for a damaged or foreign file
         reason = (str(error).strip().splitlines() or [""])[0]
         raise InlierError(f"{path}: not a readable weight file ({type(error).__name__}: {reason})") from error
@@ -227,17 +237,17 @@ def read_autoencoder(path: Path) -> tuple[State, dict[str, Any]]:
     if lacking := [name for name in (*needed, "decoder.conv_in.weight") if name not in state]:
         raise InlierError(_layout(path, "a whole autoencoder", lacking, state))
     blocks = {int(m[1]) for m in _matches(r"encoder\.down_blocks\.0\.resnets\.(\d)\..*", state)}
-    config, groups = path / "config.json", 32
+    config, groups = path / "config.json", {}  # nothing in the tensors tells the groups
     if config.is_file():
         try:
-            groups = json.loads(config.read_text())["norm_num_groups"]
+            groups = {"autoencoder_groups": json.loads(config.read_text())["norm_num_groups"]}
         except (ValueError, KeyError, TypeError) as error:
             raise InlierError(f"{config}: gives no norm_num_groups ({type(error).__name__}: {error})") from error
     return state, {
         "autoencoder_kind": "kl",
         "autoencoder_channels": tuple(state[name].shape[0] for name in needed),
         "autoencoder_layers": len(blocks),
-        "autoencoder_groups": groups,
+        **groups,
         "latent_channels": state["decoder.conv_in.weight"].shape[1],
     }
 
@@ -251,7 +261,6 @@ def _describe_tiny(state: State) -> dict[str, Any]:
         "autoencoder_kind": "tiny",
         "autoencoder_channels": (width,) * (len(strided) + 1),
         "autoencoder_layers": (len(blocks) - 1) // max(1, len(strided)),
-        "autoencoder_groups": 1,
         "latent_channels": state[f"encoder.layers.{max(plain)}.weight"].shape[0],
     }
 
@@ -308,7 +317,10 @@ def load_pretrained(denoiser: nn.Module, autoencoder: nn.Module | None, path: Pa
             f"{path}: holds no text encoder (cond_stage_model.transformer.*, or the folder text_encoder), which makes "
             "the constant that stands for the prompt; use the whole model file, such as v1-5-pruned.ckpt"
         )
-    part["context"] = empty_prompt(text)
+    try:
+        part["context"] = empty_prompt(text)
+    except KeyError as error:
+        raise InlierError(f"{path}: the text encoder is not whole, it lacks {error}") from error
     new = ("controlnet_cond_embedding.", "controlnet_down_blocks.", "controlnet_mid_block.", "fusion.")
     fill(denoiser, part, path, lambda key: not is_whole and key.startswith("guide.") and any(n in key for n in new))
     if autoencoder is not None:

@@ -3,6 +3,7 @@
 import functools
 import logging
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -30,10 +31,12 @@ def cache_moments(network: Network, pixels: Tensor, run: Run) -> Tensor:
             cache[done : done + len(batch)] = torch.stack(network.autoencoder.eval().moments(seen), 1).cpu()
             done += len(batch)
             show(done)
-    if network.s.variant == "ddpm":
+    s = network.s
+    if s.variant == "ddpm":
         network.latent_scale.fill_(1.0)
-    elif network.s.latent_scale is None:  # image by image, in float64
-        sums = torch.stack([torch.stack([m[0].sum(), m.square().sum()]) for m in map(Tensor.double, cache)]).sum(0)
+    elif s.latent_scale is None:  # image by image, in float64
+        used = cache[:, :1] if s.posterior == "mode" else cache
+        sums = torch.stack([torch.stack([m[0].sum(), m.square().sum()]) for m in map(Tensor.double, used)]).sum(0)
         mean, square = sums / (cache.numel() / 2)
         network.latent_scale.fill_(1 / (square - mean.square()).sqrt().clamp(min=1e-6).item())
         log.info("latent scale: %.4g", network.latent_scale.item())
@@ -65,9 +68,10 @@ def learning_rate(step: int, lr: float, warm_up: int, steps: int, decay: bool) -
 
 def learn_autoencoder(network: Network, pixels: Tensor, run: Run) -> None:
     s = network.s
-    stage = FirstStage(
-        network.autoencoder, s.discriminator_start is not None and s.discriminator_start < s.autoencoder_steps
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        stage = FirstStage(network.autoencoder, s.is_adversarial).to(run.device)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
     batch = batches(len(pixels), s.autoencoder_batch, run)
     net: Any = network.autoencoder.net
     last = net.decoder.conv_out if s.autoencoder_kind == "kl" else net.decoder.layers[-1]
@@ -77,7 +81,7 @@ def learn_autoencoder(network: Network, pixels: Tensor, run: Run) -> None:
         images = to_input(pixels[batch(i)]).to(run.device)
         seen = network.normalise(images)
         noise = torch.randn(len(seen), *network.latent_shape, generator=run.generator(i)).to(run.device)
-        late = stage.discriminator is not None and i // s.autoencoder_accumulation >= (s.discriminator_start or 0)
+        late = s.is_adversarial and i // (s.autoencoder_accumulation * processes) >= (s.discriminator_start or 0)
         reconstruction, mean, std, values = model(seen, noise, late)
         total = (reconstruction - seen).abs().mean()
         if s.perceptual_weight:
@@ -87,20 +91,17 @@ def learn_autoencoder(network: Network, pixels: Tensor, run: Run) -> None:
             total = total + s.perceptual_weight * perceptual(truth, made).mean()
         if s.autoencoder_kind == "kl":
             total = total + s.divergence_weight * divergence(mean.float(), std.float()).mean() / seen[0].numel()
-        return total if values is None else total + adversarial_loss(values, total, last.weight, s.discriminator_weight)
+        if values:
+            return total + adversarial_loss(values, total, last.weight, s.discriminator_weight)
+        # loss scaling and several processes want a gradient for every weight, of zero before its time
+        return total + 0 * sum(weight.sum() for side in sides[1:] for weight in side.parameters())
 
     sides = [stage.autoencoder] + ([stage.discriminator] if stage.discriminator else [])
     optimizers = [torch.optim.Adam(side.parameters(), lr=s.autoencoder_lr, betas=(0.5, 0.9)) for side in sides]
-    shown = pixels[:4]
 
-    def look(model: nn.Module, step: int) -> float:
-        """How far reconstructions of fitted images are from them; their picture goes to the run folder."""
-        images = to_input(shown).to(run.device)
-        with torch.no_grad():
-            made = network.autoencoder.decode(network.autoencoder.moments(network.normalise(images))[0])
-            made = made * network.std + network.mean
-        run.show(draw_look(images, made), "autoencoder", step)
-        return -(made - images).abs().mean().item()
+    def autoencoded(images: Tensor) -> Tensor:
+        made: Tensor = network.autoencoder.decode(network.autoencoder.moments(network.normalise(images))[0])
+        return made * network.std + network.mean
 
     train(
         stage,
@@ -109,7 +110,7 @@ def learn_autoencoder(network: Network, pixels: Tensor, run: Run) -> None:
         s.autoencoder_steps,
         run,
         schedule=lambda step: learning_rate(step, s.autoencoder_lr, 0, s.autoencoder_steps, s.decay),
-        check=Check(look, s.look_every, name="minus mean difference of reconstructions"),
+        check=look_at(autoencoded, pixels, "autoencoder", s.look_every, run),
         accumulation=s.autoencoder_accumulation,
         rates="autoencoder_lr",
         precision=s.precision,
@@ -131,15 +132,6 @@ def learn_denoiser(network: Network, pixels: Tensor, moments: Tensor, run: Run) 
         predicted = model(add_noise(z, noises[1], network.abar[t]), t, seen)
         return (predicted.float() - noises[1]).square().mean()
 
-    shown = pixels[:4]
-
-    def look(model: nn.Module, step: int) -> float:
-        images = to_input(shown).to(run.device)
-        with torch.no_grad():
-            made = network.reconstruct(images)
-        run.show(draw_look(images, made), "repainted", step)
-        return -(made - images).abs().mean().item()
-
     if s.checkpointing:
         network.denoiser.checkpointing()
     learning = [parameter for parameter in network.denoiser.parameters() if parameter.requires_grad]
@@ -150,14 +142,23 @@ def learn_denoiser(network: Network, pixels: Tensor, moments: Tensor, run: Run) 
         s.steps,
         run,
         schedule=lambda step: learning_rate(step, s.lr, s.warm_up, s.steps, s.decay),
-        check=Check(look, s.look_every, name="minus mean difference of reconstructions"),
+        check=look_at(network.reconstruct, pixels, "repainted", s.look_every, run),
         accumulation=s.accumulation,
         precision=s.precision,
         ema=s.ema,
     )
 
 
-def draw_look(images: Tensor, made: Tensor) -> Image.Image:
-    """Pictures (B, 3, H, W) in [0, 1] above what was made of them."""
-    rows = torch.cat([torch.cat(list(side), 2) for side in (images, made)], 1)
-    return Image.fromarray((255 * rows.clamp(0, 1)).round().byte().permute(1, 2, 0).cpu().numpy())
+def look_at(make: Callable[[Tensor], Tensor], pixels: Tensor, name: str, every: int, run: Run) -> Check:
+    """How far four fitted pictures are from what is made of them; a picture of both goes to the run folder."""
+
+    def look(model: nn.Module, step: int) -> float:
+        images = to_input(pixels[:4]).to(run.device)
+        with torch.no_grad():
+            made = make(images)
+        rows = torch.cat([torch.cat(list(side), 2) for side in (images, made)], 1)  # (3, 2 H, 4 W)
+        drawn = (255 * rows.clamp(0, 1)).round().byte().permute(1, 2, 0).cpu().numpy()
+        run.show(Image.fromarray(drawn), name, step)
+        return -(made - images).abs().mean().item()
+
+    return Check(look, every, name="minus mean difference of reconstructions")

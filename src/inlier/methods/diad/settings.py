@@ -89,3 +89,7 @@ class Settings(settings.Settings):
     sigma: float = setting(5.0, "gaussian smoothing of the map, pixels", low=0.0, high=100.0)
     pool: int = setting(8, "side of the average pooling before the maximum that is the image score", low=1)
     pools: int = setting(8, "how many of them", low=0)
+
+    @property
+    def is_adversarial(self) -> bool:
+        return self.discriminator_start is not None and self.discriminator_start < self.autoencoder_steps
