@@ -17,22 +17,21 @@ it is trained and the prompt is a learned constant. The pixel-space baseline can
 
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
 
 from inlier.detector import Detector, Images
 from inlier.errors import InlierError
 from inlier.features import Backbone
-from inlier.methods.diad.autoencoder import Autoencoder, FirstStage
+from inlier.methods.diad.autoencoder import Autoencoder
 from inlier.methods.diad.checkpoints import fill, load_pretrained, read_autoencoder
 from inlier.methods.diad.learning import cache_moments, learn_autoencoder, learn_denoiser
-from inlier.methods.diad.network import Network, make_autoencoder, make_denoiser
+from inlier.methods.diad.memory import memory_of_training
+from inlier.methods.diad.network import Network
 from inlier.methods.diad.settings import Settings
-from inlier.training import HALF, Run
+from inlier.training import Run
 
 log = logging.getLogger("inlier")
 
@@ -140,30 +139,7 @@ class DiAD(Detector):
     fit.__doc__ = Detector.fit.__doc__
 
     def memory_needed(self, n_images: int) -> int:
-        from torch._subclasses.fake_tensor import FakeTensorMode  # takes a second
-
-        s = self.settings
-        with FakeTensorMode():  # shapes without values
-            autoencoder = make_autoencoder(s)
-            denoiser = make_denoiser(s, autoencoder.latent, autoencoder.factor)
-            if s.pretrained:
-                denoiser.freeze()
-            if s.checkpointing:
-                denoiser.checkpointing()
-            picture = torch.zeros(1, 3, s.size, s.size)
-            latent = torch.zeros(1, autoencoder.latent, *(s.size // autoencoder.factor,) * 2)
-            t = torch.zeros(1, dtype=torch.long)
-            first = second = 0
-            if s.steps:
-                kept = _activations(lambda: denoiser.train()(latent, t, picture), s.precision)
-                second = _to_learn(denoiser, s.ema) + s.batch_size * kept
-            is_finished = s.autoencoder or s.steps == 0  # all of it comes from a file
-            if isinstance(autoencoder, Autoencoder) and s.autoencoder_steps and not is_finished:
-                stage = FirstStage(autoencoder, s.is_adversarial)  # the perceptual term adds a few percent
-                kept = _activations(lambda: stage(picture, latent, s.is_adversarial), s.precision)
-                first = _to_learn(stage, s.ema) + s.autoencoder_batch * kept
-            weights = sum(p.numel() * p.element_size() for net in (autoencoder, denoiser) for p in net.parameters())
-            return weights + max(first, second)
+        return memory_of_training(self.settings)
 
     def memory_free(self, device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else super().memory_free(device)
@@ -214,25 +190,3 @@ def _find(name: str, text: str) -> Path:
         f"setting '{name}': no file or folder {tried}; give its path with --set {name}=PATH, "
         f"or --set {name}=none to train from nothing"
     )
-
-
-def _to_learn(module: nn.Module, ema: float | None) -> int:
-    """Bytes of gradients, Adam's two moments and the moving average."""
-    return (3 + bool(ema)) * sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
-
-
-def _activations(run: Callable[[], Any], precision: str) -> int:
-    """Bytes that autograd keeps for the backward pass of `run`, each storage once."""
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
-            kept[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
-    half = torch.autocast("cpu", HALF.get(precision), enabled=precision in HALF)
-    with half, torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = run()  # alive until all is counted, or storages would be used again
-        total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    del output
-    return total
