@@ -9,6 +9,7 @@ import torch
 from golden import close, fill_module, load
 from inlier import InlierError
 from inlier.features import BACKBONES, Backbone
+from inlier.features.efficientnet_lite import _conv, normed
 
 RESNET_TOLERANCE = {"stem": 2e-5, "layer1": 5e-5, "layer2": 5e-5, "layer3": 5e-5, "layer4": 1e-4}
 ALEXNET_TOLERANCE = {"features2": 2e-5, "features5": 5e-5, "features12": 5e-5}
@@ -49,6 +50,18 @@ def test_efficientnet_lite0_with_the_packaged_weights_equals_timm():
         for stage, map_ in enumerate(maps):
             expected = golden[f"out.{i}.stage{stage}"]
             close(map_[:, :: map_.shape[1] // expected.shape[1]], expected, 1e-3)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 1, 1), (3, 2, 8)])
+def test_a_norm_inside_its_convolution_changes_nothing_and_waits_while_it_learns(kernel, stride, groups):
+    conv, norm = _conv(8, 8, kernel, stride, groups), torch.nn.BatchNorm2d(8)
+    for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+        tensor.uniform_(0.5, 2)
+    x = torch.randn(2, 8, 9, 9)
+    torch.testing.assert_close(normed(conv, norm.eval(), x), norm(conv(x)))
+    before = norm.running_mean.clone()
+    normed(conv, norm.train(), x)
+    assert not torch.equal(norm.running_mean, before)
 
 
 @pytest.mark.parametrize("name", sorted(BACKBONES))

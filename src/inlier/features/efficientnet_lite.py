@@ -5,6 +5,7 @@ TensorFlow's release of 2020. Strided convolutions pad like TensorFlow's "SAME":
 extra row or column at the bottom and right.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,11 +25,21 @@ BN_EPS = 1e-3
 class SameConv2d(nn.Conv2d):
     """Strided convolution with TensorFlow's SAME padding."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         (kernel, _), (stride, _) = self.kernel_size, self.stride
         height, width = (max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[-2:])
         x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
-        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return F.conv2d(x, weight, bias, self.stride, 0, self.dilation, self.groups)
+
+
+def normed(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """norm(conv(x)); as one convolution where the statistics stand still. The norms of these thin layers are a quarter
+    of the network's time on a CPU, and scaling the weights instead costs nothing beside a picture."""
+    if norm.training:
+        return norm(conv(x))
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return conv._conv_forward(x, conv.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale)
 
 
 def _conv(channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -49,7 +60,7 @@ class DepthwiseSeparable(nn.Module):
         self.act = nn.ReLU6(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn2(self.conv_pw(self.act(self.bn1(self.conv_dw(x)))))
+        return normed(self.conv_pw, self.bn2, self.act(normed(self.conv_dw, self.bn1, x)))
 
 
 class InvertedResidual(nn.Module):
@@ -68,8 +79,9 @@ class InvertedResidual(nn.Module):
         self.has_shortcut = stride == 1 and channels_in == channels_out
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.act(self.bn2(self.conv_dw(self.act(self.bn1(self.conv_pw(x))))))
-        y = self.bn3(self.conv_pwl(y))
+        y = self.act(normed(self.conv_pw, self.bn1, x))
+        y = self.act(normed(self.conv_dw, self.bn2, y))
+        y = normed(self.conv_pwl, self.bn3, y)
         return y + x if self.has_shortcut else y
 
 
