@@ -121,7 +121,7 @@ def run(data: Dataset, detector: DiAD) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    categories = sorted({name for row in rows for name in row["categories"]})
+    categories = sorted({name for row in rows for name in row.get("categories", ())})
     head = [f"{name} {kind}" for name in categories for kind in ("image", "pixel")]
     lines = [f"| variant | seeds | {' | '.join(head)} | fit |", "|---" * (len(head) + 3) + "|"]
 
@@ -139,7 +139,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     whole = [row for row in rows if row["variant"] == "sg+sff"]
     for part in ALONE if whole else ():
         last = fitted("autoencoder") if part == "autoencoded" else ""
-        lines.append(line(part, [row["alone"][part] for row in whole], last))
+        lines.append(line(part, [row["alone"][part] for row in whole if part in row["alone"]], last))
     for steps in map(str, STEPS) if whole else ():  # names, in JSON
         found = [row["steps"][steps] for row in whole]
         seconds = f"{1000 * statistics.mean(f['per_image'] for f in found):.0f} ms an image"
