@@ -68,43 +68,37 @@ def numbers(detector: DiAD, data: Dataset) -> dict[str, Any]:
 def parts_alone(detector: DiAD, data: Dataset) -> dict[str, Any]:
     """AUROC of every entry of ALONE, by category."""
     network, device = detector.network_, next(detector.network_.parameters()).device
-
-    def made(name: str, images: Tensor, is_defect: Tensor) -> Tensor:
-        mean, _ = network.autoencoder.moments(network.normalise(images))
-        autoencoded = network.decode(network.latent_scale * mean)
-        if name == "autoencoded":
-            return autoencoded
-        inside = autoencoded if name == "autoencoded defects" else network.reconstruct(images)
-        return torch.where(is_defect, inside, autoencoded if name == "perfect on good latents" else images)
-
-    def measure(name: str) -> dict[str, Any]:
-        rows: dict[str, Any] = {}
-        for category in data.categories:
-            samples = [s for s in data.test if s.category == category]
-            has_masks = any(s.mask for s in samples)
-            if not has_masks and name != "autoencoded":  # nothing to paste by
-                rows[category] = {"image": None, "pixel": None}
-                continue
-            sources = [s.source for s in samples]
-            scores, maps, masks = [], [], []
-            for batch in read_batches(sources, detector.preprocess, 16, 2):
-                chosen = [samples[i] for i in batch.indices]
-                truth = np.stack([detector.preprocess.mask(read_mask(s.mask)) if s.mask else
-                                  np.zeros(batch.images.shape[2:], bool) for s in chosen])  # fmt: skip
-                images = torch.from_numpy(batch.images).to(device)
-                with torch.inference_mode():
-                    score, map_ = network.compare(
-                        images, made(name, images, torch.from_numpy(truth)[:, None].to(device))
-                    )
-                scores += score.tolist()
-                maps.append(map_.cpu().numpy())
-                masks.append(truth)
-            defect = np.array([s.is_defect for s in samples])
-            pixel = pixel_metrics(np.concatenate(maps), np.concatenate(masks)).auroc if has_masks else None
-            rows[category] = {"image": image_metrics(np.array(scores), defect).auroc, "pixel": pixel}
-        return rows
-
-    return {name: measure(name) for name in ALONE}
+    rows: dict[str, Any] = {name: {} for name in ALONE}
+    for category in data.categories:
+        samples = [s for s in data.test if s.category == category]
+        has_masks = any(s.mask for s in samples)
+        scores: dict[str, list[Tensor]] = {name: [] for name in ALONE}
+        maps: dict[str, list[Tensor]] = {name: [] for name in ALONE}
+        masks: list[Tensor] = []
+        for batch in read_batches([s.source for s in samples], detector.preprocess, 16, 2):
+            nothing = np.zeros(batch.images.shape[2:], bool)
+            found = [samples[i].mask for i in batch.indices]
+            truth = np.stack([detector.preprocess.mask(read_mask(mask)) if mask else nothing for mask in found])
+            images, is_defect = torch.from_numpy(batch.images).to(device), torch.from_numpy(truth)[:, None].to(device)
+            with torch.inference_mode():
+                latent = network.latent_scale * network.autoencoder.moments(network.normalise(images))[0]
+                made = {"autoencoded": (autoencoded := network.decode(latent))}
+                if has_masks:  # else there is nothing to paste by
+                    repainted = network.reconstruct(images)
+                    made["perfect on good latents"] = torch.where(is_defect, repainted, autoencoded)
+                    made["perfect on good pixels"] = torch.where(is_defect, repainted, images)
+                    made["autoencoded defects"] = torch.where(is_defect, autoencoded, images)
+                for name, pictures in made.items():
+                    score, map_ = network.compare(images, pictures)
+                    scores[name].append(score.cpu())
+                    maps[name].append(map_.cpu())
+            masks.append(torch.from_numpy(truth))
+        is_bad = np.array([s.is_defect for s in samples])
+        for name in ALONE:
+            image = image_metrics(torch.cat(scores[name]).numpy(), is_bad).auroc if scores[name] else None
+            pixel = pixel_metrics(torch.cat(maps[name]).numpy(), torch.cat(masks).numpy()).auroc if has_masks else None
+            rows[name][category] = {"image": image, "pixel": pixel}
+    return rows
 
 
 def run(data: Dataset, detector: DiAD) -> dict[str, Any]:
@@ -130,7 +124,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         return f"| {name} | {len(found)} | {' | '.join(cells)} | {last} |"
 
     def fitted(variant: str) -> str:
-        return f"{statistics.mean(row['fitted'] for row in rows if row['variant'] == variant) / 60:.0f} min"
+        known = [row["fitted"] for row in rows if row["variant"] == variant and "fitted" in row]
+        return f"{statistics.mean(known) / 60:.0f} min" if known else ""
 
     for variant in VARIANTS:
         group = [row["categories"] for row in rows if row["variant"] == variant]
@@ -181,8 +176,8 @@ def main() -> None:
 
     def keep(variant: str, seed: int, row: dict[str, Any]) -> None:
         if not is_done(variant, seed):
-            made = {"commit": commit.strip(), "threads": torch.get_num_threads()}
-            line = json.dumps({"variant": variant, "seed": seed, **same, **row, **made})
+            origin = {"commit": commit.strip(), "threads": torch.get_num_threads()}
+            line = json.dumps({"variant": variant, "seed": seed, **same, **row, **origin})
             with kept.open("a") as file:
                 print(line, file=file)
             rows.append(json.loads(line))
