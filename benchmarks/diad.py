@@ -23,8 +23,10 @@ import torch
 from torch import Tensor
 
 from inlier import DiAD, evaluate
-from inlier.data.datasets import Dataset, open_dataset
-from inlier.data.images import read_batches, read_mask
+from inlier.data.batches import read_batches
+from inlier.data.datasets import open_dataset
+from inlier.data.datasets.sample import Dataset
+from inlier.data.images import read_mask
 from inlier.methods.diad.sampler import ddim_timesteps
 from inlier.metrics import image_metrics, pixel_metrics
 
@@ -75,10 +77,10 @@ def parts_alone(detector: DiAD, data: Dataset) -> dict[str, Any]:
         scores: dict[str, list[Tensor]] = {name: [] for name in ALONE}
         maps: dict[str, list[Tensor]] = {name: [] for name in ALONE}
         masks: list[Tensor] = []
-        for batch in read_batches([s.source for s in samples], detector.preprocess, 16, 2):
+        for batch in read_batches([s.source for s in samples], detector.geometry_, 16, 2):
             nothing = np.zeros(batch.images.shape[2:], bool)
             found = [samples[i].mask for i in batch.indices]
-            truth = np.stack([detector.preprocess.mask(read_mask(mask)) if mask else nothing for mask in found])
+            truth = np.stack([detector.geometry_.mask(read_mask(mask)) if mask else nothing for mask in found])
             images, is_defect = torch.from_numpy(batch.images).to(device), torch.from_numpy(truth)[:, None].to(device)
             with torch.inference_mode():
                 latent = network.latent_scale * network.autoencoder.moments(network.normalise(images))[0]

@@ -10,8 +10,6 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from inlier import DifferNet, open_dataset
 from inlier.metrics import image_metrics
 
@@ -35,8 +33,7 @@ def main() -> None:
             good = random.Random(seed).sample(dataset.train, len(dataset.train))[:size]
             part = replace(dataset, samples=(*good, *dataset.test))
             detector = DifferNet(arguments.preset, seed=seed).fit(part, calibration="none")
-            scores = np.concatenate([batch.scores for batch in detector.scores(sources, maps=False)])
-            numbers.append(image_metrics(scores, truth).auroc or 0.0)
+            numbers.append(image_metrics(detector.score_samples(sources), truth).auroc or 0.0)
         print(f"| {size} | {', '.join(f'{100 * number:.1f}' for number in numbers)} |", flush=True)
 
 

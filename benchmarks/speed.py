@@ -11,6 +11,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ def prediction() -> None:
                                    (MemSeg, "paper", "resnet18"), (PaDiM, "light", None),
                                    (SimpleNet, "light", None), (MemSeg, "light", None)):  # fmt: skip
         detector = kind(preset, **({"backbone": backbone} if backbone else {}))
-        network = detector.build().eval()
+        network = built(detector)
         images = torch.rand(8, 3, detector.settings.size, detector.settings.size)
         with torch.inference_mode():
             if kind is MemSeg:  # an empty memory is all ties, each settled the slow way
@@ -52,8 +53,12 @@ def prediction() -> None:
         print(f"{name:36} {whole / 8 * 1000:6.1f} ms an image; {whole / bare:.2f} x the bare backbone")
 
 
+def built(detector: Any) -> Any:
+    return detector.build(detector.settings).eval()
+
+
 def memory_search() -> None:
-    network = MemSeg("paper").build().eval()
+    network = built(MemSeg("paper"))
     images = torch.rand(8, 3, 256, 256)
     with torch.inference_mode():
         network.remember(torch.rand(30, 3, 256, 256).split(8))
@@ -64,7 +69,7 @@ def memory_search() -> None:
 
 def many_views(preset: str) -> None:
     """DifferNet's scores alone and with maps, one picture in 64 views."""
-    network = DifferNet(preset, test_views=64).build().eval()
+    network = built(DifferNet(preset, test_views=64))
     image = torch.rand(1, 3, 448, 448)
     chunks = list(network.views(image))
 
@@ -88,7 +93,7 @@ def repainting_step() -> None:
 
     That is: guidance with two equal branches, hint encoder and time embeddings in every step, all thirteen outputs.
     """
-    denoiser = DiAD("paper", channels=(64, 128, 256, 256), context_width=160).build().eval().denoiser
+    denoiser = built(DiAD("paper", channels=(64, 128, 256, 256), context_width=160)).denoiser
     unet, guide = denoiser.unet, denoiser.guide
     body = ControlNetModel.from_config(guide.body.config).eval()
     latent, image, t = torch.randn(1, 4, 32, 32), torch.rand(1, 3, 256, 256), torch.tensor([901])

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import tiny_backbone  # noqa: F401 (makes itself known)
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the internet
 
 

@@ -56,3 +56,8 @@ def load(name):
 def close(actual, expected, tolerance):
     difference = (torch.as_tensor(actual).double() - expected.double()).abs().max().item()
     assert actual.shape == expected.shape and difference <= tolerance, f"off by {difference:.3g}, allowed {tolerance:g}"
+
+
+def built(detector):
+    """The unfitted network of a detector, as it scores."""
+    return detector.build(detector.settings).eval()

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inlier import InlierError
-from inlier.calibration import folds, needed_scores, p_values, smallest_alpha, split, threshold
-from inlier.prediction import Calibration
+from inlier.calibration import Calibration, folds, needed_scores, p_values, smallest_alpha, split, threshold
 
 scores = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60)
 alphas = st.floats(0.001, 0.999)
@@ -77,19 +76,21 @@ def test_every_image_is_held_out_of_one_fold(n, seed):
     assert all(not set(fitting) & set(held_out) for fitting, held_out in folds(n, seed))
 
 
-def test_default_alpha_is_lowered_to_what_can_be_promised_and_says_so(caplog):
+def test_default_alpha_is_lowered_to_what_can_be_promised_and_a_note_says_so():
     few = Calibration("split", np.arange(40.0), np.arange(40.0))
-    assert few.alpha() == pytest.approx(1 / 41)
-    assert "40 calibration images promise no false-alarm rate below 0.02439" in caplog.text
-    assert Calibration("split", np.arange(99.0), np.arange(99.0)).alpha() == 0.01
+    assert few.rule().alpha == pytest.approx(1 / 41)
+    assert "40 calibration images promise no false-alarm rate below 0.02439" in few.note(None)
+    assert few.note(0.05) == "" and few.rule(0.05).alpha == 0.05
+    enough = Calibration("split", np.arange(99.0), np.arange(99.0))
+    assert enough.rule().alpha == 0.01 and enough.note(None) == ""
     with pytest.raises(InlierError, match="alpha 0.01 needs at least 99"):
-        few.alpha(0.01)
+        few.rule(0.01)
 
 
 def test_without_calibration_there_is_no_verdict():
-    assert Calibration("none").alpha() is None
+    assert Calibration("none").rule() is None and Calibration("none").note(None) == ""
     with pytest.raises(InlierError, match="no calibration"):
-        Calibration("none").alpha(0.05)
+        Calibration("none").rule(0.05)
 
 
 def test_the_scale_of_drawn_maps_has_room_on_both_sides_of_good_ones():

@@ -386,7 +386,7 @@ def test_what_a_preview_cannot_use(inlier, plates, tmp_path, options, words):
 
 
 def test_the_preview_shows_what_would_be_trained(inlier, plates, tmp_path, monkeypatch):
-    from inlier.report import preview
+    from inlier.methods import memseg
 
     used = []
 
@@ -394,7 +394,7 @@ def test_the_preview_shows_what_would_be_trained(inlier, plates, tmp_path, monke
         used.append((images[0].shape[0], simulator.grid, simulator.match_grey))
         return Image.new("RGB", (8, 8))
 
-    monkeypatch.setattr(preview, "preview_sheet", sheet)
+    monkeypatch.setattr(memseg, "preview_sheet", sheet)
     out = tmp_path / "sheet.jpg"
     assert inlier("preview", plates, "--out", out)[0] == 0
     options = ("--preset", "paper-code", "--set", "size=64", "--set", "foreground=brighter:255")

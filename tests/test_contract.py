@@ -1,20 +1,22 @@
 """What every method promises, checked on every method that exists, with tiny settings."""
 
+import contextlib
 import itertools
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.base import clone
 
 import inlier
 from conftest import part
-from inlier import InlierError, load, methods
-from inlier.artifact import ArtifactError
+from inlier import ArtifactError, InlierError, load, methods
 
 # Small and quick variants of the light presets; a method that is not listed is tested as it is.
 TINY = {
-    "differnet": {"size": 64, "taps": (16,), "width": 32, "blocks": 2, "batch_size": 8, "steps": 40, "lr": 3e-3},
+    "differnet": {"size": 64, "taps": (4, 8), "width": 32, "blocks": 2, "batch_size": 8, "steps": 40, "lr": 3e-3},
     # noised halfway only: from pure noise no network learns to paint a part in seconds
     "diad": {
         "size": 64,
@@ -39,29 +41,61 @@ TINY = {
         "ddim_steps": 2,
         "sigma": 2.0,
     },
-    "memseg": {"size": 64, "memory": 4, "decoder": 8, "steps": 100, "lr": 0.01, "look_every": 1000},
+    "memseg": {"size": 64, "memory": 4, "decoder": 8, "steps": 60, "lr": 0.01, "look_every": 1000},
     "simplenet": {
         "size": 64,
-        "taps": (8,),
-        "features": 96,
-        "epochs": 100,
+        "taps": (4, 8),
+        "noise": 1.0,
+        "features": 32,
+        "epochs": 60,
         "batch_size": 8,
-        "hidden": 64,
+        "hidden": 32,
         "adapter_lr": 1e-3,
         "discriminator_lr": 2e-3,
     },
     "padim": {"size": 64},
 }
+SHORT = {  # for what does not ask how good a model is
+    "differnet": {"steps": 3},
+    "diad": {"autoencoder_steps": 2, "steps": 2, "autoencoder_channels": (4, 4, 4, 4)},
+    "memseg": {"steps": 3},
+    "simplenet": {"epochs": 1},
+}
+GOOD = {
+    "memseg": {"backbone": "efficientnet_lite0", "steps": 40, "memory": 8}
+}  # random features hold too little for it
 every_method = pytest.mark.parametrize("name", methods.names())
 
 
 def tiny(name, **settings):
-    return methods.get(name)("light", **{**TINY.get(name, {}), **settings})
+    return methods.create(name, **{"backbone": "tiny", **TINY.get(name, {}), **settings})
+
+
+def short(name, **settings):
+    return tiny(name, **{**SHORT.get(name, {}), **settings})
+
+
+def same_weights(one, other):
+    for key, tensor in one.network_.state_dict().items():
+        assert torch.equal(tensor, other.network_.state_dict()[key]), key
+
+
+@pytest.fixture(scope="session")
+def fitted(plates):
+    """Name -> a tiny detector, fitted when it is first asked for."""
+
+    class Fitted(dict):
+        def __missing__(self, name):
+            self[name] = tiny(name).fit(plates)
+            return self[name]
+
+    return Fitted()
 
 
 @pytest.fixture(scope="module")
-def fitted(plates):
-    return {name: tiny(name).fit(plates) for name in methods.names()}
+def shapes(plates):
+    """A few pictures of good plates, and folders of them."""
+    return sorted((plates / "plate/train/good").iterdir())[:8]
 
 
 @every_method
@@ -72,9 +106,87 @@ def test_has_the_presets_paper_and_light_and_a_summary(name):
 
 @every_method
 def test_fit_returns_self_and_the_constructor_only_stores(name, plates):
-    detector = tiny(name)
+    detector = short(name)
     assert not [attribute for attribute in vars(detector) if attribute.endswith("_")]
     assert detector.fit(plates, calibration="none") is detector
+
+
+@every_method
+def test_a_detector_tells_what_it_was_made_of(name):
+    detector = tiny(name, seed=3)
+    params = detector.get_params()
+    assert params["seed"] == 3 and params["preset"] == "light" and params["size"] == detector.settings.size
+    again = clone(detector)  # scikit-learn's: made from get_params, and equal in it
+    assert again is not detector and again.get_params() == params
+    assert repr(detector).startswith(f"{type(detector).__name__}(preset='light', seed=3, backbone='tiny'")
+    assert eval(repr(detector), vars(inlier) | {type(detector).__name__: type(detector)}).get_params() == params
+
+
+@every_method
+def test_set_params_changes_and_forgets_the_fit(name, fitted):
+    detector = pickle.loads(pickle.dumps(fitted[name]))
+    assert detector.set_params(seed=4, size=96) is detector
+    assert (detector.seed, detector.settings.size, detector.settings.backbone) == (4, 96, "tiny")
+    with pytest.raises(InlierError, match="not fitted"):
+        detector.predict([np.zeros((64, 64), np.uint8)])
+    assert detector.set_params(preset="paper").settings == detector.presets["paper"]
+    with pytest.raises(InlierError, match="unknown setting 'sice'. Did you mean 'size'"):
+        detector.set_params(sice=3)
+
+
+@every_method
+def test_help_shows_every_setting_with_its_meaning(name):
+    kind = methods.get(name)
+    for f in inlier.settings.fields(kind.presets["light"]):
+        assert f"{f.name}: " in kind.__doc__ and f.metadata["meaning"] in kind.__doc__
+    assert "preset" in kind.__doc__ and "paper" in kind.__doc__
+
+
+@every_method
+def test_a_finished_network_wants_no_gradients_and_does_not_train(name, fitted, tmp_path):
+    fitted[name].save(tmp_path / "m.inlier")
+    for detector in (fitted[name], load(tmp_path / "m.inlier")):
+        assert not any(p.requires_grad for p in detector.network_.parameters())
+        assert not any(module.training for module in detector.network_.modules())
+
+
+CONTEXTS = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "bf16": lambda: torch.autocast("cpu", torch.bfloat16),
+    "fp16": lambda: torch.autocast("cpu", torch.float16),
+    "float64": lambda: default_dtype(torch.float64),
+}
+
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@every_method
+def test_the_callers_torch_contexts_change_no_bit(name, fitted, shapes, tmp_path):
+    fitted[name].save(tmp_path / "m.inlier")
+    expected = [(p.score, p.map) for p in fitted[name].predict(shapes[:2])]
+    for context in CONTEXTS.values():
+        with context():
+            for detector in (fitted[name], load(tmp_path / "m.inlier")):
+                for (score, map_), p in zip(expected, detector.predict(shapes[:2])):
+                    assert p.score == score
+                    np.testing.assert_array_equal(p.map, map_)
+
+
+@every_method
+def test_the_callers_torch_contexts_change_no_fit(name, shapes):
+    plain = short(name).fit(shapes, calibration="none")
+    for context in CONTEXTS.values():
+        with context():
+            same_weights(short(name).fit(shapes, calibration="none"), plain)
+    assert torch.is_grad_enabled()
 
 
 @every_method
@@ -86,9 +198,12 @@ def test_the_network_maps_images_to_scores_and_maps(name, fitted):
 
 @every_method
 def test_dents_score_above_good_parts_and_are_located(name, fitted, plates):
-    result = inlier.evaluate(fitted[name], plates).categories["plate"]
+    detector = tiny(name, **GOOD[name]).fit(plates) if name in GOOD else fitted[name]
+    results = inlier.evaluate(detector, plates)
+    result = results.categories["plate"]
     assert (result.n_good, result.n_defect) == (6, 6)
     assert result.image.auroc > 0.9 and result.pixel.auroc > 0.8
+    assert pickle.loads(pickle.dumps(results)).to_json() == results.to_json()
 
 
 @every_method
@@ -116,36 +231,98 @@ def test_a_broken_model_never_calls_a_part_good(name, fitted, plates, tmp_path):
 
 
 @every_method
-def test_same_seed_same_result_bit_for_bit(name, plates, fitted):
-    again = tiny(name).fit(plates)
-    for key, tensor in fitted[name].network_.state_dict().items():
-        assert torch.equal(tensor, again.network_.state_dict()[key]), key
-    np.testing.assert_array_equal(fitted[name].calibration_.scores, again.calibration_.scores)
+def test_same_seed_same_result_bit_for_bit(name, shapes):
+    one, again, other = (short(name, seed=seed).fit(shapes) for seed in (1, 1, 2))
+    same_weights(one, again)
+    np.testing.assert_array_equal(one.calibration_.scores, again.calibration_.scores)
+    if one.trains:
+        assert not np.array_equal(one.calibration_.scores, other.calibration_.scores)
+
+
+# every network that a method can build
+VARIANTS = [(name, {}) for name in methods.names()] + [
+    *(("diad", {"variant": variant, "autoencoder_kind": kind}) for variant in ("ldm", "sg") for kind in ("kl", "tiny")),
+    ("diad", {"variant": "ddpm", "patch": 4}),
+    ("memseg", {"frozen": False}),
+    ("differnet", {"view_pool": 0, "whiten": 0.1}),
+]
+
+
+@pytest.mark.parametrize("name, settings", VARIANTS)
+def test_a_loaded_detector_gives_the_bits_of_the_fitted_one(name, settings, plates, shapes, tmp_path):
+    if settings.get("autoencoder_kind") == "tiny":
+        settings = settings | {"autoencoder_channels": (4, 4, 4, 4)}
+    detector = short(name, **settings).fit(shapes)
+    detector.save(tmp_path / "model.inlier")
+    loaded = load(tmp_path / "model.inlier")
+    assert type(loaded) is type(detector) and loaded.header() == detector.header()
+    assert loaded.get_params() == detector.get_params() | {"weights": None}
+    pictures = plates / "plate/test/dent"
+    for before, after in zip(detector.predict(pictures), loaded.predict(pictures), strict=True):
+        assert before == after  # score, p-value, thresholds and verdict
+        np.testing.assert_array_equal(before.map, after.map)
+        np.testing.assert_array_equal(before.reconstruction, after.reconstruction)
 
 
 @every_method
-def test_save_and_load_change_nothing(name, fitted, plates, tmp_path):
-    fitted[name].save(tmp_path / "model.inlier")
-    loaded = load(tmp_path / "model.inlier")
-    assert type(loaded) is type(fitted[name]) and loaded.header() == fitted[name].header()
-    for before, after in zip(fitted[name].predict(plates / "plate/test"), loaded.predict(plates / "plate/test")):
-        assert (before.score, before.p_value, before.verdict) == (after.score, after.p_value, after.verdict)
-        np.testing.assert_array_equal(before.map, after.map)
+def test_a_loaded_detector_does_not_live_in_its_file(name, fitted, shapes, tmp_path):
+    fitted[name].save(tmp_path / "m.inlier")
+    loaded = load(tmp_path / "m.inlier")
+    before = list(loaded.predict(shapes))
+    with (tmp_path / "m.inlier").open("r+b") as file:
+        file.write(bytes(file.seek(0, 2) and file.tell()))
+        file.seek(0)
+        file.write(bytes(file.seek(0, 2)))
+    assert list(loaded.predict(shapes)) == before
 
 
 @every_method
 @pytest.mark.parametrize("kind", ["split", "folds", "none"])
-def test_every_calibration(name, kind, plates, tmp_path):
-    detector = tiny(name).fit(plates, calibration=kind)
-    p = next(detector.predict(plates / "plate/test/good/000.png"))
-    count = {"split": 8, "folds": 16, "none": 0}[kind]
+def test_every_calibration(name, kind, shapes, tmp_path):
+    detector = short(name).fit(shapes, calibration=kind)
+    p = detector.inspect(shapes[0])
+    count = {"split": 4, "folds": 8, "none": 0}[kind]
     assert len(detector.calibration_.scores) == len(detector.calibration_.peaks) == count
     detector.save(tmp_path / "model.inlier")
-    assert next(load(tmp_path / "model.inlier").predict(plates / "plate/test/good/000.png")).p_value == p.p_value
+    assert load(tmp_path / "model.inlier").inspect(shapes[0]) == p
     if kind == "none":
-        assert p.p_value is p.verdict is p.region is None
+        assert p.p_value is p.verdict is p.region is p.threshold is None
     else:
         assert 1 / (count + 1) <= p.p_value <= 1 and p.verdict in ("good", "defect")
+
+
+@every_method
+def test_folds_start_from_the_pretrained_backbone_and_keep_workers_and_log(name, shapes, monkeypatch):
+    seen = []
+    kind = methods.get(name)
+    learn = kind.learn
+
+    def spy(self, network, images, run):
+        start = {key: tensor.clone() for key, tensor in network.backbone.state_dict().items()}
+        seen.append((start, images.workers, run.workers))
+        learn(self, network, images, run)
+
+    monkeypatch.setattr(kind, "learn", spy)
+    options = {"frozen": False} if name == "memseg" else {}
+    short(name, **options).fit(shapes, calibration="folds", workers=3)
+    if name == "padim":
+        assert len(seen) == 1  # leaves one out in closed form
+    for start, *workers in seen:
+        assert workers == [3, 3]
+        for key, tensor in start.items():
+            assert torch.equal(tensor, seen[0][0][key]), key
+
+
+@every_method
+def test_calibrate_renews_verdicts_without_a_new_fit(name, shapes, plates, tmp_path):
+    detector = short(name).fit(shapes, calibration="none")
+    before = {key: tensor.clone() for key, tensor in detector.network_.state_dict().items()}
+    assert detector.inspect(shapes[0]).verdict is None
+    assert detector.calibrate(plates / "plate/test/good") is detector
+    assert len(detector.calibration_.scores) == 6 and detector.inspect(shapes[0]).verdict in ("good", "defect")
+    assert all(torch.equal(tensor, before[key]) for key, tensor in detector.network_.state_dict().items())
+    detector.save(tmp_path / "m.inlier")
+    assert load(tmp_path / "m.inlier").inspect(shapes[0]) == detector.inspect(shapes[0])
 
 
 @every_method
@@ -158,8 +335,8 @@ def test_maps_come_back_at_the_size_of_the_picture(name, fitted):
 
 @every_method
 def test_outside_the_crop_is_not_inspected(name, plates):
-    detector = tiny(name, shorter_side=80).fit(plates, calibration="none")
-    p = next(detector.predict([np.full((100, 200), 120, np.uint8)]))
+    detector = short(name, shorter_side=80).fit(plates, calibration="none")
+    p = detector.inspect(np.full((100, 200), 120, np.uint8))
     inspected = np.isfinite(p.map)
     assert inspected[50, 100] and not inspected[:, :50].any() and not inspected[:8].any()
 
@@ -168,33 +345,33 @@ def test_outside_the_crop_is_not_inspected(name, plates):
 def test_one_model_for_several_categories(name, plates, tmp_path):
     from conftest import write_dataset
 
-    root = write_dataset(write_dataset(tmp_path, category="a"), category="b")
-    detector = tiny(name).fit(root)
+    root = write_dataset(write_dataset(tmp_path, category="a", train=6, good=2, defects=2), train=6, category="b")
+    detector = short(name).fit(root)
     assert detector.categories_ == ("a", "b")
     results = inlier.evaluate(detector, root)
     assert set(results.categories) == {"a", "b"} and results.mean["image"]["auroc"] is not None
 
 
 @every_method
-def test_arrays_and_paths_are_fitted_alike(name, plates):
-    paths = sorted((plates / "plate/train/good").iterdir())
-    arrays = [np.asarray(Image.open(path)) for path in paths]
-    from_paths, from_arrays = (tiny(name).fit(data, calibration="none") for data in (paths, arrays))
-    for key, tensor in from_paths.network_.state_dict().items():
-        assert torch.equal(tensor, from_arrays.network_.state_dict()[key]), key
+def test_arrays_paths_and_generators_are_fitted_alike(name, shapes):
+    def arrays():
+        return (np.asarray(Image.open(path)) for path in shapes)
+
+    from_paths, *others = (short(name).fit(data, calibration="none") for data in (shapes, list(arrays()), arrays()))
+    for other in others:
+        same_weights(from_paths, other)
 
 
 @every_method
-def test_another_backbone(name, plates, tmp_path):
+def test_another_backbone(name, shapes, tmp_path):
     from inlier.features import Backbone
 
     torch.manual_seed(0)
     weights = tmp_path / "resnet18.pth"
     torch.save(Backbone("resnet18", (32,)).net.state_dict(), weights)
-    detector = methods.get(name)("light", **{**TINY.get(name, {}), "backbone": "resnet18"}, weights=weights)
-    detector.fit(plates)
+    detector = short(name, backbone="resnet18", weights=weights).fit(shapes)
     detector.save(tmp_path / "model.inlier")
-    assert next(load(tmp_path / "model.inlier").predict(plates / "plate/test/good/000.png")).score is not None
+    assert load(tmp_path / "model.inlier").inspect(shapes[0]) == detector.inspect(shapes[0])
 
 
 @every_method
@@ -213,23 +390,17 @@ def test_an_unreadable_picture_stops_or_is_kept_as_asked(name, fitted, plates, t
 def test_prediction_reads_only_a_little_ahead(name, fitted, plates):
     """Constant memory: a folder of 100,000 pictures is not read before the first answer."""
     read = []
-
-    class Source:
-        def __array__(self, dtype=None, copy=None):
-            read.append(1)
-            return np.zeros((64, 64), np.uint8)
-
-    from inlier.data import images
+    from inlier.data import batches
 
     sources = [plates / "plate/test/good/000.png"] * 1000
-    original = images.read_image
+    original = batches.read_image
 
     def counting(*arguments, **options):
         read.append(1)
         return original(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "read_image", counting)
+        patch.setattr(batches, "read_image", counting)
         stream = fitted[name].predict(sources)
         list(itertools.islice(stream, 3))
         stream.close()
@@ -249,17 +420,75 @@ def test_too_few_good_images(name, count, tmp_path):
 @every_method
 def test_not_fitted_unknown_preset_unknown_device(name):
     with pytest.raises(InlierError, match="not fitted"):
-        next(tiny(name).predict(np.zeros((64, 64), np.uint8)))
+        tiny(name).predict(np.zeros((64, 64), np.uint8))
     with pytest.raises(InlierError, match="no preset 'huge'. Known: "):
-        methods.get(name)("huge")
+        methods.create(name, "huge")
     with pytest.raises(InlierError, match="device 'gpu' cannot be used here"):
-        tiny(name).__class__("light", device="gpu", **TINY.get(name, {})).fit([np.zeros((64, 64), np.uint8)] * 8)
+        tiny(name, device="gpu").fit([np.zeros((64, 64), np.uint8)] * 8)
+    with pytest.raises(InlierError, match="seed: 1.5 is not a whole number"):
+        tiny(name, seed=1.5)
 
 
 def test_a_method_is_found_by_its_file_alone():
     assert {"padim", "simplenet"} <= set(methods.names())
+    assert inlier.list_methods("*net") == ["differnet", "simplenet"]
+    assert repr(inlier.create("padim", size=128)) == "PaDiM(preset='light', size=128)"
     with pytest.raises(InlierError, match="Did you mean 'padim'"):
         methods.get("padin")
+
+
+FOREIGN = '''"""Nearest: a method of another package."""
+from inlier.methods.padim import PaDiM
+
+class Nearest(PaDiM):
+    """Somebody else's."""
+    name = "nearest"
+'''
+
+
+def test_other_packages_bring_methods_that_load_again(tmp_path, monkeypatch, shapes):
+    from importlib.metadata import EntryPoint
+
+    (tmp_path / "their_package.py").write_text(FOREIGN)
+    monkeypatch.syspath_prepend(tmp_path)
+    points = [EntryPoint("nearest", "their_package:Nearest", "inlier.methods")]
+    monkeypatch.setattr(methods, "entry_points", lambda group: points if group == "inlier.methods" else [])
+    assert "nearest" in inlier.list_methods() and methods.summary("nearest") == "Nearest: a method of another package."
+    detector = inlier.create("nearest", backbone="tiny", size=32).fit(shapes)
+    detector.save(tmp_path / "m.inlier")
+    assert type(load(tmp_path / "m.inlier")).__name__ == "Nearest"
+    points.clear()
+    with pytest.raises(ArtifactError, match="method 'nearest' is unknown to inlier .* install that package"):
+        load(tmp_path / "m.inlier")
+
+
+def test_a_renamed_method_keeps_loading(tmp_path, monkeypatch, fitted):
+    monkeypatch.setitem(methods.RENAMED, "patch_distribution", "padim")
+    monkeypatch.setattr(inlier.PaDiM, "name", "patch_distribution")
+    fitted["padim"].save(tmp_path / "m.inlier")
+    monkeypatch.undo()
+    with pytest.raises(ArtifactError, match="'patch_distribution' is unknown"):
+        load(tmp_path / "m.inlier")
+    monkeypatch.setitem(methods.RENAMED, "patch_distribution", "padim")
+    assert type(load(tmp_path / "m.inlier")) is inlier.PaDiM
+
+
+def test_models_of_renamed_presets_and_dropped_settings_keep_loading(tmp_path, fitted, caplog, shapes):
+    from inlier import artifact
+
+    fitted["padim"].save(tmp_path / "m.inlier")
+    tensors, header = artifact.read(tmp_path / "m.inlier")
+    header["preset"] = "featherweight"
+    header["settings"]["colour"] = "blue"
+    artifact.write(tmp_path / "m.inlier", tensors, header)
+    loaded = load(tmp_path / "m.inlier")
+    assert "m.inlier: settings that are no longer known: colour" in caplog.text
+    assert loaded.inspect(shapes[0]) == fitted["padim"].inspect(shapes[0])
+    assert repr(loaded).startswith("PaDiM(preset='featherweight', backbone='tiny'")
+    header["settings"]["size"] = -1
+    artifact.write(tmp_path / "m.inlier", tensors, header)
+    with pytest.raises(InlierError, match="m.inlier: setting 'size': -1 is out of range"):
+        load(tmp_path / "m.inlier")
 
 
 def test_load_refuses_what_is_not_a_model(tmp_path):

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inlier.data.datasets import Dataset, check, open_dataset
+from inlier.data.check import check
+from inlier.data.datasets import open_dataset
+from inlier.data.datasets.sample import Dataset
 from inlier.errors import InlierError
 
 
@@ -237,6 +239,14 @@ def test_a_list_of_good_images(tmp_path: Path) -> None:
     assert check(dataset).warnings == ("2 training images are byte-equal copies of others",)
 
 
+def test_a_generator_of_good_images_is_as_good_as_a_list() -> None:
+    pictures = [np.full((4, 4), i, np.uint8) for i in range(3)]
+    dataset = open_dataset(picture for picture in pictures)
+    assert (dataset.layout, dataset.categories) == ("list of 3 good images", ("parts",))
+    assert all(sample.source is picture for sample, picture in zip(dataset.train, pictures, strict=True))
+    assert dataset.train[2].name == "image 2"
+
+
 def test_a_dataset_is_taken_as_it_is(tmp_path: Path) -> None:
     dataset = open_dataset(mvtec(tmp_path / "bottle"))
     assert open_dataset(dataset) is dataset
@@ -298,6 +308,10 @@ def test_other_things_than_datasets(tmp_path: Path) -> None:
         open_dataset(picture(tmp_path / "a.png"))
     with pytest.raises(InlierError, match="empty list"):
         open_dataset([])
+    with pytest.raises(InlierError, match="empty list"):
+        open_dataset(iter(()))
+    with pytest.raises(InlierError, match="not int"):
+        open_dataset(5)  # type: ignore[arg-type]
     with pytest.raises(InlierError, match="image 1: expected a path, an array or a PIL image, got int"):
         open_dataset([tmp_path / "a.png", 5])  # type: ignore[list-item]
     with pytest.raises(InlierError, match=r"not ndarray; pass list\(array\)"):

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import inlier
-from golden import FOLDER, close, fill, load
+from golden import FOLDER, built, close, fill, load
 from inlier import DiAD, InlierError, cli, training
 from inlier.maps import smooth_upsample_matrix
 from inlier.methods import diad
@@ -486,7 +486,7 @@ def tiny(**settings):
 
 
 def test_a_tiny_autoencoder_has_no_groups_that_must_divide_its_width():
-    network = tiny(autoencoder_kind="tiny", autoencoder_channels=(6,) * 4, autoencoder_groups=4).build()
+    network = built(tiny(autoencoder_kind="tiny", autoencoder_channels=(6,) * 4, autoencoder_groups=4))
     image = torch.rand(1, 3, 64, 64)
     assert network.autoencoder.moments(image)[0].shape == (1, *network.latent_shape) == (1, 4, 8, 8)
 
@@ -589,7 +589,7 @@ def plain(plates):
 
 def test_a_tiny_autoencoder_is_trained(plates):
     detector = tiny(autoencoder_kind="tiny", autoencoder_channels=(8,) * 4)
-    fresh, detector = detector.build().autoencoder.state_dict(), detector.fit(plates, calibration="none")
+    fresh, detector = built(detector).autoencoder.state_dict(), detector.fit(plates, calibration="none")
     assert not same(fresh, detector.network_.autoencoder.state_dict())
     assert np.isfinite(next(detector.predict(plates / "plate/test/good/000.png")).score)
 

@@ -1,13 +1,10 @@
-"""Reading pictures, the network's input, and maps brought back to the original."""
+"""Reading pictures: files, arrays, what cannot be used, and folders of them."""
 
 import io
-import itertools
 import os
 import struct
 import subprocess
 import sys
-import threading
-import time
 import zlib
 from pathlib import Path
 
@@ -17,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from inlier.data.images import ImageError, Preprocess, list_images, read_batches, read_image, read_mask
-from inlier.errors import InlierError
+from inlier.data.images import list_images, read_image, read_mask, source_name
+from inlier.errors import ImageError, InlierError
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (12, 20), np.uint8)
@@ -230,7 +227,7 @@ def test_the_pixel_limit_is_read_at_call_time(tmp_path: Path, monkeypatch: pytes
 def test_large_but_allowed_pictures_give_no_warning(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", COLOUR)
     code = (
-        "import sys; from PIL import Image; from inlier.data import read_image; "
+        "import sys; from PIL import Image; from inlier.data.images import read_image; "
         "Image.MAX_IMAGE_PIXELS = 200; print(read_image(sys.argv[1]).size)"
     )
     run = subprocess.run(
@@ -239,10 +236,11 @@ def test_large_but_allowed_pictures_give_no_warning(tmp_path: Path) -> None:
     assert (run.stdout.strip(), run.stderr) == ("(20, 12)", "")
 
 
-def test_importing_the_readers_loads_no_torch() -> None:
-    code = "import sys, inlier.data; print('torch' in sys.modules)"
+def test_importing_the_readers_loads_neither_torch_nor_matplotlib() -> None:
+    modules = "inlier.data.batches, inlier.data.check, inlier.data.simulation.sheet"
+    code = f"import sys, {modules}; print({{'torch', 'matplotlib'}} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "False"
+    assert run.stdout.strip() == "set()"
 
 
 # --- read_image: arrays and PIL images
@@ -314,217 +312,13 @@ def test_any_value_above_zero_is_defect(tmp_path: Path, mode: str, value: int) -
     np.testing.assert_array_equal(mask, expected)
 
 
-# --- Preprocess
-
-geometry = st.tuples(st.integers(8, 48), st.one_of(st.none(), st.integers(0, 24))).map(
-    lambda pair: Preprocess(pair[0], None if pair[1] is None else pair[0] + pair[1])
-)
-sides = st.integers(2, 150)
+# --- names and lists
 
 
-def test_settings_are_checked() -> None:
-    for wrong in ({"size": 0}, {"size": 8, "shorter_side": 7}, {"size": 8, "filter": "nearest"}):
-        with pytest.raises(InlierError, match=list(wrong)[-1]):
-            Preprocess(**wrong)  # type: ignore[arg-type]
-
-
-def test_the_input_is_what_pillow_and_torchvision_give() -> None:
-    noise = np.random.default_rng(1).integers(0, 256, (61, 100, 3), np.uint8)
-    got = Preprocess(32, 41)(read_image(noise))
-    # Resize(41): 41 x int(41 * 100 / 61) = 67; CenterCrop(32): top round(4.5) = 4, left round(17.5) = 18
-    resized = np.asarray(Image.fromarray(noise).resize((67, 41), Image.Resampling.BILINEAR))
-    expected = resized[4:36, 18:50].transpose(2, 0, 1).astype(np.float32) / 255
-    assert (got.dtype, got.flags.c_contiguous) == (np.float32, True)
-    np.testing.assert_array_equal(got, expected)
-
-
-@pytest.mark.parametrize("name", ["bilinear", "lanczos"])
-def test_16_bit_input_keeps_its_precision_and_range(name: str) -> None:
-    low = np.zeros((40, 40), np.uint16)
-    low[:, 20:] = 200  # less than one step of 8 bit
-    got = Preprocess(40, filter=name)(read_image(low))  # type: ignore[arg-type]
-    np.testing.assert_allclose(got, np.repeat(low[None] / 65535, 3, axis=0), atol=1e-8)
-    edge = np.zeros((40, 40), np.uint16)
-    edge[:, 20:] = 65535
-    got = Preprocess(64, filter=name)(read_image(edge))  # type: ignore[arg-type]
-    assert got.shape == (3, 64, 64)
-    assert got.min() >= 0
-    assert got.max() <= 1
-
-
-def test_only_images_of_read_image_are_taken() -> None:
-    with pytest.raises(InlierError, match="read_image"):
-        Preprocess(8)(Image.new("L", (9, 9)))
-
-
-def test_a_thin_strip_does_not_fill_the_memory() -> None:
-    strip = Image.new("RGB", (60_000, 1))
-    with pytest.raises(InlierError, match="60000 x 1 pixels: too long and thin"):
-        Preprocess(224, 256)(strip)
-    assert Preprocess(16)(strip).shape == (3, 16, 16)
-
-
-def test_crop_box_in_pixels_of_the_original() -> None:
-    assert Preprocess(256).crop_box(100, 300) == (0, 0, 100, 300)
-    assert Preprocess(224, 256).crop_box(512, 1024) == (32, 288, 480, 736)
-
-
-@settings(deadline=None)
-@given(geometry, sides, sides)
-def test_the_crop_box_lies_inside_the_original(preprocess: Preprocess, height: int, width: int) -> None:
-    top, left, bottom, right = preprocess.crop_box(height, width)
-    assert 0 <= top < bottom <= height + 1e-9
-    assert 0 <= left < right <= width + 1e-9
-
-
-@settings(deadline=None)
-@given(geometry, sides, sides)
-def test_image_mask_and_map_share_one_geometry(preprocess: Preprocess, height: int, width: int) -> None:
-    assert preprocess(Image.new("RGB", (width, height))).shape == (3, preprocess.size, preprocess.size)
-    mask = preprocess.mask(np.ones((height, width), bool))
-    assert (mask.dtype, mask.shape) == (np.dtype(bool), (preprocess.size, preprocess.size))
-    assert mask.all()
-
-
-@settings(deadline=None)
-@given(geometry, sides, sides, st.floats(-1e6, 1e6, width=32))
-def test_a_constant_map_stays_constant_and_nan_marks_what_was_not_inspected(
-    preprocess: Preprocess, height: int, width: int, value: float
-) -> None:
-    back = preprocess.to_original(np.full((preprocess.size, preprocess.size), value, np.float32), height, width)
-    assert (back.dtype, back.shape) == (np.float32, (height, width))
-    top, left, bottom, right = preprocess.crop_box(height, width)
-    y, x = np.arange(height) + 0.5, np.arange(width) + 0.5
-    slack = 1e-6  # pixels whose centre is on the very edge may fall on either side
-    inside = np.outer((y > top + slack) & (y < bottom - slack), (x > left + slack) & (x < right - slack))
-    outside = ~np.outer((y > top - slack) & (y < bottom + slack), (x > left - slack) & (x < right + slack))
-    assert np.isfinite(back[inside]).all()
-    assert np.isnan(back[outside]).all()
-    np.testing.assert_allclose(back[inside], value, rtol=1e-5, atol=1e-6)
-
-
-def test_a_crop_smaller_than_one_pixel_inspects_none() -> None:
-    assert np.isnan(Preprocess(8, 18).to_original(np.zeros((8, 8), np.float32), 2, 2)).all()
-
-
-@settings(max_examples=300, deadline=None)
-@given(geometry, st.integers(20, 150), st.integers(20, 150), st.data())
-def test_what_lies_in_the_original_comes_back_to_its_place(
-    preprocess: Preprocess, height: int, width: int, data: st.DataObject
-) -> None:
-    """A ramp through the original, seen by the network and brought back, is the ramp again: nothing has moved."""
-    along_y = data.draw(st.booleans())
-    y, x = np.mgrid[:height, :width]
-    ramp = ((y + 0.5) / height if along_y else (x + 0.5) / width).astype(np.float32)
-    seen = preprocess(Image.fromarray(ramp))[0]
-    back = preprocess.to_original(seen, height, width)
-    off = np.abs(back - ramp) * (height if along_y else width)  # in original pixels
-    # at the borders the filters see only one side, within one network pixel
-    margin = int(np.ceil(2 * max(height, width) / preprocess.size)) + 2
-    inner = np.zeros_like(off, bool)
-    inner[margin:-margin, margin:-margin] = True
-    inner &= np.isfinite(off)
-    top, left, bottom, right = preprocess.crop_box(height, width)
-    inner &= (y > top + margin) & (y < bottom - margin) & (x > left + margin) & (x < right - margin)
-    assert (off[inner] < 0.1).all()
-
-
-@settings(deadline=None)
-@given(geometry, st.integers(40, 150), st.integers(40, 150), st.data())
-def test_a_blob_in_the_mask_comes_back_within_one_pixel(
-    preprocess: Preprocess, height: int, width: int, data: st.DataObject
-) -> None:
-    top, left, bottom, right = preprocess.crop_box(height, width)
-    radius = 8
-    cy = data.draw(st.integers(int(np.ceil(top)) + radius, max(int(np.ceil(top)) + radius, int(bottom) - radius)))
-    cx = data.draw(st.integers(int(np.ceil(left)) + radius, max(int(np.ceil(left)) + radius, int(right) - radius)))
-    mask = np.zeros((height, width), bool)
-    mask[max(cy - radius, 0) : cy + radius, max(cx - radius, 0) : cx + radius] = True
-    seen = preprocess.mask(mask).astype(np.float32)
-    back = preprocess.to_original(seen, height, width)
-    inside = np.isfinite(back)
-    step = max((bottom - top), (right - left)) / preprocess.size  # original pixels per network pixel
-    y, x = np.nonzero((back > 0.5) & inside)
-    true_y, true_x = np.nonzero(mask & inside)
-    if len(true_y) == 0 or step > radius / 2:
-        return
-    for found, true in ((y, true_y), (x, true_x)):
-        assert abs(found.min() - true.min()) <= max(1, step)
-        assert abs(found.max() - true.max()) <= max(1, step)
-
-
-# --- read_batches
-
-
-def test_batches_keep_the_order(tmp_path: Path) -> None:
-    paths = [save(tmp_path / f"{i}.png", np.full((4 + i, 5), i, np.uint8)) for i in range(11)]
-    batches = list(read_batches(paths, Preprocess(4), batch_size=4, workers=3))
-    assert [batch.indices for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
-    assert [size for batch in batches for size in batch.sizes] == [(4 + i, 5) for i in range(11)]
-    images = np.concatenate([batch.images for batch in batches])
-    assert images.shape == (11, 3, 4, 4)
-    np.testing.assert_allclose(images[:, 0, 0, 0] * 255, range(11), atol=1e-5)
-    assert list(read_batches([], Preprocess(4))) == []
-
-
-def test_failures_stay_in_their_batch(tmp_path: Path) -> None:
-    good = save(tmp_path / "good.png", GREY)
-    sources = [good, tmp_path / "gone.png", GREY, np.zeros(3), tmp_path / "gone.png", good]
-    batches = list(read_batches(sources, Preprocess(4), batch_size=2, errors="keep"))
-    assert [batch.indices for batch in batches] == [[0], [2], [5]]
-    assert [[index for index, _ in batch.failures] for batch in batches] == [[1], [3], [4]]
-    assert "gone.png: No such file" in batches[0].failures[0][1]
-    assert batches[1].failures[0][1].startswith("image 3: ")
-    (nothing,) = read_batches([tmp_path / "gone.png"], Preprocess(4), errors="keep")
-    assert nothing.images.shape == (0, 3, 4, 4)
-    with pytest.raises(ImageError, match="gone.png"):
-        list(read_batches(sources, Preprocess(4)))
-
-
-def test_an_image_the_preprocessing_refuses_is_a_failure_with_its_name() -> None:
-    strip = np.zeros((1, 60_000, 3), np.uint8)
-    (batch,) = read_batches([GREY, strip], Preprocess(224, 256), errors="keep")
-    assert batch.indices == [0]
-    assert batch.failures[0][1].startswith("image 1: 60000 x 1 pixels")
-
-
-class Watched(list):  # type: ignore[type-arg]
-    """A list that remembers how many of its items were asked for."""
-
-    asked = 0
-
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
-        self.asked = max(self.asked, index + 1)
-        return super().__getitem__(index)
-
-
-def test_reading_ahead_is_bounded() -> None:
-    sources = Watched([GREY] * 1000)
-    batches = read_batches(sources, Preprocess(4), batch_size=4, workers=2)
-    assert sources.asked == 0
-    for number in itertools.islice(itertools.count(1), 3):
-        next(batches)
-        time.sleep(0.05)
-        assert sources.asked <= 4 * number + 4 + 2
-    batches.close()  # type: ignore[attr-defined]
-
-
-def test_threads_end_with_an_abandoned_iterator() -> None:
-    before = threading.active_count()
-    batches = read_batches([GREY] * 100, Preprocess(4), workers=4)
-    next(batches)
-    assert threading.active_count() > before
-    del batches
-    assert threading.active_count() == before
-
-
-def test_batch_settings_are_checked() -> None:
-    for wrong in ({"batch_size": 0}, {"workers": 0}, {"errors": "skip"}):
-        with pytest.raises(InlierError, match="read_batches needs"):
-            next(read_batches([GREY], Preprocess(4), **wrong))  # type: ignore[arg-type]
-
-
-# --- list_images
+def test_what_has_no_path_is_named_by_its_place(tmp_path: Path) -> None:
+    assert source_name(tmp_path / "a.png", 3) == str(tmp_path / "a.png")
+    assert source_name("b.png", 3) == "b.png"
+    assert source_name(COLOUR, 3) == source_name(Image.fromarray(COLOUR), 3) == "image 3"
 
 
 def test_images_are_listed_in_natural_order(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from golden import close, fill_module, load
+from golden import built, close, fill_module, load
 from inlier.maps import smooth_upsample_matrix
 from inlier.methods.padim import GaussianSums, Network, PaDiM, join, leave_one_out, select_channels, whiten
 
@@ -54,7 +54,7 @@ def test_distances_maps_and_scores():
 
 def test_whole_method_through_resnet18():
     detector = PaDiM("paper", size=64, shorter_side=None)
-    network = detector.build().eval()
+    network = built(detector)
     fill_module(network.backbone.net)
     network.backbone.mean.zero_()
     network.backbone.std.fill_(1)

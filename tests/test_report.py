@@ -1,18 +1,22 @@
 """The report: what is on the page, which cases the gallery shows, and what the pictures show."""
 
 import re
+import tempfile
 from html.parser import HTMLParser
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from conftest import part
-from inlier.artifact import ArtifactError
-from inlier.evaluation import Case, CategoryResult, DefectResult, Results
+from inlier import ArtifactError
+from inlier.data.datasets.sample import Sample
+from inlier.inspection.inspector import Inspector
+from inlier.inspection.result import Prediction
 from inlier.metrics import ImageMetrics, PixelMetrics
-from inlier.report import choose, figures, write_report
+from inlier.report import choose, write_report
+from inlier.results import Case, CategoryResult, DefectResult, Results
 
 MODEL = {
     "library": "9.9",
@@ -27,15 +31,38 @@ MODEL = {
 }
 
 
-def case(i, score, defect=None, verdict=None, p_value=None, mask=True):
-    def load():
-        picture, truth = part(np.random.default_rng(i), defect is not None, 40)
-        map_ = np.full((40, 40), 1.0, np.float32)
-        map_[:, :5], map_[20:30, 10:30] = np.nan, score
-        return picture.convert("RGB"), truth if mask and defect else None, map_
+FAR_AWAY = tempfile.TemporaryDirectory(prefix="far-away-")
 
-    # an array as source: cases must never be compared by value
-    return Case(f"/far/away/{defect or 'good'}/{i}.png", np.zeros((2, 2)), defect, score, p_value, verdict, load)
+
+def case(i, score, defect=None, verdict=None, p_value=None, mask=True):
+    folder = Path(FAR_AWAY.name)
+    source, truth = folder / (defect or "good") / f"{i}.png", folder / "masks" / f"{i}.png"
+    if not source.exists() or not truth.exists():
+        for path, picture in zip((source, truth), part(np.random.default_rng(i), defect is not None, 40)):
+            path.parent.mkdir(exist_ok=True)
+            (picture if path == source else Image.fromarray(picture)).save(path)
+    sample = Sample(source, "plate", "test", defect, truth if mask and defect else None)
+    return Case(sample, Prediction(str(source), score, p_value, verdict=verdict))
+
+
+class Fake(Inspector):
+    """Gives every picture the map that the test asks for; a strip at the left is not inspected."""
+
+    def __init__(self, cases=()):
+        self.scores_of = {case.sample.source: case.score for case in cases}
+        self.asked = []
+
+    def inspect(self, picture, *, alpha=None, maps=True):
+        self.asked.append(picture)
+        map_ = np.full((40, 40), 1.0, np.float32)
+        map_[:, :5], map_[20:30, 10:30] = np.nan, self.scores_of.get(picture, 1.0)
+        prediction = Prediction(str(picture), self.scores_of.get(picture, 1.0))
+        vars(prediction)["map"] = map_
+        return prediction
+
+
+class FakeLogarithmic(Fake):
+    log_maps = True
 
 
 def category(name="plate", goods=8, defects=9, judged=True, masks=True):
@@ -43,7 +70,7 @@ def category(name="plate", goods=8, defects=9, judged=True, masks=True):
     for i in range(defects):
         cases.append(case(i, 1.65 + i / 10, "dent" if i % 2 else "crack", "defect" if i > 0 else "good", 0.01))
     if not judged:
-        cases = [case(i, c.score, c.defect, mask=masks) for i, c in enumerate(cases)]
+        cases = [case(i, c.score, c.sample.defect, mask=masks) for i, c in enumerate(cases)]
     both = bool(goods and defects)
     return CategoryResult(
         category=name,
@@ -64,9 +91,11 @@ def category(name="plate", goods=8, defects=9, judged=True, masks=True):
     )
 
 
-def page(tmp_path, *categories, **model):
+def page(tmp_path, *categories, kind=Fake, **model):
     results = Results(MODEL | model, {c.category: c for c in categories}, {"total": 12.34, "per_image": 0.567})
-    path = write_report(results, tmp_path / "new" / "report")
+    inspector = kind([case for c in categories for case in c.cases])
+    path = write_report(results, inspector, tmp_path / "new" / "report")
+    assert len(inspector.asked) == sum(len(set(map(id, sum(choose(c.cases), [])))) for c in categories)
     assert path == tmp_path / "new" / "report" / "index.html"
     return path.read_text(encoding="utf-8")
 
@@ -115,7 +144,7 @@ def test_page_is_well_formed_and_refers_to_nothing_outside(tmp_path):
     assert not re.findall(r"url\((?!#)|@import", html)
     assert set(re.findall(r"url\(#([^)]*)\)", html)) <= set(ids)
     assert html.count("<svg") == 4
-    assert "/far/away" not in html
+    assert "far-away" not in html
 
 
 def test_page_is_the_same_for_the_same_results(tmp_path):
@@ -207,7 +236,7 @@ def test_with_one_kind_only(tmp_path, goods, defects, said):
 def test_an_unwritable_place_is_an_error_for_people(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="cannot be written"):
-        write_report(Results(MODEL, {"plate": category(goods=1, defects=1)}, {}), tmp_path / "file")
+        write_report(Results(MODEL, {"plate": category(goods=1, defects=1)}, {}), Fake(), tmp_path / "file")
 
 
 # -- gallery ----------------------------------------------------------------------------------------------------------
@@ -238,129 +267,13 @@ def test_gallery_of_nothing():
 
 
 def test_gallery_loads_only_what_it_shows(tmp_path):
-    loaded = []
-
-    def counted(c):
-        def load():
-            loaded.append(c)
-            return c.load()
-
-        return SimpleNamespace(**{**vars(c), "load": load})
-
     result = category(goods=30, defects=40)
-    page(tmp_path, SimpleNamespace(**{**vars(result), "cases": tuple(map(counted, result.cases))}))
-    assert len(loaded) == 18
-
-
-# -- pictures ---------------------------------------------------------------------------------------------------------
-
-
-def painted(picture, colour):
-    return (np.asarray(picture) == colour).all(axis=2)
-
-
-def test_overlay_outlines_exactly_the_border():
-    map_ = np.zeros((30, 40), np.float32)
-    map_[10:20, 5:15] = 2
-    picture = figures.overlay(Image.new("RGB", (40, 30), "white"), map_, 1.0, (0, 3))
-    line, rim = np.zeros((2, 30, 40), bool)
-    line[10:20, 5:15] = True
-    line[11:19, 6:14] = False
-    rim[9:21, 5:15] = rim[10:20, 4:16] = True
-    rim[10:20, 5:15] = False
-    np.testing.assert_array_equal(painted(picture, figures.OUTLINE), line)
-    np.testing.assert_array_equal(painted(picture, figures.RIM), rim)
-    np.testing.assert_array_equal(np.asarray(picture)[0, 0], (255, 255, 255))  # nothing over quiet parts
-
-
-def test_overlay_of_a_region_at_the_edge_and_of_values_at_the_threshold():
-    map_ = np.zeros((8, 8), np.float32)
-    map_[:3] = 2
-    map_[4:] = 1  # not above
-    map_[:, 6:] = np.nan
-    line = painted(figures.overlay(Image.new("RGB", (8, 8)), map_, 1.0, (0, 3)), figures.OUTLINE)
-    expected = np.zeros((8, 8), bool)
-    expected[:3, :6] = True
-    expected[1, 1:5] = False
-    np.testing.assert_array_equal(line, expected)
-
-
-def test_overlay_without_threshold_has_no_outline():
-    map_ = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
-    assert not painted(figures.overlay(Image.new("RGB", (8, 8)), map_, None, (0, 1)), figures.OUTLINE).any()
-
-
-def test_overlay_of_another_size_is_an_error():
-    with pytest.raises(ValueError, match="differ in size"):
-        figures.overlay(Image.new("RGB", (8, 9)), np.zeros((8, 9), np.float32), None, (0, 1))
-
-
-def test_overlay_of_16_bit_grey_keeps_its_brightness():
-    grey = Image.fromarray(np.full((8, 8), 0.5, np.float32))
-    assert np.asarray(figures.overlay(grey, np.zeros((8, 8), np.float32), None, (0, 1)))[0, 0].tolist() == [128] * 3
-
-
-def test_same_value_same_colour():
-    rng = np.random.default_rng(0)
-    one, two = rng.uniform(0, 10, (2, 20, 20)).astype(np.float32)
-    two[3, 4] = one[7, 8]
-    scale = (2.0, 8.0)
-    assert figures.heat_map(one, scale).getpixel((8, 7)) == figures.heat_map(two, scale).getpixel((4, 3))
-    ends = np.array([[-5, 2, 8, 99]], np.float32)
-    colours = np.asarray(figures.heat_map(ends, scale))[0]
-    assert (colours[0] == colours[1]).all()
-    assert (colours[2] == colours[3]).all()
-
-
-def test_heat_map_hatches_what_was_not_inspected():
-    map_ = np.zeros((40, 40), np.float32)
-    map_[:10] = np.nan
-    pixels = np.asarray(figures.heat_map(map_, (0, 1)))
-    assert {tuple(p) for p in pixels[:10].reshape(-1, 3).tolist()} == set(figures.HATCH)
-    assert {tuple(p) for p in pixels[10:].reshape(-1, 3).tolist()}.isdisjoint(figures.HATCH)
-    figures.heat_map(np.full((4, 4), np.nan, np.float32), figures.colour_scale([np.full((4, 4), np.nan, np.float32)]))
-
-
-def test_a_picture_of_noise_can_be_kept():
-    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
-    assert figures.data_uri(Image.fromarray(noise)).startswith("data:image/jpeg;base64,")
+    inspector = Fake(result.cases)
+    write_report(Results(MODEL, {"plate": result}, {}), inspector, tmp_path)
+    assert len(inspector.asked) == 18
 
 
 def test_maps_over_orders_of_magnitude_are_drawn_by_their_logarithm(tmp_path):
-    drawn = figures.drawable(np.array([0.0, 1e-3, 1.0, 100.0], np.float32), True)
-    assert drawn.tolist() == pytest.approx([-30, -3, 0, 2], abs=1e-5)
-    assert figures.drawable(0.01, True) == -2 and figures.drawable(0.01, False) == 0.01
-    assert figures.drawable(None, True) is None
-    text = words(page(tmp_path, category(), method="differnet"))
+    text = words(page(tmp_path, category(), kind=FakeLogarithmic))
     assert "map score, logarithmic" in text and "region with a map score above 1.5" in text
     assert "logarithmic" not in words(page(tmp_path, category()))
-
-
-def test_colour_scale():
-    rng = np.random.default_rng(0)
-    maps = list(rng.uniform(1, 2, (20, 30, 30)).astype(np.float32))
-    maps[0][0, 0] = 1000  # a single extreme value decides nothing
-    maps[1][:9] = np.nan
-    low, high = figures.colour_scale(maps)
-    assert low == pytest.approx(1.05, abs=0.02)
-    assert high == pytest.approx(2, abs=0.02)
-    assert figures.colour_scale(maps, 5.0) == (low, 5.0)
-    assert figures.colour_scale([np.ones((3, 3), np.float32)]) == (1, 2)
-
-
-def test_shrink_keeps_the_aspect_and_small_defects():
-    mask = np.zeros((1200, 600), bool)
-    mask[700, 300] = True
-    image, small, map_ = figures.shrink(Image.new("RGB", (600, 1200)), mask, np.zeros((1200, 600), np.float32))
-    assert image.size == (150, 300)
-    assert small.shape == map_.shape == (300, 150)
-    assert small.sum() == 1
-    assert figures.shrink(Image.new("RGB", (2000, 10)), None, np.zeros((10, 2000), np.float32))[0].size == (450, 2)
-
-
-@pytest.mark.parametrize("scores", [[1, 1.1, 1.2, 1e3, 1e6], [1e-9, 1, 5], [-3, 0, 1e9], [2, 2], [0.0], [7, 7, 7, 9e9]])
-def test_no_score_falls_outside_the_histogram(scores):
-    edges, logarithmic = figures.bin_edges(np.array(scores))
-    assert np.histogram(scores, edges)[0].sum() == len(scores)
-    assert logarithmic == (scores[0] >= 1 and scores[-1] > 1e2)
-    assert f"defect ({len(scores)})" in figures.histogram([], scores, (1.0, 0.1), "x")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from golden import close, fill, fill_module, load
+from golden import built, close, fill, fill_module, load
 from inlier.maps import smooth_upsample_matrix
 from inlier.methods.simplenet import Head, PatchFeatures, SimpleNet, make_optimizers, standardisation, truncated_l1
 
@@ -110,7 +110,7 @@ def check_state(head, steps):
 
 def test_whole_method_through_wide_resnet50():
     detector = SimpleNet("paper", size=64, shorter_side=None)
-    network = detector.build().eval()
+    network = built(detector)
     fill_module(network.backbone.net)
     network.backbone.mean.zero_()
     network.backbone.std.fill_(1)
@@ -124,7 +124,7 @@ def test_whole_method_through_wide_resnet50():
 
 def test_the_fused_form_equals_the_trained_parts_also_with_standardised_features():
     detector = SimpleNet("light", size=64, features=96, hidden=32)
-    network = detector.build().eval()
+    network = built(detector)
     head = fill_module(Head(96, 32), reference_name).eval()
     mean, std = fill("mean.bias", (96,)), fill("std.running_var", (96,))
     image = torch.rand(2, 3, 64, 64)

@@ -8,28 +8,20 @@ import pytest
 from PIL import Image
 
 from golden import load
-from inlier.data.simulation import (
-    FALLBACK_SHARE,
-    OPERATIONS,
+from inlier.data.simulation.foreground import (
     RELEASED,
     WHOLE,
     Foreground,
-    Simulator,
-    Textures,
-    blend,
     choose_foreground,
-    draw_noise,
-    draw_structure,
     foreground_rule,
     grey,
-    is_grey,
-    open_textures,
     otsu,
-    perlin_noise,
-    shuffle_tiles,
 )
+from inlier.data.simulation.noise import draw_noise, perlin_noise
+from inlier.data.simulation.sheet import outlined, preview_sheet
+from inlier.data.simulation.simulator import FALLBACK_SHARE, Simulator, blend, is_grey
+from inlier.data.simulation.sources import OPERATIONS, Textures, draw_structure, open_textures, shuffle_tiles
 from inlier.errors import InlierError
-from inlier.report.preview import _result, preview_sheet
 
 CASE, TENSORS = load("memseg_data")
 GOLDEN = {name: tensor.numpy() for name, tensor in TENSORS.items()}
@@ -425,20 +417,62 @@ def test_rules_out_of_range_are_refused(values):
         Foreground(**values)
 
 
-# --- the preview
+# --- the sheet
 
 
-def test_the_sheet_has_a_column_for_each_step(textures):
-    simulator = Simulator(textures=textures, foreground=Foreground(250))
-    images = [disc(60, 200), disc(255, 60)]
-    sheet = preview_sheet(images, simulator, ["a/very/long/way/to/001.png", "002.png"])
-    bare = preview_sheet(images, replace(simulator, textures=None))
-    assert sheet.mode == "RGB" and sheet.width > bare.width and sheet.height == bare.height
-    assert np.asarray(sheet).std() > 30
+def test_the_sheet_has_a_column_for_each_step_and_a_row_for_each_image(textures):
+    simulator = Simulator(textures=textures)
+    sheet, bare = preview_sheet([PICTURE], simulator), preview_sheet([PICTURE], replace(simulator, textures=None))
+    assert sheet.mode == "RGB" and np.asarray(sheet).std() > 30
+    assert sheet.width * 6 == pytest.approx(bare.width * 8, rel=0.01)
+    rows = [preview_sheet([PICTURE] * n, replace(simulator, textures=None)).height for n in (1, 2, 3)]
+    assert rows[2] - rows[1] == rows[1] - rows[0] > 256 * 48 / 64
+
+
+def columns_with(sheet, colour):
+    return np.flatnonzero((np.asarray(sheet) == colour).all(axis=2).any(axis=0))
+
+
+def test_the_steps_stand_in_their_order():
+    picture = np.full((256, 256, 3), (200, 100, 50), np.uint8)
+    picture[:128] = (20, 10, 5)
+    simulator = Simulator(foreground=Foreground(100, darker=True), opacity=(1, 1))
+    sheet, step = preview_sheet([picture], simulator), 266
+    shade = picture[200, 0] // 4 + np.array((40, 70, 110)) // 4 * 3
+    assert columns_with(sheet, shade).tolist() == list(range(10 + step, 10 + step + 256))
+    original = columns_with(sheet, (200, 100, 50))
+    assert original[0] == 10 and set(original // step) == {0, 5}  # the good image and the result
+    result = simulator(picture, (0, 0))
+    left, top = 10 + 3 * step, np.flatnonzero((np.asarray(sheet)[:, 10] == (20, 10, 5)).all(axis=1))[0]
+    mask = np.asarray(sheet)[top : top + 256, left : left + 256]
+    np.testing.assert_array_equal(mask[..., 0] == 255, result.mask)
+    noise = np.asarray(sheet)[top : top + 256, left - step : left - step + 256, 0]
+    np.testing.assert_allclose(noise / 127.5 - 1, result.noise.clip(-1, 1), atol=0.01)
+
+
+def test_a_picture_without_foreground_has_a_note_below_it():
+    simulator, images = Simulator(foreground=Foreground(250)), [disc(60, 200), disc(255, 60)]
+    none, found = (preview_sheet([image], simulator) for image in images)
+    assert none.height > found.height and none.width == found.width
+
+
+@pytest.mark.parametrize("name", ["002.png", "a/very/long/way/" * 20 + "001.png", "", "\udcff\n.png"], ids=len)
+def test_names_stand_at_the_left_and_long_ones_are_cut(name):
+    without, sheet = preview_sheet([PICTURE], Simulator()), preview_sheet([PICTURE], Simulator(), [name])
+    assert sheet.height == without.height
+    assert 0 < sheet.width - without.width < 40
+    beside = np.asarray(sheet)[:, 10 : sheet.width - without.width]
+    assert (beside.min() < 100) == bool(name)
+
+
+def test_a_long_description_takes_more_lines(textures):
+    long = replace(textures, origin="/a/long/way" * 60)
+    short, tall = (preview_sheet([PICTURE], Simulator(textures=origin)) for origin in (textures, long))
+    assert short.height < tall.height and short.width == tall.width
 
 
 def test_the_outline_hides_nothing_of_a_defect():
     result = Simulator()(PICTURE, (2,))
-    shown = _result(result)
+    shown = outlined(result)
     np.testing.assert_array_equal(shown[result.mask], result.image[result.mask])
     assert (shown[~result.mask] != result.image[~result.mask]).any()

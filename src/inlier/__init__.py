@@ -8,27 +8,34 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from inlier.errors import InlierError
+from inlier.errors import ArtifactError, ImageError, InlierError
 from inlier.version import __version__
 
 if TYPE_CHECKING:
-    from inlier.data.datasets import Dataset, open_dataset
-    from inlier.detector import Detector, load
+    from inlier.data.datasets import open_dataset
+    from inlier.data.datasets.sample import Dataset
+    from inlier.detector import Detector
     from inlier.evaluation import evaluate
+    from inlier.inspection.inspector import Inspector
+    from inlier.inspection.result import Prediction
+    from inlier.methods import create, list_methods
     from inlier.methods.diad import DiAD
     from inlier.methods.differnet import DifferNet
     from inlier.methods.memseg import MemSeg
     from inlier.methods.padim import PaDiM
     from inlier.methods.simplenet import SimpleNet
-    from inlier.prediction import Prediction
+    from inlier.runtime.load import load
 
 # Public name -> module that defines it; imported at first use, so `import inlier` loads nothing heavy.
 _HOME = {
-    "Dataset": "inlier.data.datasets",
+    "Dataset": "inlier.data.datasets.sample",
     "open_dataset": "inlier.data.datasets",
     "Detector": "inlier.detector",
-    "Prediction": "inlier.prediction",
-    "load": "inlier.detector",
+    "Inspector": "inlier.inspection.inspector",
+    "Prediction": "inlier.inspection.result",
+    "create": "inlier.methods",
+    "list_methods": "inlier.methods",
+    "load": "inlier.runtime.load",
     "evaluate": "inlier.evaluation",
     "DiAD": "inlier.methods.diad",
     "DifferNet": "inlier.methods.differnet",
@@ -37,17 +44,22 @@ _HOME = {
     "SimpleNet": "inlier.methods.simplenet",
 }
 __all__ = [
+    "ArtifactError",
     "Dataset",
     "Detector",
     "DiAD",
     "DifferNet",
+    "ImageError",
+    "Inspector",
     "InlierError",
     "MemSeg",
     "PaDiM",
     "Prediction",
     "SimpleNet",
     "__version__",
+    "create",
     "evaluate",
+    "list_methods",
     "load",
     "open_dataset",
 ]

@@ -13,14 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inlier.errors import ArtifactError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
-
-
-class ArtifactError(ValueError):
-    """The file cannot be read as an artifact, or not be written; the message says why and what to do."""
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, "Tensor"], header: Mapping[str, Any]) -> None:
@@ -120,7 +118,8 @@ def _read(path: Path, device: str, header_only: bool = False) -> tuple[dict[str,
                     f"{path}: has format {header['format']}, this inlier reads up to {FORMAT}; "
                     f"it was written by inlier {header.get('library', '(unknown)')}: please upgrade"
                 )
-            tensors = {name: file.get_tensor(name) for name in ([] if header_only else list(file.keys()))}
+            # copies: a tensor of safetensors is a window into the file, and changes when the file does
+            tensors = {name: file.get_tensor(name).clone() for name in ([] if header_only else list(file.keys()))}
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:

@@ -7,21 +7,28 @@ P(p <= alpha) <= alpha whatever the method and the data.
 
 `folds` scores every image by a model fitted without it and then fits on all images. A new part is scored by the final
 model, so the theorem does not apply to the letter (it does, with 2 alpha, to cross-conformal prediction, which keeps
-all the fold models). The final model has seen slightly more images than the models that made the calibration scores,
-which makes it a little stricter about false alarms than promised, not looser; benchmarks/calibration.py measures it.
+all the fold models). The final model has seen slightly more images than the models that made the calibration scores;
+benchmarks/calibration.py measures what that does.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from inlier.errors import InlierError
 
 KINDS = ("split", "folds", "none")
 PROMISES = {
     "split": "at most this share of good parts raises a false alarm (conformal guarantee)",
     "folds": "about this share of good parts raises a false alarm (leave-out scores; close in practice, not a theorem)",
 }
+DEFAULT_ALPHA = 0.01
+Verdict = Literal["good", "defect"]
 
 
 def p_values(calibration: ArrayLike, scores: ArrayLike) -> NDArray[np.float64]:
@@ -92,3 +99,78 @@ def folds(n: int, seed: int, k: int = 5) -> Sequence[tuple[list[int], list[int]]
     order = np.random.default_rng(seed).permutation(n)
     parts = [sorted(order[i::k].tolist()) for i in range(min(k, n))]
     return [(sorted(set(range(n)) - set(part)), part) for part in parts]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What turns a score into a verdict: the one place where that is decided."""
+
+    alpha: float  # accepted false-alarm rate
+    threshold: float  # a picture is a defect when its score is above this, which is when its p-value is at most alpha
+    pixel_threshold: float  # at most a share alpha of good parts has any map value above this
+
+    def verdict(self, score: float) -> Verdict:
+        return "defect" if score > self.threshold else "good"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Scores of good pictures that the model was not fitted on, and what they can promise."""
+
+    kind: str
+    scores: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.float32))  # (n,) image scores
+    peaks: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.float32))  # (n,) highest value of each map
+
+    def rule(self, asked: float | None = None) -> Rule | None:
+        """The rule for the false-alarm rate `asked`, or else for 0.01 or the lowest that can be promised.
+
+        None without calibration. Raises InlierError if `asked` is no rate, or lower than can be promised.
+        """
+        n = len(self.scores)
+        if n == 0:
+            if asked is not None:
+                raise InlierError(
+                    "this model has no calibration, so no verdict can be given: train with --calibration split"
+                )
+            return None
+        if asked is not None and (not isinstance(asked, Real) or isinstance(asked, bool)):
+            raise InlierError(f"alpha must be a number between 0 and 1, not {asked!r}")
+        alpha = max(DEFAULT_ALPHA, smallest_alpha(n)) if asked is None else float(asked)
+        try:
+            return Rule(alpha, threshold(self.scores, alpha), threshold(self.peaks, alpha))
+        except ValueError as error:
+            raise InlierError(str(error)) from error
+
+    def note(self, asked: float | None) -> str:
+        """What a person must be told about the false-alarm rate, if it is another than they may expect; or nothing."""
+        n, lowest = len(self.scores), smallest_alpha(len(self.scores))
+        if asked is not None or n == 0 or lowest <= DEFAULT_ALPHA:
+            return ""
+        return (
+            f"{n} calibration images promise no false-alarm rate below {lowest:.4g}, so alpha is {lowest:.4g} instead "
+            f"of {DEFAULT_ALPHA}; {needed_scores(DEFAULT_ALPHA)} would be needed"
+        )
+
+    def p_values(self, scores: ArrayLike) -> NDArray[np.float64]:
+        return p_values(self.scores, scores)
+
+    def map_scale(self, drawn: Callable[[Any], Any] = lambda values: values) -> tuple[float, float] | None:
+        """(low, high) for drawing maps: the same colours for every picture. None without calibration.
+
+        drawn: what is done to the values of a map first.
+        """
+        if not len(self.peaks):
+            return None
+        peaks = drawn(self.peaks)
+        low, high = float(np.median(peaks)), float(peaks.max())
+        return low - (high - low), high + 2 * (high - low)  # room below for quiet regions, above for defects
+
+    def header(self) -> dict[str, Any]:
+        """What a model file says of it."""
+        return {"kind": self.kind, "n": len(self.scores)}
+
+    def __str__(self) -> str:
+        if not len(self.scores):
+            return "none: raw scores only, no p-values and no verdicts"
+        n = len(self.scores)
+        return f"{self.kind}, {n} good images; alpha from {smallest_alpha(n):.4g}: {PROMISES[self.kind]}"

@@ -1,5 +1,13 @@
-"""The one kind of error that is shown to a person without a traceback."""
+"""The errors that are shown to a person without a traceback."""
 
 
 class InlierError(ValueError):
     """Something the user can mend. The message says what is wrong, where, and what to do."""
+
+
+class ImageError(InlierError):
+    """One image cannot be used. The message is "PATH: reason"."""
+
+
+class ArtifactError(InlierError):
+    """The file cannot be read as an artifact, or not be written; the message says why and what to do."""

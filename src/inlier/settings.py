@@ -6,6 +6,8 @@ A method subclasses `Settings`, adds its own numbers with `setting(...)`, and li
 import dataclasses
 import difflib
 import math
+import numbers
+import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -37,11 +39,8 @@ class Settings:
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for f in fields(self):
-            value, hint = getattr(self, f.name), hints[f.name]
-            if isinstance(value, list):
-                object.__setattr__(self, f.name, value := tuple(value))
-            if isinstance(value, int) and not isinstance(value, bool) and hint is float:
-                object.__setattr__(self, f.name, value := float(value))
+            value, hint = _plain(getattr(self, f.name), hints[f.name]), hints[f.name]
+            object.__setattr__(self, f.name, value)
             if not _fits(value, hint):
                 raise InlierError(f"setting '{f.name}': {value!r} is not {_describe(hint)} ({f.metadata['meaning']})")
             self._check_range(f.name, value, f.metadata)
@@ -57,14 +56,9 @@ class Settings:
         if number and not math.isfinite(value):
             raise InlierError(f"setting '{name}': {value} is out of range, it must be finite ({metadata['meaning']})")
         if number and not ((low is None or value >= low) and (high is None or value <= high)):
-            bounds = (
-                f"from {low} to {high}"
-                if None not in (low, high)
-                else f"at least {low}"
-                if high is None
-                else f"at most {high}"
+            raise InlierError(
+                f"setting '{name}': {value} is out of range, it must be {_bounds(low, high)} ({metadata['meaning']})"
             )
-            raise InlierError(f"setting '{name}': {value} is out of range, it must be {bounds} ({metadata['meaning']})")
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some settings changed. Unknown names raise InlierError that lists the known ones."""
@@ -77,6 +71,18 @@ class Settings:
         return dataclasses.replace(self, **changes)
 
     @classmethod
+    def describe(cls) -> str:
+        """A line for each setting: name, type, default, meaning, and what may be chosen."""
+        hints = typing.get_type_hints(cls)
+        lines = []
+        for f in fields(cls):
+            known = f.metadata
+            bounds = _bounds(known["low"], known["high"])
+            choices = f"; one of {', '.join(known['choices'])}" if known["choices"] else f"; {bounds}" if bounds else ""
+            lines.append(f"{f.name}: {_describe(hints[f.name])} = {f.default!r}. {known['meaning']}{choices}")
+        return "\n".join(lines)
+
+    @classmethod
     def parse(cls, texts: Sequence[str]) -> dict[str, Any]:
         """`["epochs=40", "taps=8,16"]` -> values of the right types. Raises InlierError that names the setting."""
         hints, values = typing.get_type_hints(cls), {}
@@ -86,6 +92,28 @@ class Settings:
                 raise InlierError(f"'{text}' is not KEY=VALUE")
             values[name.strip()] = _parse(value.strip(), hints[name.strip()]) if name.strip() in hints else value
         return values
+
+
+def _bounds(low: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f"from {low} to {high}"
+    return f"at least {low}" if low is not None else f"at most {high}" if high is not None else ""
+
+
+def _plain(value: Any, hint: Any) -> Any:
+    """NumPy's numbers, paths and lists as the plain values that a file can hold; whole numbers where numbers are due."""
+    options = _options(hint)
+    if isinstance(value, (list, tuple)):
+        inner = next((typing.get_args(option)[0] for option in options if typing.get_origin(option) is tuple), Any)
+        plain = tuple(_plain(part, inner) for part in value)
+        return value if value == plain and isinstance(value, tuple) else plain
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        value = value.item()
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and float in options and int not in options:
+        return value if isinstance(value, float) else float(value)
+    return value
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

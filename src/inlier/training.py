@@ -4,10 +4,7 @@ import contextlib
 import functools
 import logging
 import math
-import os
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,8 +17,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from inlier import artifact
-from inlier.errors import InlierError
+from inlier import artifact, processes
+from inlier.errors import ArtifactError, InlierError
+from inlier.machine import free_memory
 from inlier.progress import progress
 
 log = logging.getLogger("inlier")
@@ -47,7 +45,7 @@ class Run:
     identity: dict[str, Any] = field(default_factory=dict)
     workers: int = 2
     log: str | None = None  # "tensorboard": event files in the run folder
-    tracker: Any = None  # where `train` logs to, while it runs
+    tracker: Any = None  # TensorBoard's writer, while `train` runs
 
     @property
     def checkpoint(self) -> Path | None:
@@ -63,12 +61,20 @@ class Run:
         """The same for one part of a fit that trains several things, one after the other."""
         return replace(self, folder=self.folder and self.folder / name)
 
+    def fold(self, k: int) -> "Run":
+        """The same for one of several fits on parts of the pictures."""
+        return self.stage(f"fold{k}")
+
     def show(self, picture: Image.Image, name: str, step: int) -> None:
         """Keep a picture of the training: NAME-STEP.png in the run folder, and in the log."""
-        if folder := self.new_folder():
+        if processes.rank() == 0 and (folder := self.new_folder()):
             picture.save(folder / f"{name}-{step:06}.png")
         if self.tracker:
-            self.tracker.log_images({name: np.asarray(picture)[None]}, step, dataformats="NHWC")
+            self.tracker.add_image(name, np.asarray(picture), step, dataformats="HWC")
+
+    def share(self, n: int, setting: str = "batch_size") -> tuple[slice, float]:
+        """This process's part of a batch of n, and the weight of its mean loss; see `processes.share`."""
+        return processes.share(n, setting)
 
     def generator(self, *key: int) -> torch.Generator:
         """Randomness that depends on the seed and `key` alone, so step 1000 is the same after a restart."""
@@ -82,10 +88,8 @@ class Run:
 
         The file has no name from the start where the system allows it: it goes with the process, whatever ends that.
         """
-        import psutil
-
-        size, free = math.prod(shape) * dtype.itemsize, psutil.virtual_memory().available
-        in_memory = size < MEMORY_SHARE * free
+        size = math.prod(shape) * dtype.itemsize
+        in_memory = size < MEMORY_SHARE * free_memory()
         log.info("%s: %.2f GiB, kept in %s", name, size / GIB, "memory" if in_memory else "a temporary file")
         if in_memory:
             return torch.empty(*shape, dtype=dtype)
@@ -99,7 +103,7 @@ class Run:
 
     def clear(self) -> None:
         """A fresh start: pictures and logs of an older run go, so that all that are there belong together."""
-        if not self.folder or self.resume or os.environ.get("RANK", "0") != "0":  # one of several processes is enough
+        if not self.folder or self.resume or processes.rank():
             return
         for pattern in (f"*-{6 * '[0-9]'}.png", "events.out.tfevents.*"):  # of `show`, of TensorBoard
             for path in self.folder.rglob(pattern):
@@ -107,7 +111,7 @@ class Run:
 
     def close(self) -> None:
         """The fit is done and saved: checkpoints go; pictures and logs of the training, where there are any, stay."""
-        if not self.folder or not self.folder.is_dir():
+        if not self.folder or not self.folder.is_dir() or processes.rank():
             return
         for folder in (*self.folder.glob("*/*/"), *self.folder.glob("*/"), self.folder):  # folds, and stages of folds
             (folder / "checkpoint.safetensors").unlink(missing_ok=True)
@@ -152,57 +156,61 @@ def train(
 ) -> nn.Module:
     """Take `steps` steps; `loss(model, i)` draws the batch and noise of pass i from `run.generator(i)`.
 
-    A step is `accumulation` passes on each process (one, unless `accelerate launch` started several): their gradients
-    are averaged, and no two passes have the same number. precision: fp32, or autocast to bf16 or fp16. ema: the model
-    is a moving average of the weights with this decay (looks see the average too). schedule(step) gives the learning
-    rate of all optimizers (default: the one they were made with). A checkpoint is kept in the run folder every half
-    minute, on Ctrl-C or SIGTERM, and at the end; with `run.resume` the loop goes on from it and ends, bit for bit,
-    where an unbroken run would. A loss that is not finite raises InlierError with the step and the name of the setting
-    to lower, `rates`; the last good checkpoint stays. Without a check that says otherwise the last step is the model.
+    A step is `accumulation` passes, whose gradients are averaged. Several processes (started by torchrun) share each
+    pass: `loss` is the weighted mean of this one's part, see `Run.share`, and the result does not depend on how many
+    there are, up to rounding. precision: fp32, or autocast to bf16 or fp16. ema: the model is a moving average of the
+    weights with this decay (looks see the average too). schedule(step) gives the learning rate of all optimizers
+    (default: the one they were made with). A checkpoint is kept in the run folder every half minute, on Ctrl-C or
+    SIGTERM, and at the end; with `run.resume` the loop goes on from it and ends, bit for bit, where an unbroken run
+    would. A second Ctrl-C stops at once. A loss that is not finite raises InlierError with the step and the name of the
+    setting to lower, `rates`; the last good checkpoint stays. Without a check that says otherwise the last step is the
+    model.
     """
-    from accelerate import Accelerator
-
-    log_folder = run.new_folder() if run.log else None
-    accelerator = Accelerator(cpu=run.device.type == "cpu", log_with=run.log, project_dir=log_folder)
-    # not accelerate's own, which is fixed for a whole process
+    processes.join()
     half = functools.partial(torch.autocast, run.device.type, HALF.get(precision), enabled=precision in HALF)
     scaler = torch.amp.GradScaler(run.device.type, enabled=precision == "fp16")
-    bare = model
-    model, *optimizers = accelerator.prepare(model.train(), *optimizers)
+    learning = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    model.train()
     if run.checkpoint and run.checkpoint.is_file() and not run.resume:
         log.warning("%s: left by a stopped run, replaced by this one (--resume would go on with it)", run.checkpoint)
-    state = _restore(bare, optimizers, run, scaler) if run.resume else _State()
-    averaged = {name: p for name, p in bare.named_parameters() if p.requires_grad} if ema else {}
+    state = _restore(model, optimizers, run, scaler) if run.resume else _State()
+    if processes.average(float(state.step)) != state.step:
+        raise InlierError(f"{run.checkpoint}: another process does not see it; all need the same run folder")
+    averaged = {name: p for name, p in model.named_parameters() if p.requires_grad} if ema else {}
     state.ema = state.ema or {name: p.detach().clone() for name, p in averaged.items()}
 
-    def save() -> None:
-        if accelerator.is_main_process:
-            _save(bare, optimizers, state, run, scaler)
+    def record(name: str, value: float) -> None:
+        if run.tracker:
+            run.tracker.add_scalar(name, value, state.step)
 
     saved, pause = time.monotonic(), CHECKPOINT_EVERY
-    with _tracking(accelerator, run), progress("training", steps) as show, _interrupt_between_steps() as interrupted:
-        while state.step < steps and not interrupted() and not state.is_over(check):
+    with (
+        _tracking(run),
+        progress("training", steps) as show,
+        processes.interrupt_between_steps() as interrupted,
+        processes.whole_batch_norm(model),
+    ):
+        # what one process knows, of a signal or a loss, all must know: they stop together
+        while state.step < steps and not processes.average(float(interrupted())) and not state.is_over(check):
             if schedule:
                 for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                     group["lr"] = schedule(state.step)
             for optimizer in optimizers:
                 optimizer.zero_grad()
             mean = 0.0
-            for part in range(state.step * accumulation, (state.step + 1) * accumulation):
-                i = part * accelerator.num_processes + accelerator.process_index
-                is_last = (part + 1) % accumulation == 0
-                # processes exchange gradients once a step
-                with contextlib.nullcontext() if is_last else accelerator.no_sync(model):
-                    with half():
-                        value = loss(model, i)
-                    if not math.isfinite(value.item()):
-                        is_kept = run.checkpoint and run.checkpoint.is_file()
-                        raise InlierError(
-                            f"the loss became {value.item()} at step {state.step + 1} of {steps}: lower the setting "
-                            f"{rates}" + (f"; the last good checkpoint is {run.checkpoint}" if is_kept else "")
-                        )
-                    accelerator.backward(scaler.scale(value / accumulation))
-                    mean += value.item() / accumulation
+            for i in range(state.step * accumulation, (state.step + 1) * accumulation):
+                with half():
+                    value = loss(model, i)
+                of_all = processes.average(value.item())
+                if not math.isfinite(of_all):
+                    is_kept = run.checkpoint and run.checkpoint.is_file()
+                    raise InlierError(
+                        f"the loss became {of_all} at step {state.step + 1} of {steps}: lower the setting {rates}"
+                        + (f"; the last good checkpoint is {run.checkpoint}" if is_kept else "")
+                    )
+                scaler.scale(value / accumulation).backward()
+                mean += of_all / accumulation
+            processes.average_gradients(learning)
             for optimizer in optimizers:
                 scaler.step(optimizer)
             scaler.update()
@@ -211,22 +219,23 @@ def train(
             state.step += 1
             rate = optimizers[0].param_groups[0]["lr"]
             show(state.step, f"loss {mean:.4f}, learning rate {rate:.2g}")
-            accelerator.log({"loss": mean, "learning rate": rate}, state.step)
+            record("loss", mean)
+            record("learning rate", rate)
             if check and check.is_due(state.step, steps):
                 with _swapped(averaged, state.ema):
-                    state.note(check.look(bare.eval(), state.step), bare, check)
-                bare.train()
-                accelerator.log({check.name: state.values[-1]}, state.step)
+                    state.note(processes.average(check.look(model.eval(), state.step)), model, check)
+                model.train()
+                record(check.name, state.values[-1])
             if time.monotonic() - saved > pause:
                 start = time.monotonic()
-                save()
+                _save(model, optimizers, state, run, scaler)
                 saved = time.monotonic()
                 pause = max(CHECKPOINT_EVERY, 20 * (saved - start))  # large models take long to write
-    save()  # also at the end: what comes after can be interrupted too
+    _save(model, optimizers, state, run, scaler)  # also at the end: what comes after can be interrupted too
     if state.step < steps and not state.is_over(check):
         log.warning("stopped at step %d of %d%s", state.step, steps, ", kept for --resume" if run.folder else "")
         raise KeyboardInterrupt
-    model = accelerator.unwrap_model(model).eval()
+    model.eval()
     with torch.no_grad():
         for name, p in averaged.items():
             p.copy_(state.ema[name])
@@ -236,16 +245,17 @@ def train(
 
 
 @contextmanager
-def _tracking(accelerator: Any, run: Run) -> Iterator[None]:
+def _tracking(run: Run) -> Iterator[None]:
     """The log of the run, if it has one, closed whatever happens."""
-    if run.log:
-        accelerator.init_trackers("log")
-        run.tracker = accelerator.get_tracker(run.log)
+    if run.log == "tensorboard" and processes.rank() == 0 and (folder := run.new_folder()):
+        from torch.utils.tensorboard import SummaryWriter
+
+        run.tracker = SummaryWriter(folder / "log", flush_secs=10)
     try:
         yield
     finally:
-        for tracker in accelerator.trackers:  # not end_training, after which processes can train no more together
-            tracker.finish()
+        if run.tracker:
+            run.tracker.close()
         run.tracker = None
 
 
@@ -283,24 +293,8 @@ class _State:
         return len(self.values) - 1 - self.values.index(max(self.values)) >= check.patience
 
 
-@contextmanager
-def _interrupt_between_steps() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM wait for the end of the step, so that what is saved is the state between two steps."""
-    seen: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
-        yield lambda: False
-        return
-    signals = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, lambda number, _frame: seen.append(number)) for number in signals]
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in zip(signals, previous):
-            signal.signal(number, handler)
-
-
 def _save(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], state: _State, run: Run, scaler: Any) -> None:
-    if run.checkpoint is None:
+    if run.checkpoint is None or processes.rank():
         return
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
@@ -341,7 +335,7 @@ def _restore(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], run:
 def _checkpoint(path: Path, read: Callable[[Path], Read]) -> Read:
     try:
         return read(path)
-    except artifact.ArtifactError as error:
+    except ArtifactError as error:
         raise InlierError(f"{error}; train without --resume to start again") from error
 
 

@@ -26,10 +26,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
-from inlier import settings
-from inlier.data.images import read_ahead
+from inlier import processes, settings
+from inlier.data.batches import read_ahead
 from inlier.detector import Detector, Images, to_input
 from inlier.errors import InlierError
 from inlier.features import Backbone
@@ -44,6 +46,7 @@ VIEWS_AT_ONCE = 16  # take about 1 GiB,
 GRADIENTS_AT_ONCE = 4  # about 1.5 GiB.
 LARGEST = 1e6  # bound of a block's output, as in the released code
 REPORTS = 10  # lines about the likelihood during training
+PREVIEWED, SHOWN, GAP = 4, 6, 6  # pictures and views of each in a preview, pixels between them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,12 +319,13 @@ class Network(nn.Module):
         return (self.smooth @ turned @ self.smooth.T).abs().mean((0, 1)).square()
 
 
-class DifferNet(Detector):
+class DifferNet(Detector[Settings, Network]):
     """A normalizing flow that knows how likely the features of a whole image are."""
 
     name = "differnet"
-    settings: Settings
     log_maps = True
+    maps_cost_extra = True
+    previews = True
     presets = {
         "paper": Settings(backbone="alexnet"),
         "light": Settings(
@@ -339,8 +343,16 @@ class DifferNet(Detector):
         ),
     }
 
-    def build(self) -> Network:
-        return Network(self.settings)
+    def build(self, s: Settings) -> Network:
+        return Network(s)
+
+    def preview(
+        self, category: str, pictures: Sequence[NDArray[np.uint8]], names: Sequence[str]
+    ) -> tuple[Image.Image, str]:
+        s = self.settings
+        told = ("rotation", "mirror", "flip", "brightness", "contrast", "fill", "view_pool")
+        shown = ", ".join(f"{name}={getattr(s, name)}" for name in told)
+        return view_sheet(pictures[:PREVIEWED], s, self.seed), f"the picture, then views of it: {shown}"
 
     def memory_needed(self, n_images: int) -> int:
         s = self.settings
@@ -362,6 +374,8 @@ class DifferNet(Detector):
             network.whitening.copy_(matrix)
             pool = (pool - mean) @ matrix
         pixels = torch.empty(0) if s.view_pool else images.cache(run)
+        n_views = s.batch_size * s.views
+        part, weight = run.share(n_views)  # what this process does of a step's views
 
         def chosen(step: int) -> list[int]:
             """The images of a step: shuffled anew in every epoch."""
@@ -373,15 +387,15 @@ class DifferNet(Detector):
             return [int(orders[place // len(images)][place % len(images)]) for place in places]
 
         def new_views(step: int) -> Tensor:
-            """(batch_size * views, 3, H, W)"""
-            pairs = itertools.product(enumerate(chosen(step)), range(s.views))
+            """(part of batch_size * views, 3, H, W)"""
+            pairs = list(itertools.product(enumerate(chosen(step)), range(s.views)))[part]
             drawn = [(i, draw_view(s, run.generator(step, place, k))) for (place, i), k in pairs]
             return torch.stack([look(to_input(pixels[i : i + 1])[0], view, s.fill) for i, view in drawn])
 
         def pool_views(step: int) -> Tensor:
-            """(batch_size * views, dim) features"""
+            """(part of batch_size * views, dim) features"""
             members = torch.rand(s.batch_size, pool.shape[1], generator=run.generator(step, 0)).argsort(1)[:, : s.views]
-            return pool[torch.tensor(chosen(step))[:, None], members].flatten(0, 1)
+            return pool[torch.tensor(chosen(step))[:, None], members].flatten(0, 1)[part]
 
         stream: Generator[Tensor] | None = None
 
@@ -395,13 +409,16 @@ class DifferNet(Detector):
                     parts = next(stream).split(VIEWS_AT_ONCE)
                     x = torch.cat([network.features(views.to(run.device)) for views in parts])
             if s.whiten:
-                x = x + (disturbance * torch.randn(x.shape, generator=run.generator(step, 1))).to(run.device)
+                noise = torch.randn(n_views, x.shape[1], generator=run.generator(step, 1))[part]
+                x = x + (disturbance * noise).to(run.device)
             z, logdet = network.flow.with_logdet(x)
-            value = negative_log_likelihood(z, logdet).mean()
-            if (z.abs().amax(1) >= LARGEST).float().mean() > 0.5:  # at the bound nothing is learned any more
+            value = weight * negative_log_likelihood(z, logdet).mean()
+            at_bound = weight * (z.abs().amax(1) >= LARGEST).float().mean()
+            if processes.average(at_bound) > 0.5:  # nothing is learned there any more
                 value = value * torch.inf
             if (step + 1) % math.ceil(steps / REPORTS) == 0:
-                log.info("step %d of %d: %.3f bits per dimension", step + 1, steps, bits(value.item()))
+                reached = bits(processes.average(value.item()))
+                log.info("step %d of %d: %.3f bits per dimension", step + 1, steps, reached)
             return value
 
         optimizer = torch.optim.Adam(
@@ -457,3 +474,13 @@ def training_views(image: Tensor, s: Settings, seed: int, n: int) -> list[Tensor
     angles: Sequence[float | None] = fixed_angles(s.view_pool, s.rotation) if s.view_pool else [None]
     run = Run(seed)
     return [look(image, draw_view(s, run.generator(k), angles[k % len(angles)]), s.fill) for k in range(n)]
+
+
+def view_sheet(pictures: Sequence[NDArray[np.uint8]], s: Settings, seed: int) -> Image.Image:
+    """A row for each picture (H, W, 3): itself, then views of it as training may see them."""
+    rows, n = [], min(s.view_pool or SHOWN, SHOWN)  # a pool has no more than those
+    for row, picture in enumerate(pictures):
+        views = training_views(torch.from_numpy(picture).permute(2, 0, 1) / 255, s, seed + row, n)
+        panels = [picture, *((255 * view).byte().permute(1, 2, 0).numpy() for view in views)]
+        rows.append(np.concatenate([np.pad(p, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for p in panels], 1))
+    return Image.fromarray(np.concatenate(rows))

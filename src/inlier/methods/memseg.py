@@ -18,7 +18,6 @@ import logging
 import math
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,12 +25,16 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inlier import settings
-from inlier.data.images import read_ahead
-from inlier.data.simulation import LOOKED_AT, Pixels, Simulator, Textures, check_rule, foreground_rule, open_textures
+from inlier import processes, settings
+from inlier.data.batches import read_ahead
+from inlier.data.simulation.foreground import LOOKED_AT, Pixels, check_rule, foreground_rule
+from inlier.data.simulation.sheet import preview_sheet
+from inlier.data.simulation.simulator import Simulator
+from inlier.data.simulation.sources import Textures, open_textures
 from inlier.detector import Detector, Images, to_input
 from inlier.errors import InlierError
 from inlier.features import Backbone
+from inlier.machine import in_double
 from inlier.metrics import pixel_metrics
 from inlier.settings import setting
 from inlier.training import Check, Run, train
@@ -40,6 +43,7 @@ log = logging.getLogger("inlier")
 ROUNDING = 1e-5  # of a squared norm: distances closer than this are told apart by the exact formula
 WATCHED = 8  # held-out good images that the looks during training are made of, at most
 SHOWN = 4  # of them in the picture of a look
+PREVIEWED = 4  # good images in a preview
 NO_FOREGROUND = "foreground: none found on %d of %d images, defects were simulated anywhere on those"
 
 
@@ -195,7 +199,7 @@ def nearest(memory: Sequence[Tensor], norms: Tensor, features: Sequence[Tensor])
     close = distance <= distance.amin(1, keepdim=True) + ROUNDING * norms[best][:, None]
     for b in (close.sum(1) > 1).nonzero().flatten().tolist():
         candidates = close[b].nonzero().flatten()
-        levels = [(m[candidates] - f[b].permute(1, 2, 0)).double() for m, f in zip(memory, features)]
+        levels = [in_double(m[candidates] - f[b].permute(1, 2, 0)) for m, f in zip(memory, features)]
         best[b] = candidates[sum(level.square().mean((1, 2, 3)) for level in levels).argmin()]  # type: ignore[union-attr]
     return best
 
@@ -288,11 +292,11 @@ def learning_rate(step: int, s: Settings) -> float:
     return s.lr_end + (s.lr - s.lr_end) * (1 + math.cos(math.pi * (step - rising) / (s.steps - rising))) / 2
 
 
-class MemSeg(Detector):
+class MemSeg(Detector[Settings, Network]):
     """A segmentation network trained on simulated defects, guided by the difference to remembered good parts."""
 
     name = "memseg"
-    settings: Settings
+    previews = True
     presets = {
         # rate, steps and batch are the paper's; the optimiser and its schedule we know from the unofficial code only
         "paper": Settings(backbone="resnet18", size=256, shorter_side=288, lr=0.04),
@@ -309,14 +313,19 @@ class MemSeg(Detector):
         "light": Settings(decoder=16, stride=2, steps=600, lr=0.01, standardise=True, match_grey=True),
     }
 
-    def build(self) -> Network:
-        return Network(self.settings)
+    def build(self, s: Settings) -> Network:
+        return Network(s)
 
-    def fit(self, data: Any, **options: Any) -> Self:
-        self._textures = open_textures(self.settings.textures)  # a wrong folder is known before a picture is read
-        return super().fit(data, **options)
+    def complete(self) -> Settings:
+        open_textures(self.settings.textures)  # a wrong folder is known before a picture is read
+        return self.settings
 
-    fit.__doc__ = Detector.fit.__doc__
+    def preview(self, category: str, pictures: Sequence[Pixels], names: Sequence[str]) -> tuple[Image.Image, str]:
+        s = self.settings
+        simulator = make_simulator(s, category, pictures[:LOOKED_AT], open_textures(s.textures), self.seed)
+        if without := sum(not simulator.foreground(picture).any() for picture in pictures):
+            log.warning(f"{category}: {NO_FOREGROUND}", without, len(pictures))
+        return preview_sheet(pictures[:PREVIEWED], simulator, names[:PREVIEWED]), simulator.describe()
 
     def learn(self, network: Network, images: Images, run: Run) -> None:
         s = self.settings
@@ -329,18 +338,19 @@ class MemSeg(Detector):
             log.warning("memory: %d places, filled with all %d good images", s.memory, len(remembered))
         network.remember(to_input(pixels[part]).to(run.device) for part in torch.tensor(remembered).split(8))
 
-        simulators = {}
+        simulators, textures = {}, open_textures(s.textures)
         for category in sorted(set(images.categories)):
             members = [i for i, of in enumerate(images.categories) if of == category][:LOOKED_AT]
             looked_at = [pixels[i].numpy() for i in members]
-            simulators[category] = make_simulator(s, category, looked_at, self._textures, run.seed)
+            simulators[category] = make_simulator(s, category, looked_at, textures, run.seed)
             log.info("%s: %s", category, simulators[category].describe())
-        without_foreground: set[int] = set()
+        without_foreground = torch.zeros(len(images))
+        part, weight = run.share(s.batch_size)
 
         def simulate(index: int, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
             made = simulators[images.categories[index]](pixels[index].numpy(), key)
             if made.whole_image:
-                without_foreground.add(index)
+                without_foreground[index] = 1
             return torch.from_numpy(made.image), torch.from_numpy(made.mask)
 
         @functools.lru_cache(4)
@@ -348,9 +358,12 @@ class MemSeg(Detector):
             return [fitted[i] for i in torch.randperm(len(fitted), generator=run.generator(epoch))]
 
         def batch(step: int) -> tuple[Tensor, Tensor]:
-            """Good images and, every second one, simulated defects: (B, H, W, 3) uint8 and masks (B, H, W)."""
+            """Good images and, every second one, simulated defects: (B, H, W, 3) uint8 and masks (B, H, W).
+
+            B: as many as this process does of them.
+            """
             pairs = []
-            for place in range(s.batch_size):
+            for place in range(s.batch_size)[part]:
                 epoch, i = divmod(step * s.batch_size + place, len(fitted))
                 index = order(epoch)[i]
                 good = pixels[index], torch.zeros(s.size, s.size, dtype=torch.bool)
@@ -366,7 +379,7 @@ class MemSeg(Detector):
             pictures, masks = next(stream)
             logits = network.logits(to_input(pictures).to(run.device))
             l1, focal = losses(logits, masks.to(run.device).float(), s.gamma)
-            return s.l1_weight * l1 + s.focal_weight * focal
+            return weight * (s.l1_weight * l1 + s.focal_weight * focal)
 
         # the same defects at every look, made with the key of a step that no training reaches
         seen = [simulate(index, (2**31, place)) for place, index in enumerate(watched or fitted[:WATCHED])]
@@ -395,8 +408,8 @@ class MemSeg(Detector):
         finally:
             if stream:
                 stream.close()
-        if without_foreground:
-            log.warning(NO_FOREGROUND, len(without_foreground), len(images))
+        if n_without := int(processes.average(without_foreground).count_nonzero()):
+            log.warning(NO_FOREGROUND, n_without, len(images))
 
 
 def take_turns(indices: Sequence[int], categories: Sequence[str]) -> list[int]:

@@ -28,6 +28,7 @@ from inlier import settings
 from inlier.detector import Detector, Images
 from inlier.errors import InlierError
 from inlier.features import Backbone
+from inlier.machine import in_double
 from inlier.maps import smooth_upsample_matrix
 from inlier.progress import progress
 from inlier.settings import setting
@@ -135,19 +136,19 @@ class GaussianSums:
 
     def covariance(self, positions: slice) -> Tensor:
         """(chunk, d, d) float64, unbiased (n - 1), without the regularisation"""
-        total = self.total[positions].double()
-        return (self.scatter[positions].double() - total[:, :, None] * total[:, None] / self.n) / (self.n - 1)
+        total = in_double(self.total[positions])
+        return (in_double(self.scatter[positions]) - total[:, :, None] * total[:, None] / self.n) / (self.n - 1)
 
 
 def whiten(sums: GaussianSums, epsilon: float) -> None:
     """Replace the scatter by the inverse Cholesky factor of covariance + epsilon I, in place."""
     positions, d, _ = sums.scatter.shape
-    identity = torch.eye(d, dtype=torch.float64, device=sums.scatter.device)
+    identity = in_double(torch.eye(d, device=sums.scatter.device))
     for start in range(0, positions, CHUNK):
         chunk = slice(start, start + CHUNK)
         factor = torch.linalg.cholesky(sums.covariance(chunk) + epsilon * identity)
         inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
-        sums.scatter[chunk] = inverse.float()
+        sums.scatter[chunk] = inverse.float().to(sums.scatter.device)
 
 
 def leave_one_out(distances: Tensor, n: int) -> Tensor:
@@ -157,15 +158,14 @@ def leave_one_out(distances: Tensor, n: int) -> Tensor:
     Sherman-Morrison formula gives the new distance from q alone: no refit, one line. Exact for a regularisation of
     epsilon (n - 1) / (n - 2), a relative change of 1 / n.
     """
-    q = distances.double()
-    return ((n / (n - 1)) ** 2 * (n - 2) / (n - 1) * q / (1 - n / (n - 1) ** 2 * q)).float()
+    q = in_double(distances)
+    return ((n / (n - 1)) ** 2 * (n - 2) / (n - 1) * q / (1 - n / (n - 1) ** 2 * q)).float().to(distances.device)
 
 
-class PaDiM(Detector):
+class PaDiM(Detector[Settings, Network]):
     """One Gaussian of pretrained features per image position. Fits in one pass, without training."""
 
     name = "padim"
-    settings: Settings
     default_calibration = "folds"
     trains = False
     presets = {
@@ -174,8 +174,8 @@ class PaDiM(Detector):
         "light": Settings(taps=(8, 16, 32), grid=1, channels=None),
     }
 
-    def build(self) -> Network:
-        return Network(self.settings, self.seed)
+    def build(self, s: Settings) -> Network:
+        return Network(s, self.seed)
 
     def memory_needed(self, n_images: int) -> int:
         s = self.settings
@@ -195,7 +195,9 @@ class PaDiM(Detector):
             network.mean.copy_(sums.mean())
             whiten(sums, self.settings.epsilon)
 
-    def held_out_scores(self, network: Network, images: Images, run: Run) -> tuple[NDArray[Any], NDArray[Any]]:
+    def held_out_scores(
+        self, network: Network, images: Images, run: Run, backbone_weights: dict[str, Tensor]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
         scores: list[Tensor] = []
         with progress("calibrating", len(images)) as show, torch.inference_mode():
             for batch in images.batches(BATCH, run.device):

@@ -23,6 +23,7 @@ from inlier import settings
 from inlier.detector import Detector, Images
 from inlier.errors import InlierError
 from inlier.features import Backbone
+from inlier.machine import in_double
 from inlier.maps import smooth_upsample_matrix
 from inlier.progress import progress
 from inlier.settings import setting
@@ -145,13 +146,13 @@ class Network(nn.Module):
 
     def fuse(self, head: Head, mean: Tensor, std: Tensor) -> None:
         """Fold standardisation, adapter, first linear layer and batch norm into `matrix` and `bias`."""
-        w = {name: tensor.double() for name, tensor in head.state_dict().items()}
+        w = {name: in_double(tensor) for name, tensor in head.state_dict().items()}
         first, running_var = w["discriminator.0.weight"], w["discriminator.1.running_var"]
-        scale = w["discriminator.1.weight"] / (running_var + head.discriminator[1].eps).sqrt()
-        matrix = scale[:, None] * (first @ w["adapter.weight"]) / std
+        scale = w["discriminator.1.weight"] / (running_var + head.discriminator[1].eps).sqrt()  # type: ignore[operator]
+        matrix = scale[:, None] * (first @ w["adapter.weight"]) / in_double(std)
         hidden = first @ w["adapter.bias"] + w["discriminator.0.bias"] - w["discriminator.1.running_mean"]
         self.matrix.copy_(matrix)
-        self.bias.copy_(scale * hidden + w["discriminator.1.bias"] - matrix @ mean.double())
+        self.bias.copy_(scale * hidden + w["discriminator.1.bias"] - matrix @ in_double(mean))
         self.tail.copy_(w["discriminator.3.weight"][0])
 
     def patch_scores(self, images: Tensor) -> Tensor:
@@ -171,11 +172,10 @@ class Network(nn.Module):
         return patch_scores.amax((1, 2)), self.smooth_y @ patch_scores @ self.smooth_x.T
 
 
-class SimpleNet(Detector):
+class SimpleNet(Detector[Settings, Network]):
     """A feature adapter and a discriminator trained to tell good features from disturbed ones."""
 
     name = "simplenet"
-    settings: Settings
     presets = {
         "paper": Settings(backbone="wide_resnet50_2", size=288, shorter_side=329),
         "light": Settings(
@@ -191,8 +191,8 @@ class SimpleNet(Detector):
         ),
     }
 
-    def build(self) -> Network:
-        return Network(self.settings)
+    def build(self, s: Settings) -> Network:
+        return Network(s)
 
     def learn(self, network: Network, images: Images, run: Run) -> None:
         s = self.settings
@@ -210,10 +210,12 @@ class SimpleNet(Detector):
             epoch, i = divmod(step, steps_per_epoch)
             order = torch.randperm(len(images), generator=run.generator(epoch))
             chosen = order[i * s.batch_size : (i + 1) * s.batch_size].sort().values
-            features = cache[chosen].to(run.device).flatten(0, 1).float()
-            noise = s.noise * torch.randn(features.shape, generator=run.generator(epoch, i)).to(run.device)
-            good, disturbed = model((features - mean) / std, noise)
-            return truncated_l1(good, disturbed, s.margin)
+            patches = cache[chosen].flatten(0, 1)
+            part, weight = run.share(len(patches))
+            features = patches[part].to(run.device).float()
+            noise = torch.randn(patches.shape, generator=run.generator(epoch, i))[part]
+            good, disturbed = model((features - mean) / std, s.noise * noise.to(run.device))
+            return weight * truncated_l1(good, disturbed, s.margin)
 
         train(
             head,

@@ -3,18 +3,18 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from inlier import artifact, methods
+from inlier import artifact, drawing
 from inlier.calibration import PROMISES, smallest_alpha
+from inlier.data.images import read_image, read_mask
+from inlier.inspection.inspector import Inspector
 from inlier.progress import progress
-from inlier.report import figures
-
-if TYPE_CHECKING:
-    from inlier.evaluation import Case, CategoryResult, Results
+from inlier.report.charts import data_uri, histogram, roc
+from inlier.results import Case, CategoryResult, Results
 
 ROWS = 6  # pictures per gallery group
 
@@ -22,25 +22,25 @@ ROWS = 6  # pictures per gallery group
 class Gallery(NamedTuple):
     """The cases that are shown."""
 
-    misses: "list[Case]"  # defects with the lowest scores, those judged good first
-    false_alarms: "list[Case]"  # good parts with the highest scores, those judged defect first
-    hits: "list[Case]"  # found defects around the median score, none of the misses
+    misses: list[Case]  # defects with the lowest scores, those judged good first
+    false_alarms: list[Case]  # good parts with the highest scores, those judged defect first
+    hits: list[Case]  # found defects around the median score, none of the misses
 
 
-def write_report(results: "Results", folder: Path) -> Path:
+def write_report(results: Results, inspector: Inspector, folder: Path) -> Path:
     """Write folder/index.html, one file without any reference to another, and return its path.
 
-    Loads the pictures of the gallery again. Raises ArtifactError when the page cannot be written.
+    inspector: judges the pictures of the gallery again, for their maps. Raises ArtifactError when the page cannot be
+    written.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    log_maps = methods.get(results.model["method"]).log_maps
     galleries = {name: choose(result.cases) for name, result in results.categories.items()}
     sections: list[dict[str, Any]] = []
     drawn = itertools.count(1)
     with progress("drawing report", sum(len(group) for gallery in galleries.values() for group in gallery)) as show:
         for name, result in results.categories.items():
-            sections.append(_section(result, galleries[name], len(sections), lambda: show(next(drawn)), log_maps))
+            sections.append(_section(result, inspector, galleries[name], len(sections), lambda: show(next(drawn))))
 
     environment = Environment(
         loader=PackageLoader("inlier.report", ""),
@@ -56,20 +56,25 @@ def write_report(results: "Results", folder: Path) -> Path:
         sections=sections,
         calibration=_calibration(results.model),
         details=list(_flat(results.model)),
-        bar=figures.data_uri(figures.colour_bar()),
+        bar=data_uri(drawing.colour_bar()),
     )
     path = Path(folder) / "index.html"
     artifact.write_bytes(path, page.encode())
     return path
 
 
-def choose(cases: "Sequence[Case]") -> Gallery:
+def choose(cases: Sequence[Case]) -> Gallery:
     """The cases worth looking at, at most ROWS of each kind."""
-    defects = sorted((c for c in cases if c.defect is not None), key=lambda c: (c.verdict == "defect", c.score))
-    good = sorted((c for c in cases if c.defect is None), key=lambda c: (c.verdict == "good", -c.score))
-    found = [c.score for c in defects if c.verdict != "good"]
+    defects = sorted(
+        (c for c in cases if c.sample.is_defect), key=lambda c: (c.prediction.verdict == "defect", c.score)
+    )
+    good = sorted(
+        (c for c in cases if not c.sample.is_defect), key=lambda c: (c.prediction.verdict == "good", -c.score)
+    )
+    found = [c.score for c in defects if c.prediction.verdict != "good"]
     typical = found[len(found) // 2] if found else 0.0
-    hits = sorted((c for c in defects[ROWS:] if c.verdict != "good"), key=lambda c: abs(c.score - typical))[:ROWS]
+    others = (c for c in defects[ROWS:] if c.prediction.verdict != "good")
+    hits = sorted(others, key=lambda c: abs(c.score - typical))[:ROWS]
     return Gallery(defects[:ROWS], good[:ROWS], sorted(hits, key=lambda c: -c.score))
 
 
@@ -83,15 +88,16 @@ def interval(bounds: tuple[float, float] | None) -> str:
 
 
 def _section(
-    result: "CategoryResult", gallery: Gallery, number: int, loaded: Callable[[], None], log_maps: bool
+    result: CategoryResult, inspector: Inspector, gallery: Gallery, number: int, loaded: Callable[[], None]
 ) -> dict[str, Any]:
     """Everything of one category that needs drawing."""
-    good = [c.score for c in result.cases if c.defect is None]
-    defect = [c.score for c in result.cases if c.defect is not None]
+    log_maps = inspector.log_maps
+    good = [c.score for c in result.cases if not c.sample.is_defect]
+    defect = [c.score for c in result.cases if c.sample.is_defect]
     charts = []
     if good or defect:
         threshold = None if result.threshold is None or result.alpha is None else (result.threshold, result.alpha)
-        charts.append(figures.histogram(good, defect, threshold, result.category))
+        charts.append(histogram(good, defect, threshold, result.category))
     if good and defect:
         label = f"AUROC {percent(result.image.auroc)} %"
         if "auroc" in result.intervals:
@@ -99,19 +105,21 @@ def _section(
         point = None
         if result.false_alarm_rate is not None and result.detection_rate is not None:
             point = result.false_alarm_rate, result.detection_rate
-        scores, is_defect = [c.score for c in result.cases], [c.defect is not None for c in result.cases]
-        charts.append(figures.roc(scores, is_defect, label, point, result.category))
+        scores, is_defect = [c.score for c in result.cases], [c.sample.is_defect for c in result.cases]
+        charts.append(roc(scores, is_defect, label, point, result.category))
 
     panels: dict[int, tuple[Any, ...]] = {}
     for case in itertools.chain(*gallery):
-        image, mask, map, *repainted = case.load()
+        p = inspector.inspect(case.sample.source, alpha=result.alpha)
+        assert p.map is not None
+        mask = read_mask(case.sample.mask) if case.sample.mask else None
         # at once: all pictures at full size would fill the memory
-        image, mask, map = figures.shrink(image, mask, map)
-        repainted = [Image.fromarray(r).resize(image.size) for r in repainted]
-        panels[id(case)] = (image, mask, figures.drawable(map, log_maps), *repainted)
+        image, mask, map = drawing.shrink(read_image(case.sample.source), mask, p.map)
+        repainted = [] if p.reconstruction is None else [Image.fromarray(p.reconstruction).resize(image.size)]
+        panels[id(case)] = (image, mask, drawing.drawable(map, log_maps), *repainted)
         loaded()
-    pixel_threshold = figures.drawable(result.pixel_threshold, log_maps)
-    scale = figures.colour_scale([map for _, _, map, *_ in panels.values()], pixel_threshold)
+    pixel_threshold = drawing.drawable(result.pixel_threshold, log_maps)
+    scale = drawing.colour_scale([map for _, _, map, *_ in panels.values()], pixel_threshold)
     rows = {
         name: [_row(case, panels[id(case)], pixel_threshold, scale) for case in group]
         for name, group in gallery._asdict().items()
@@ -125,30 +133,32 @@ def _section(
         "scale": [10**end for end in scale] if log_maps else scale,
         "log_maps": log_maps,
         "mark": None if pixel_threshold is None else 100 * (pixel_threshold - scale[0]) / (scale[1] - scale[0]),
-        "missed": sum(c.verdict == "good" for c in result.cases if c.defect is not None) if judged else None,
-        "alarms": sum(c.verdict == "defect" for c in result.cases if c.defect is None) if judged else None,
+        "missed": sum(c.prediction.verdict == "good" for c in result.cases if c.sample.is_defect) if judged else None,
+        "alarms": sum(c.prediction.verdict == "defect" for c in result.cases if not c.sample.is_defect)
+        if judged
+        else None,
         "hatched": any(np.isnan(map).any() for _, _, map, *_ in panels.values()),
     }
 
 
-def _row(case: "Case", panels: tuple[Any, ...], pixel_threshold: float | None, scale: figures.Scale) -> dict[str, Any]:
+def _row(case: Case, panels: tuple[Any, ...], pixel_threshold: float | None, scale: drawing.Scale) -> dict[str, Any]:
     """One line of the gallery: a case's words and its panels (label, URI or None, words instead)."""
     image, mask, map, *repainted = panels
-    is_defect = case.defect is not None
+    is_defect, verdict = case.sample.is_defect, case.prediction.verdict
     outcomes = {"defect": "found" if is_defect else "false alarm", "good": "missed" if is_defect else "correct"}
     truth = "" if mask is not None else "no mask" if is_defect else "nothing to mark"
     drawn = [
         ("image", image, ""),
         *(("reconstruction", picture, "") for picture in repainted),
-        ("ground truth", None if mask is None else figures.ground_truth(mask), truth),
-        ("heat map", figures.heat_map(map, scale), ""),
-        ("overlay", figures.overlay(image, map, pixel_threshold, scale), ""),
+        ("ground truth", None if mask is None else drawing.ground_truth(mask), truth),
+        ("heat map", drawing.heat_map(map, scale), ""),
+        ("overlay", drawing.overlay(image, map, pixel_threshold, scale), ""),
     ]
     return {
-        "name": "/".join(PurePath(case.path).parts[-2:]),
+        "name": "/".join(PurePath(case.sample.name).parts[-2:]),
         "case": case,
-        "outcome": case.verdict and outcomes[case.verdict],
-        "panels": [(label, picture and figures.data_uri(picture), words) for label, picture, words in drawn],
+        "outcome": verdict and outcomes[verdict],
+        "panels": [(label, picture and data_uri(picture), words) for label, picture, words in drawn],
         "size": image.size,
         "unseen": 0 if mask is None or not mask.any() else np.isnan(map[mask]).mean(),
     }

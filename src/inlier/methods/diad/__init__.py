@@ -18,9 +18,6 @@ it is trained and the prompt is a learned constant. The pixel-space baseline can
 import logging
 import os
 from pathlib import Path
-from typing import Any, Self
-
-import torch
 
 from inlier.detector import Detector, Images
 from inlier.errors import InlierError
@@ -36,11 +33,11 @@ from inlier.training import Run
 log = logging.getLogger("inlier")
 
 
-class DiAD(Detector):
+class DiAD(Detector[Settings, Network]):
     """One diffusion model for all categories repaints pictures as good; what it changed is the defect."""
 
     name = "diad"
-    settings: Settings
+    repaints = True
     memory_advice = (
         "use a smaller 'batch_size' with more 'accumulation' and a smaller 'autoencoder_batch' with more "
         "'autoencoder_accumulation' (the same training), 'checkpointing=true', 'precision=bf16', or preset 'light'"
@@ -112,19 +109,19 @@ class DiAD(Detector):
         ),
     }
 
-    def build(self) -> Network:
+    def build(self, s: Settings) -> Network:
         _check_diffusers()
-        return Network(self.settings)
+        return Network(s)
 
-    def build_backbone(self) -> Backbone:
-        return Backbone(self.settings.backbone, self.settings.taps)
+    def build_backbone(self, s: Settings) -> Backbone:
+        return Backbone(s.backbone, s.taps)
 
-    def fit(self, data: Any, **options: Any) -> Self:
+    def complete(self) -> Settings:
+        """A finished autoencoder brings its own sizes."""
         _check_diffusers()
         s = self.settings
         if s.autoencoder and s.variant != "ddpm":
-            _, described = read_autoencoder(_find("autoencoder", s.autoencoder))
-            self.settings = s.replace(**described)
+            s = s.replace(**read_autoencoder(_find("autoencoder", s.autoencoder))[1])
         if s.pretrained and s.variant == "ddpm":
             raise InlierError("settings 'variant', 'pretrained': ddpm works on pixels, Stable Diffusion's U-Net on "
                               "latents; it needs pretrained=none")  # fmt: skip
@@ -134,18 +131,13 @@ class DiAD(Detector):
             raise InlierError("setting 'steps': 0, and no 'pretrained' model that needs no training")
         elif s.autoencoder_steps == 0 and not s.autoencoder and s.variant != "ddpm":
             raise InlierError("setting 'autoencoder_steps': 0, and no 'autoencoder' that needs no training")
-        return super().fit(data, **options)
-
-    fit.__doc__ = Detector.fit.__doc__
+        return s
 
     def memory_needed(self, n_images: int) -> int:
-        return memory_of_training(self.settings)
-
-    def memory_free(self, device: torch.device) -> int:
-        return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else super().memory_free(device)
+        return memory_of_training(self.settings_)
 
     def learn(self, network: Network, images: Images, run: Run) -> None:
-        s = self.settings
+        s = network.s
         has_autoencoder = self._start_from_others(network)
         pixels = images.cache(run)
         if isinstance(network.autoencoder, Autoencoder) and s.autoencoder_steps and not has_autoencoder:
@@ -156,7 +148,7 @@ class DiAD(Detector):
 
     def _start_from_others(self, network: Network) -> bool:
         """Fill in what others trained; returns whether a finished autoencoder is among it."""
-        s, is_whole = self.settings, False
+        s, is_whole = network.s, False
         if s.pretrained:
             path = _find("pretrained", s.pretrained)
             kept = network.autoencoder if isinstance(network.autoencoder, Autoencoder) and not s.autoencoder else None

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from inlier import processes
+
 
 class Autoencoder(nn.Module):
     """kind: "kl" or "tiny". channels: one for each level, every level but the last halves the size."""
@@ -129,11 +131,14 @@ class FirstStage(nn.Module):
         )
 
 
-def adversarial_loss(values: tuple[Tensor, Tensor, Tensor], rest: Tensor, last: Tensor, weight: float) -> Tensor:
+def adversarial_loss(
+    values: tuple[Tensor, Tensor, Tensor], rest: Tensor, last: Tensor, weight: float, share: float = 1.0
+) -> Tensor:
     """Hinge losses of both sides. The generator's is scaled so that its gradient at the decoder's last layer is as
-    large as that of the rest of the loss, times `weight`."""
+    large as that of the rest of the loss, times `weight`. share: the weight of this process's part of the batch."""
     view, real, fake = values
     generator = -view.mean()
-    of_rest, of_generator = (torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (rest, generator))
+    gradients = (torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (rest, generator))
+    of_rest, of_generator = (processes.average(share * gradient).norm() for gradient in gradients)
     scale = (of_rest / (of_generator + 1e-4)).clamp(0, 1e4).detach()
     return weight * scale * generator + 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())

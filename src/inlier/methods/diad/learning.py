@@ -3,7 +3,6 @@
 import functools
 import logging
 import math
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -71,17 +70,17 @@ def learn_autoencoder(network: Network, pixels: Tensor, run: Run) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         stage = FirstStage(network.autoencoder, s.is_adversarial).to(run.device)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
     batch = batches(len(pixels), s.autoencoder_batch, run)
+    part, weight = run.share(s.autoencoder_batch, "autoencoder_batch")
     net: Any = network.autoencoder.net
     last = net.decoder.conv_out if s.autoencoder_kind == "kl" else net.decoder.layers[-1]
 
     def loss(model: nn.Module, i: int) -> Tensor:
         """All terms as a mean over the pixels; the divergence is summed over the latent and spread over the pixels."""
-        images = to_input(pixels[batch(i)]).to(run.device)
+        images = to_input(pixels[batch(i)[part]]).to(run.device)
         seen = network.normalise(images)
-        noise = torch.randn(len(seen), *network.latent_shape, generator=run.generator(i)).to(run.device)
-        late = s.is_adversarial and i // (s.autoencoder_accumulation * processes) >= (s.discriminator_start or 0)
+        noise = torch.randn(s.autoencoder_batch, *network.latent_shape, generator=run.generator(i))[part].to(run.device)
+        late = s.is_adversarial and i // s.autoencoder_accumulation >= (s.discriminator_start or 0)
         reconstruction, mean, std, values = model(seen, noise, late)
         total = (reconstruction - seen).abs().mean()
         if s.perceptual_weight:
@@ -92,9 +91,10 @@ def learn_autoencoder(network: Network, pixels: Tensor, run: Run) -> None:
         if s.autoencoder_kind == "kl":
             total = total + s.divergence_weight * divergence(mean.float(), std.float()).mean() / seen[0].numel()
         if values:
-            return total + adversarial_loss(values, total, last.weight, s.discriminator_weight)
-        # loss scaling and several processes want a gradient for every weight, of zero before its time
-        return total + 0 * sum(weight.sum() for side in sides[1:] for weight in side.parameters())
+            total = total + adversarial_loss(values, total, last.weight, s.discriminator_weight, weight)
+        else:  # loss scaling wants a gradient for every weight, of zero before its time
+            total = total + 0 * sum(p.sum() for side in sides[1:] for p in side.parameters())
+        return weight * total
 
     sides = [stage.autoencoder] + ([stage.discriminator] if stage.discriminator else [])
     optimizers = [torch.optim.Adam(side.parameters(), lr=s.autoencoder_lr, betas=(0.5, 0.9)) for side in sides]
@@ -121,16 +121,17 @@ def learn_autoencoder(network: Network, pixels: Tensor, run: Run) -> None:
 def learn_denoiser(network: Network, pixels: Tensor, moments: Tensor, run: Run) -> None:
     s = network.s
     batch = batches(len(pixels), s.batch_size, run)
+    part, weight = run.share(s.batch_size)
 
     def loss(model: nn.Module, i: int) -> Tensor:
-        chosen, random = batch(i), run.generator(i)
+        chosen, random = batch(i)[part], run.generator(i)
         seen = network.normalise(to_input(pixels[chosen]).to(run.device))
-        noises = torch.randn(2, len(chosen), *network.latent_shape, generator=random).to(run.device)
+        noises = torch.randn(2, s.batch_size, *network.latent_shape, generator=random)[:, part].to(run.device)
         # timesteps above the start are never asked for
-        t = torch.randint(s.start + 1, (len(chosen),), generator=random).to(run.device)
+        t = torch.randint(s.start + 1, (s.batch_size,), generator=random)[part].to(run.device)
         z = network.latent(tuple(moments[chosen].to(run.device).unbind(1)), noises[0])  # type: ignore[arg-type]
         predicted = model(add_noise(z, noises[1], network.abar[t]), t, seen)
-        return (predicted.float() - noises[1]).square().mean()
+        return weight * (predicted.float() - noises[1]).square().mean()
 
     if s.checkpointing:
         network.denoiser.checkpointing()

@@ -11,11 +11,13 @@ from inlier import artifact
 from inlier.errors import InlierError
 
 if TYPE_CHECKING:
-    from inlier.data.datasets import Dataset
+    from inlier.data.datasets.sample import Dataset
     from inlier.detector import Detector
+    from inlier.inspection.inspector import Inspector
+    from inlier.inspection.result import Prediction
 
 
-def read_by(data: Any, dataset: "Dataset", detector: "Detector | None" = None) -> list[Path]:
+def read_by(data: Any, dataset: "Dataset", detector: "Detector[Any, Any] | None" = None) -> list[Path]:
     """Files and folders that a command reads."""
     paths = [Path(data)]
     for sample in dataset.samples:
@@ -47,12 +49,12 @@ def protect(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
             )
 
 
-def json_line(p: Any) -> str:
+def json_line(p: "Prediction") -> str:
     keys = ("path", "error") if p.error else ("path", "score", "p_value", "verdict")
     return json.dumps({key: getattr(p, key) for key in keys}, ensure_ascii=False)
 
 
-def text_line(p: Any) -> str:
+def text_line(p: "Prediction") -> str:
     if p.error:
         return f"unreadable                           {p.path}"
     judged = "-       p -     " if p.p_value is None else f"{p.verdict:<7} p {p.p_value:<6.4f}"
@@ -68,17 +70,17 @@ class Writer:
         maps: Path | None,
         overlays: Path | None,
         reconstructions: Path | None,
-        detector: "Detector",
+        inspector: "Inspector",
     ):
-        from inlier.report.figures import drawable
+        from inlier.drawing import drawable
 
         self.roots, self.maps, self.overlays, self.reconstructions = roots, maps, overlays, reconstructions
         self.inputs = {path.resolve() for path in roots} if maps or overlays or reconstructions else set()
         self.used: set[Path] = set()
-        self.drawn = functools.partial(drawable, logarithmic=detector.log_maps)
-        self.scale = detector.calibration_.map_scale(self.drawn)
+        self.drawn = functools.partial(drawable, logarithmic=inspector.log_maps)
+        self.scale = inspector.calibration_.map_scale(self.drawn)
 
-    def __call__(self, p: Any) -> None:
+    def __call__(self, p: "Prediction") -> None:
         if self.maps:
             from PIL import Image
 
@@ -89,7 +91,7 @@ class Writer:
             self._save(Image.fromarray(p.reconstruction), self.reconstructions, Path(p.path), ".png")
         if self.overlays:
             from inlier.data.images import read_image
-            from inlier.report.figures import overlay
+            from inlier.drawing import overlay
 
             map_ = self.drawn(p.map)
             picture = overlay(read_image(p.path), map_, self.drawn(p.pixel_threshold), self.scale or _range(map_))
@@ -122,3 +124,7 @@ def _range(map_: Any) -> tuple[float, float]:
     import numpy as np
 
     return float(np.nanmin(map_)), float(np.nanmax(map_))
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,45 @@
+"""Arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from inlier import methods
+from inlier.errors import InlierError
+
+Data = Annotated[
+    str, typer.Argument(help="MVTec-AD, VisA, BTAD or MPDD folder, CSV manifest, folder of good images, or 'elpv'.")
+]
+Model = Annotated[Path, typer.Argument(help="A .inlier file that `inlier train` wrote.")]
+Categories = Annotated[list[str] | None, typer.Option("--category", help="Repeat for several. Default: all.")]
+Alpha = Annotated[
+    float | None, typer.Option(help="Accepted false-alarm rate. Default: 0.01, or the lowest that can be promised.")
+]
+Preset = Annotated[str, typer.Option(help="light (two CPU cores, minutes), paper, ...: see `inlier methods`.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeat for several.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Textures = Annotated[
+    Path | None, typer.Option(help="Folder of pictures that simulated defects take foreign texture from, e.g. DTD.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Decides everything random.")]
+Workers = Annotated[int, typer.Option(min=1, max=64, help="Threads that read pictures.")]
+
+
+def settings(method: str, preset: str, texts: list[str] | None, **options: Any) -> dict[str, Any]:
+    """What `--set` changes, and the options that have names of their own. Raises InlierError for what does not fit."""
+    presets = methods.get(method).presets
+    if preset not in presets:
+        raise InlierError(f"{method} has no preset '{preset}'. Known: {', '.join(presets)}")
+    values: dict[str, Any] = type(presets[preset]).parse(texts or [])
+    for name, value in options.items():
+        if value is None:
+            continue
+        if name not in vars(presets[preset]):
+            raise InlierError(f"--{name}: {method} has no such setting; `inlier methods {method}` shows what it has")
+        if name in values:
+            raise InlierError(f"--{name} and --set {name}={values[name]} are given; leave one out")
+        values[name] = value
+    return values

@@ -1,0 +1,60 @@
+"""`inlier train`: from good pictures to a model file."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inlier import artifact, methods
+from inlier.cli.options import Categories, Changes, Data, Device, Preset, Seed, Textures, Workers, settings
+from inlier.cli.outputs import protect, read_by
+
+if TYPE_CHECKING:
+    from inlier.detector import Detector
+
+
+def train(
+    data: Data,
+    method: Annotated[str, typer.Option(help=f"One of: {', '.join(methods.names())}.")],
+    preset: Preset = "light",
+    category: Categories = None,
+    backbone: Annotated[str | None, typer.Option(help="Pretrained network, e.g. resnet18 or timm:NAME.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="File with the backbone's weights.")] = None,
+    set_: Changes = None,
+    calibration: Annotated[str | None, typer.Option(help="split, folds or none. Default: the method's own.")] = None,
+    textures: Textures = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Annotated[Path, typer.Option(help="Where to write the model.")] = Path("model.inlier"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a stopped run of the same command was.")
+    ] = False,
+    log_with: Annotated[
+        str | None, typer.Option("--log", help="tensorboard: loss and learning rate as event files in OUT.run.")
+    ] = None,
+    workers: Workers = 2,
+) -> None:
+    """Learn from the good pictures in DATA and write a model."""
+    changed = settings(method, preset, set_, backbone=backbone, textures=textures)
+    detector = methods.create(method, preset, seed=seed, device=device, weights=weights, **changed)
+    start = time.monotonic()
+    fit_and_save(
+        detector, data, category or [], out, calibration=calibration, resume=resume, workers=workers, log_with=log_with
+    )
+    size = out.stat().st_size / 2**20
+    print(f"{out}: {method} ({preset}), {size:.1f} MiB, fitted in {time.monotonic() - start:.0f} s")
+
+
+def fit_and_save(detector: "Detector[Any, Any]", data: str, categories: list[str], out: Path, **options: Any) -> None:
+    """Check where the model goes, fit, and write it. options: of `Detector.fit`."""
+    from inlier.data.datasets import open_dataset
+
+    dataset = open_dataset(data, categories)
+    protect([out], read_by(data, dataset, detector))
+    artifact.check_writable(out)
+    run_folder = out.with_name(out.name + ".run")
+    if detector.trains:  # pictures of the training go to the run folder
+        protect([run_folder / "look.png"], {Path(sample.name).parent for sample in dataset.samples})
+    detector.fit(dataset, run_folder=run_folder, **options)
+    detector.save(out)

@@ -1,0 +1,112 @@
+"""Every picture and mask of a dataset is read once, before anything is trained."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from inlier.data.batches import read_ahead
+from inlier.data.datasets.sample import Dataset, Sample, first_names
+from inlier.data.images import decode_image, read_bytes, read_image, read_mask
+from inlier.errors import ImageError, InlierError
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found in a dataset that can be used."""
+
+    fingerprint: str  # sha256, hexadecimal, of the sorted sha256 of the good training images
+    warnings: tuple[str, ...]
+
+
+class _Seen(NamedTuple):
+    """What one reading of a sample showed; a problem is (kind, message)."""
+
+    digest: str = ""
+    problem: tuple[str, str] | None = None
+    brightest: float | None = None  # in [0, 1], of 16-bit pictures
+    empty_mask: bool = False
+
+
+def check(dataset: Dataset, workers: int = 2, progress: Callable[[int, int], None] | None = None) -> Report:
+    """Read every image and mask once, before anything is trained.
+
+    `progress` is called with (done, total). Raises one InlierError that lists all problems: images and masks that
+    cannot be read, masks of another size than their image, defects without a mask where others have one.
+    """
+    seen = []
+    with closing(read_ahead(_look, dataset.samples, workers, 4 * workers)) as looks:
+        for look in looks:
+            seen.append(look)
+            if progress:
+                progress(len(seen), len(dataset.samples))
+    masked = {s.category for s in dataset.samples if s.mask}
+    problems = [look.problem for look in seen if look.problem]
+    bare = [s for s in dataset.samples if s.is_defect and not s.mask and s.category in masked]
+    problems += [("defect without a mask", f"{s.name}: others of {s.category} have one") for s in bare]
+    if problems:
+        lines = [f"  {kind}: {message}" for kind, message in sorted(problems, key=lambda problem: problem[0])]
+        rest = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []
+        total = f"{len(lines)} problem" + ("s" if len(lines) > 1 else "")
+        raise InlierError("\n".join([f"{dataset.name}: {total}; mend or remove these files:", *lines[:20], *rest]))
+    train = [(s, look) for s, look in zip(dataset.samples, seen, strict=True) if s.split == "train" and not s.is_defect]
+    fingerprint = hashlib.sha256("".join(sorted(look.digest for _, look in train)).encode()).hexdigest()
+    return Report(fingerprint, tuple(_warnings(dataset, seen)))
+
+
+def _look(sample: Sample) -> _Seen:
+    try:
+        if isinstance(sample.source, Path):
+            data = read_bytes(sample.source)
+            image = decode_image(data, sample.name)
+        else:
+            image = read_image(sample.source, sample.name)
+            data = f"{image.mode} {image.size} ".encode() + image.tobytes()
+    except ImageError as error:
+        return _Seen(problem=("unreadable image", str(error)))
+    look = _Seen(hashlib.sha256(data).hexdigest())
+    if image.mode == "F":
+        look = look._replace(brightest=float(np.asarray(image).max()))
+    if sample.mask is None:
+        return look
+    try:
+        mask = read_mask(sample.mask)
+    except ImageError as error:
+        return look._replace(problem=("unreadable mask", str(error)))
+    if mask.shape != (image.height, image.width):
+        sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, its image {sample.name} has {image.width} x {image.height}"
+        return look._replace(problem=("mask of another size", f"{sample.mask}: {sizes}"))
+    return look._replace(empty_mask=not mask.any())
+
+
+def _warnings(dataset: Dataset, seen: Sequence[_Seen]) -> Iterator[str]:
+    pairs = list(zip(dataset.samples, seen, strict=True))
+    train: dict[str, str] = {}  # digest -> name of the first with it
+    copies = 0
+    for sample, look in pairs:
+        if sample.split == "train" and not sample.is_defect:
+            copies += look.digest in train
+            train.setdefault(look.digest, sample.name)
+    if copies:
+        yield f"{copies} training images are byte-equal copies of others"
+    both = [f"{train[look.digest]} = {s.name}" for s, look in pairs if s.split == "test" and look.digest in train]
+    if both:
+        names = first_names(both)
+        yield f"{len(both)} test images are byte-equal to training images, results will look too good: {names}"
+    empty = [str(sample.mask) for sample, look in pairs if look.empty_mask]
+    if empty:
+        yield f"{len(empty)} masks show no defect pixel: {first_names(empty)}"
+    masked = {s.category for s in dataset.samples if s.mask}
+    unmasked = sorted({s.category for s in dataset.samples if s.is_defect} - masked)
+    if unmasked:
+        yield f"{first_names(unmasked)}: no masks: pixel metrics are not available"
+    deep = [look.brightest for look in seen if look.brightest is not None]
+    if deep and max(deep) < 1 / 16:
+        yield (
+            "all 16-bit images are below 1/16 of the range: probably 12-bit data in 16-bit files; "
+            "the network sees nearly black pictures; scale them to the full range"
+        )

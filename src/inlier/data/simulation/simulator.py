@@ -1,0 +1,120 @@
+"""A good picture gets a defect: a mask of noise within the foreground, filled from a source.
+
+MemSeg: A semi-supervised method for image surface defect detection using differences and commonalities
+(Yang, Wu, Liu, Feng, 2022, arXiv 2205.00908), section 3.2. Noise, blending and tiles are checked against numbers of the
+unofficial code TooTouch/MemSeg at commit 836bd465. Unlike there a mask is never empty: that code trains now and then on
+a "defect" without a defect pixel.
+
+Whatever is random depends on the seed and the key of a picture only, never on workers or order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from inlier.data.simulation.foreground import WHOLE, Foreground, Mask, Pixels, grey
+from inlier.data.simulation.noise import Noise, draw_noise
+from inlier.data.simulation.sources import Textures, draw_structure
+from inlier.errors import InlierError
+
+Kind = Literal["texture", "structure"]
+
+ATTEMPTS = 10  # masks drawn before the fallback
+FALLBACK_SHARE = 0.02  # of the foreground, where the noise is highest
+
+
+def blend(image: Pixels, source: Pixels, mask: Mask, opacity: float) -> Pixels:
+    """(1 - M) I + opacity M S + (1 - opacity) M I in float64, cut (not rounded) to uint8; paper, section 3.2.
+
+    Pixels outside the mask are those of the image.
+    """
+    out = image.copy()
+    out[mask] = (opacity * source[mask].astype(np.float64) + (1 - opacity) * image[mask]).astype(np.uint8)
+    return out
+
+
+def is_grey(image: Pixels) -> bool:
+    return bool((image == image[..., :1]).all())
+
+
+class Simulated(NamedTuple):
+    """A picture with a simulated defect, and the steps that led to it."""
+
+    image: Pixels  # (H, W, 3)
+    mask: Mask  # (H, W), where the defect is; never empty
+    foreground: Mask  # (H, W), where it was allowed
+    noise: Noise  # float32 (H, W)
+    source: Pixels  # (H, W, 3), what was blended in
+    kind: Kind
+    whole_image: bool  # the rule found no foreground in this picture, so the whole of it was taken
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """Puts a defect into a good picture. Ranges are inclusive. Raises InlierError for numbers that make no sense."""
+
+    seed: int = 0
+    foreground: Foreground = WHOLE
+    textures: Textures | None = None  # None: every defect is made of the part itself
+    texture_share: float = 0.5  # of the defects
+    grid: tuple[int, int] = (4, 8)  # rows and columns of shuffled tiles
+    opacity: tuple[float, float] = (0.15, 1.0)  # beta: how strongly the source covers the part
+    scales: tuple[int, int] = (0, 5)  # the noise has 2**scale cells along an axis
+    threshold: float = 0.5  # noise above it is defect
+    match_grey: bool = False  # what goes into a grey picture loses its colours, which would give the defect away
+
+    def __post_init__(self) -> None:
+        for name, valid, range in (
+            ("seed", self.seed >= 0, "at least 0"),
+            ("texture_share", 0 <= self.texture_share <= 1, "from 0 to 1"),
+            ("grid", min(self.grid) >= 1, "two numbers of at least 1"),
+            ("opacity", 0 < self.opacity[0] <= self.opacity[1] <= 1, "low and high, above 0 and at most 1"),
+            ("scales", 0 <= self.scales[0] <= self.scales[1] <= 8, "low and high, from 0 to 8"),
+            ("threshold", 0 <= self.threshold < 1, "at least 0 and below 1"),
+        ):
+            if not valid:
+                raise InlierError(f"{name}: must be {range}, got {getattr(self, name)}")
+
+    def __call__(self, image: Pixels, key: Sequence[int]) -> Simulated:
+        """A defect in a good picture, uint8 (H, W, 3), which is not changed; equal for equal settings, seed and key.
+
+        key: numbers >= 0 that tell this draw from others, such as (epoch, index); always as many. Raises InlierError.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+            raise InlierError(f"expected a picture of uint8 (H, W, 3), got {image.dtype} {image.shape}")
+        rng = np.random.default_rng([self.seed, *key])
+        foreground = self.foreground(image)
+        if whole_image := not foreground.any():
+            foreground = WHOLE(image)
+        mask, noise = self._draw_mask(rng, foreground)
+        # drawn before the source, so that both kinds of defect share mask and opacity
+        opacity = rng.uniform(*self.opacity)
+        kind: Kind = "texture" if rng.random() < self.texture_share and self.textures else "structure"
+        if kind == "texture" and self.textures:
+            source = self.textures.draw(rng, *mask.shape)
+        else:
+            source = draw_structure(rng, image, self.grid)
+        if self.match_grey and is_grey(image):
+            source = np.repeat(grey(source)[..., None], 3, 2)
+        return Simulated(blend(image, source, mask, opacity), mask, foreground, noise, source, kind, whole_image)
+
+    def _draw_mask(self, rng: np.random.Generator, foreground: Mask) -> tuple[Mask, Noise]:
+        """A mask within a foreground that is not empty, and its noise."""
+        for _ in range(ATTEMPTS):
+            noise = draw_noise(rng, foreground.shape, self.scales)
+            mask: Mask = (noise > self.threshold) & foreground
+            if mask.any():
+                return mask, noise
+        # small foregrounds may lie in a valley ten times: take the highest places of the last noise
+        level = np.quantile(noise[foreground], 1 - FALLBACK_SHARE, method="lower")
+        return (noise >= level) & foreground, noise
+
+    def describe(self) -> str:
+        """One sentence for people: where simulated defects lie, and what they are made of."""
+        where, pieces = self.foreground.describe(), "altered and shuffled pieces of the part itself"
+        if not self.textures or not self.texture_share:
+            return f"Simulated defects lie {where}; they are made of {pieces}."
+        share = f"{100 * self.texture_share:.0f} % of them are made of foreign texture ({self.textures.origin})"
+        return f"Simulated defects lie {where}; {share}, the others of {pieces}."

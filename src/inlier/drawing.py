@@ -1,0 +1,163 @@
+"""Maps drawn on pictures: heat maps, overlays with outlines, ground truth, and rows of pictures with captions.
+
+A colour scale is (low, high) in raw scores; whoever draws several maps passes the same one, so colours compare.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_dilation, binary_erosion
+
+Scale = tuple[float, float]
+Map = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+# every eighth colour of matplotlib's inferno, whose data is CC0, and the last one:
+# even steps for the eye, readable with colour blindness, and no grey that parts have themselves
+PALETTE = """
+    000003 030212 0A0723 140B36 200C4A 2E0A5A 3C0965 4A0B6A 570F6D 63146E 70196E
+    7D1D6C 892269 962666 A32B61 AF315B BB3754 C73E4C D14643 DB4F3A E45A31 EB6527
+    F1721D F68012 F98E08 FB9D06 FBAC10 FABB21 F8CB34 F4DB4B F1E968 F3F689 FCFEA4
+"""
+OUTLINE, RIM = (0, 255, 255), (0, 0, 0)  # cyan is not in the palette; the black rim carries it over bright parts
+HATCH = (150, 150, 150), (205, 205, 205)  # greys of "not inspected"
+STRENGTH = 0.6  # share of the heat map in an overlay at the top of the scale; none at the bottom
+PANEL_HEIGHT, PANEL_WIDTH = 300, 450  # pixels; shown at about 230 high, so that dense screens have some more
+LINE = 1 / 200  # width of outlines as a share of the longer side, so that they are seen when shrunk
+
+
+def drawable(values: Any, logarithmic: bool) -> Any:
+    """Maps and thresholds as they are drawn: themselves, or their logarithms to base 10."""
+    return np.log10(np.maximum(values, 1e-30)) if logarithmic and values is not None else values
+
+
+def colour_scale(maps: Sequence[Map], pixel_threshold: float | None = None) -> Scale:
+    """(low, high) for a group of maps: the middle of their quiet parts, and a peak that a tenth of them exceed.
+
+    Single extreme maps do not decide it, or all others would look alike. `pixel_threshold` lies always within.
+    """
+    inspected = [values for map in maps if (values := map[np.isfinite(map)]).size]
+    if not inspected:
+        return 0.0, 1.0
+    low = float(np.median([np.quantile(values, 0.05) for values in inspected]))
+    high = float(np.quantile([values.max() for values in inspected], 0.9))
+    if pixel_threshold is not None:
+        low, high = min(low, pixel_threshold), max(high, pixel_threshold)
+    return low, high if high > low else low + 1
+
+
+def heat_map(map: Map, scale: Scale) -> Image.Image:
+    """RGB of a map (H, W); NaN (not inspected) is hatched grey, values beyond the scale take its end colours."""
+    pixels = _palette()[np.rint(_level(map, scale) * 255).astype(np.uint8)]
+    hole = np.isnan(map)
+    pixels[hole] = _hatch(map)[hole]
+    return Image.fromarray(pixels)
+
+
+def overlay(image: Image.Image, map: Map, pixel_threshold: float | None, scale: Scale) -> Image.Image:
+    """RGB: the picture, the heat map over it (stronger where higher), and the outline of map > pixel_threshold.
+
+    The outline lies inside the region, its dark rim outside. image: of `read_image`, H x W as the map.
+    """
+    if image.size != map.shape[::-1]:
+        raise ValueError(f"picture and map differ in size: {image.size} and {map.shape[::-1]}")
+    part = np.asarray(to_rgb(image), np.float32)
+    share = STRENGTH * _level(map, scale)[..., None]
+    share[np.isnan(map)] = 0.35  # the hatching shows, and so does the part
+    pixels = np.rint(part * (1 - share) + np.asarray(heat_map(map, scale), np.float32) * share).astype(np.uint8)
+    if pixel_threshold is not None:
+        line, rim = outline(map > pixel_threshold)  # NaN > threshold is False
+        pixels[rim], pixels[line] = RIM, OUTLINE
+    return Image.fromarray(pixels)
+
+
+def outline(region: Mask) -> tuple[Mask, Mask]:
+    """(line, rim) of a region (H, W): its outermost pixels, and those around it. Thicker on large pictures."""
+    width = _width(region)
+    line = region & ~binary_erosion(region, iterations=width)
+    return line, binary_dilation(region, iterations=width) & ~region
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit colour of a picture of `read_image`, whose 16-bit grey is mode F in [0, 1]: Pillow would turn it black."""
+    if image.mode == "F":
+        image = Image.fromarray(np.rint(np.asarray(image).clip(0, 1) * 255).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def shrink(image: Image.Image, mask: Mask | None, map: Map) -> tuple[Image.Image, Mask | None, Map]:
+    """A picture, its mask and its map at panel size, aspect kept."""
+    factor = min(PANEL_HEIGHT / image.height, PANEL_WIDTH / image.width)
+    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+    small = np.asarray(Image.fromarray(map).resize(size, Image.Resampling.BILINEAR))
+    if mask is not None:  # a pixel that holds any defect stays one: small defects must not vanish
+        mask = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BOX)) > 0
+    return to_rgb(image).resize(size, Image.Resampling.LANCZOS), mask, small
+
+
+def ground_truth(mask: Mask) -> Image.Image:
+    """Defects white on black."""
+    return Image.fromarray(mask)
+
+
+def colour_bar() -> Image.Image:
+    """The palette from low to high, one pixel high."""
+    return Image.fromarray(_palette()[None])
+
+
+def panels(pictures: Sequence[Image.Image], captions: Sequence[str], title: str = "") -> Image.Image:
+    """RGB: pictures of one height side by side on white, a caption above each, the title above all.
+
+    Letters grow with the pictures. Text too long for its place is cut and ends in an ellipsis.
+    """
+    images = [to_rgb(picture) for picture in pictures]
+    height = max(image.height for image in images)
+    size = max(12, height // 18)
+    gap, line = size // 2, size * 3 // 2
+    width = sum(image.width + gap for image in images) + gap
+    top = gap + (line if title else 0)
+    sheet = Image.new("RGB", (width, top + line + height + gap), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size)
+    draw.text((gap, gap), _cut(title, font, width - 2 * gap), "black", font)
+    left = gap
+    for image, caption in zip(images, captions, strict=True):
+        draw.text((left, top), _cut(caption, font, image.width), "black", font)
+        sheet.paste(image, (left, top + line))
+        left += image.width + gap
+    return sheet
+
+
+def _level(map: Map, scale: Scale) -> NDArray[np.float32]:
+    """Place of each value on the scale, in [0, 1]; 0 for NaN, and everywhere when the scale is a point."""
+    low, high = scale
+    return np.nan_to_num(np.clip((map - low) / ((high - low) or 1), 0, 1), nan=0.0).astype(np.float32)
+
+
+@functools.cache
+def _palette() -> NDArray[np.uint8]:
+    """(256, 3) RGB."""
+    anchors = np.frombuffer(bytes.fromhex(PALETTE), np.uint8).reshape(-1, 3)
+    places = [*range(0, 256, 8), 255]
+    return np.rint(np.transpose([np.interp(range(256), places, c) for c in anchors.T])).astype(np.uint8)
+
+
+def _hatch(map: Map) -> NDArray[np.uint8]:
+    """(H, W, 3) diagonal stripes."""
+    y, x = np.indices(map.shape)
+    period = 5 * _width(map)
+    return np.array(HATCH, np.uint8)[((x + y) % period < _width(map)).astype(int)]
+
+
+def _width(pixels: NDArray[Any]) -> int:
+    return max(1, round(max(pixels.shape) * LINE))
+
+
+def _cut(text: str, font: Any, room: int) -> str:
+    """As much of the text as fits into `room` pixels, in one line."""
+    text = " ".join(text.split())
+    shorter = (text[:end].rstrip() + "\N{HORIZONTAL ELLIPSIS}" for end in range(len(text) - 1, -1, -1))
+    return next((t for t in (text, *shorter) if font.getbbox(t)[2] <= room), "")

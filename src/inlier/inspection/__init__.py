@@ -1,0 +1,1 @@
+"""Judging pictures, on any runtime. Nothing here needs torch."""

@@ -1,0 +1,127 @@
+"""What a page holds beside words: histogram and ROC curve as SVG, and pictures inside a URI."""
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from inlier.errors import InlierError
+from inlier.metrics import roc_curve
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+GOOD, DEFECT = "#56B4E9", "#D55E00"  # Okabe and Ito's colours; hatching tells them apart without colour
+INK = "#010203"  # stands for the page's text colour, which is light in dark mode
+CHART = (5.4, 3.3)  # inches
+
+
+def data_uri(image: Image.Image) -> str:
+    """The picture inside a URI: photos as JPEG, two-colour pictures and thin strips (exact and small) as PNG."""
+    data = io.BytesIO()
+    if image.mode == "1" or image.height == 1:
+        image.save(data, kind := "png", optimize=True)
+    else:  # full colour resolution, or thin coloured lines turn grey; Pillow cannot optimize a noisy picture
+        image.save(data, kind := "jpeg", quality=85, subsampling=0)
+    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def histogram(
+    good: Sequence[float], defect: Sequence[float], threshold: tuple[float, float] | None, name: str
+) -> "Markup":
+    """Scores of good and defect images; `threshold` is (score, alpha)."""
+    figure, axes = _chart("image score (higher = more anomalous)", "images")
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    edges, logarithmic = bin_edges(np.concatenate([good, defect]))
+    if logarithmic:
+        axes.set_xscale("log")
+    if len(good):
+        axes.hist(good, edges, color=GOOD, edgecolor=INK, linewidth=0.6, label=f"good ({len(good)})", alpha=0.85)
+    if len(defect):
+        axes.hist(
+            defect,
+            edges,
+            histtype="stepfilled",
+            facecolor="none",
+            edgecolor=DEFECT,
+            hatch="////",
+            linewidth=1.3,
+            label=f"defect ({len(defect)})",
+        )
+    if threshold is not None:
+        axes.axvline(
+            threshold[0],
+            color=INK,
+            linestyle="--",
+            linewidth=1.4,
+            label=f"threshold {threshold[0]:.4g} (alpha {threshold[1]:.2g})",
+        )
+    figure.legend(loc="outside upper left", ncols=3, frameon=False, labelcolor=INK)
+    return _svg(figure, f"Histogram of the image scores of {name}")
+
+
+def bin_edges(scores: NDArray[Any]) -> tuple[NDArray[Any], bool]:
+    """(bins + 1,) edges, and whether they are even on a logarithmic axis: where a few scores dwarf the rest."""
+    logarithmic = bool(scores.min() > 0 and scores.max() > 20 * np.median(scores))
+    edges = np.histogram_bin_edges(np.log(scores) if logarithmic else scores, min(40, max(10, len(scores) // 4)))
+    if logarithmic:
+        edges = np.exp(edges)
+        edges[[0, -1]] = scores.min(), scores.max()  # the way there and back rounds the extremes out
+    return edges, logarithmic
+
+
+def roc(
+    scores: Sequence[float], is_defect: Sequence[bool], label: str, point: tuple[float, float] | None, name: str
+) -> "Markup":
+    """ROC curve of image scores; `point` is (false-alarm rate, detection rate) at the threshold."""
+    figure, axes = _chart("false-alarm rate: good parts judged defect", "detection rate: defects found")
+    false_alarms, found, _ = roc_curve(scores, is_defect)
+    axes.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1, alpha=0.6)
+    axes.text(0.62, 0.58, "guessing", color=INK, rotation=28, alpha=0.8, fontsize="small")
+    axes.plot(false_alarms, found, color=DEFECT, linewidth=2, label=label)
+    if point:
+        reached = f"at the threshold: {100 * point[1]:.1f} % found, {100 * point[0]:.1f} % false alarms"
+        axes.plot(*point, "o", color=GOOD, markeredgecolor=INK, markersize=9, clip_on=False, zorder=5, label=reached)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    axes.legend(loc="lower right", fontsize="small", frameon=False, labelcolor=INK)
+    return _svg(figure, f"ROC curve of {name}")
+
+
+def _chart(x: str, y: str) -> tuple[Any, Any]:
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as missing:
+        raise InlierError("the report's charts need matplotlib: pip install 'inlier[report]'") from missing
+
+    figure = Figure(CHART, layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
+    axes.tick_params(colors=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    return figure, axes
+
+
+def _svg(figure: Any, title: str) -> "Markup":
+    """The figure as an <svg> element for a page: text kept as text, ids of its own, the page's text colour."""
+    from markupsafe import Markup, escape
+    from matplotlib import rc_context
+
+    text = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):  # the salt: the same page for the same results
+        figure.savefig(text, format="svg", transparent=True)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
+    prefix = re.sub(r"\W", lambda found: f"-{ord(found[0])}-", title)  # ids must differ between the charts of a page
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    box = re.findall(r'viewBox="[^"]*"', svg)[0]
+    inner = re.split(r"<svg[^>]*>", svg, maxsplit=1)[1]
+    svg = f'<svg {box} role="img" aria-label="{escape(title)}">{inner}'
+    return Markup(svg.replace("xlink:href", "href").replace(INK, "currentColor"))

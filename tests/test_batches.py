@@ -1,0 +1,135 @@
+"""Batches: order, failures, how far ahead they are read, and the end of their threads."""
+
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inlier.data.batches import read_batches
+from inlier.data.geometry import Geometry
+from inlier.errors import ImageError, InlierError
+
+GREY = np.random.default_rng(0).integers(0, 256, (12, 20), np.uint8)
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    Image.fromarray(array).save(path)
+    return path
+
+
+def test_batches_keep_the_order(tmp_path: Path) -> None:
+    paths = [save(tmp_path / f"{i}.png", np.full((4 + i, 5), i, np.uint8)) for i in range(11)]
+    batches = list(read_batches(paths, Geometry(4), batch_size=4, workers=3))
+    assert [batch.indices for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    assert [size for batch in batches for size in batch.sizes] == [(4 + i, 5) for i in range(11)]
+    images = np.concatenate([batch.images for batch in batches])
+    assert images.shape == (11, 3, 4, 4)
+    np.testing.assert_allclose(images[:, 0, 0, 0] * 255, range(11), atol=1e-5)
+    assert list(read_batches([], Geometry(4))) == []
+
+
+def test_failures_stay_in_their_batch(tmp_path: Path) -> None:
+    good = save(tmp_path / "good.png", GREY)
+    sources = [good, tmp_path / "gone.png", GREY, np.zeros(3), tmp_path / "gone.png", good]
+    batches = list(read_batches(sources, Geometry(4), batch_size=2, errors="keep"))
+    assert [batch.indices for batch in batches] == [[0], [2], [5]]
+    assert [[index for index, _ in batch.failures] for batch in batches] == [[1], [3], [4]]
+    assert "gone.png: No such file" in batches[0].failures[0][1]
+    assert batches[1].failures[0][1].startswith("image 3: ")
+    (nothing,) = read_batches([tmp_path / "gone.png"], Geometry(4), errors="keep")
+    assert nothing.images.shape == (0, 3, 4, 4)
+    with pytest.raises(ImageError, match="gone.png"):
+        list(read_batches(sources, Geometry(4)))
+
+
+def test_an_image_the_geometry_refuses_is_a_failure_with_its_name() -> None:
+    strip = np.zeros((1, 60_000, 3), np.uint8)
+    (batch,) = read_batches([GREY, strip], Geometry(224, 256), errors="keep")
+    assert batch.indices == [0]
+    assert batch.failures[0][1].startswith("image 1: 60000 x 1 pixels")
+
+
+def test_a_batch_knows_its_sources_and_those_that_failed(tmp_path: Path) -> None:
+    sources = [GREY, tmp_path / "gone.png", str(save(tmp_path / "a.png", GREY))]
+    first, second = read_batches(sources, Geometry(4), batch_size=2, errors="keep")
+    assert list(first.sources) == [0, 1] and list(second.sources) == [2]
+    assert all({**first.sources, **second.sources}[i] is source for i, source in enumerate(sources))
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 9])
+def test_a_generator_gives_what_a_list_gives(count: int) -> None:
+    pictures = [np.full((5, 6), i, np.uint8) for i in range(count)]
+    listed = list(read_batches(pictures, Geometry(4), batch_size=4))
+    generated = list(read_batches((picture for picture in pictures), Geometry(4), batch_size=4))
+    assert [batch.indices for batch in generated] == [batch.indices for batch in listed]
+    for one, other in zip(generated, listed, strict=True):
+        np.testing.assert_array_equal(one.images, other.images)
+
+
+def test_an_endless_generator_is_read_a_bounded_part_ahead() -> None:
+    asked = 0
+
+    def camera() -> Iterator[np.ndarray]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield GREY
+
+    batches = read_batches(camera(), Geometry(4), batch_size=4, workers=2)
+    assert asked == 0
+    for number in (1, 2, 3):
+        assert next(batches).indices == list(range(4 * number - 4, 4 * number))
+        time.sleep(0.02)
+        assert 4 * number <= asked <= 4 * number + 4 + 2
+    batches.close()
+
+
+def test_pictures_are_let_go_with_their_batch() -> None:
+    pictures: list[weakref.ref[Image.Image]] = []
+    most = 0
+
+    def camera() -> Iterator[Image.Image]:
+        for _ in range(60):
+            picture = Image.new("L", (6, 5))
+            pictures.append(weakref.ref(picture))
+            yield picture
+
+    for _ in read_batches(camera(), Geometry(4), batch_size=4, workers=2):
+        most = max(most, sum(picture() is not None for picture in pictures))
+    assert most <= 3 * (4 + 2)  # of the last batch, of this one, and those ahead
+
+
+def test_an_error_of_the_generator_comes_through_and_ends_the_threads() -> None:
+    def broken() -> Iterator[np.ndarray]:
+        yield GREY
+        raise RuntimeError("the camera is unplugged")
+
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="unplugged"):
+        list(read_batches(broken(), Geometry(4)))
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("close", [True, False], ids=["closed", "abandoned"])
+def test_threads_end_with_the_iterator(close: bool) -> None:
+    before = threading.active_count()
+    batches = read_batches([GREY] * 100, Geometry(4), workers=4)
+    next(batches)
+    assert threading.active_count() > before
+    if close:
+        batches.close()
+    else:
+        del batches
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"workers": 0}, {"errors": "skip"}], ids=str)
+def test_wrong_arguments_are_refused_at_the_call(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InlierError, match="read_batches needs"):
+        read_batches([GREY], Geometry(4), **wrong)
