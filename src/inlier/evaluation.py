@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ EXACT_PIXELS = 40_000_000  # 3 GB of memory; above, pixel metrics stream through
 
 def evaluate(
     inspector: Inspector,
-    data: Dataset | str | Sequence[object],
+    data: Any,
     *,
     categories: Sequence[str] = (),
     alpha: float | None = None,
@@ -111,11 +112,11 @@ def _summary(category: str, cases: Sequence[Case], truth: "_Pixels", rule: Rule 
         intervals={} if metrics.reason else bootstrap_interval(scores, defect),
         pixel=pixel,
         pixel_note=note,
-        alpha=rule and rule.alpha,
+        alpha=rule.alpha if rule else None,
         false_alarm_rate=_rate(flagged, ~defect),
         detection_rate=_rate(flagged, defect),
-        threshold=rule and rule.threshold,
-        pixel_threshold=rule and rule.pixel_threshold,
+        threshold=rule.threshold if rule else None,
+        pixel_threshold=rule.pixel_threshold if rule else None,
         defects=defects,
         not_inspected=truth.not_inspected,
         cases=tuple(cases),

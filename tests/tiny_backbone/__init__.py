@@ -3,6 +3,8 @@
 Its weights were drawn once (`python tests/tiny_backbone/__init__.py` draws the same again) and lie beside this file.
 """
 
+import itertools
+
 from torch import nn
 
 from inlier.features import BACKBONES
@@ -21,7 +23,7 @@ def tiny() -> nn.Sequential:
 
     net = nn.Sequential()
     net.add_module("stem", stage(3, WIDTHS[0]))
-    net.add_module("blocks", nn.Sequential(*(stage(i, o) for i, o in zip(WIDTHS, WIDTHS[1:]))))
+    net.add_module("blocks", nn.Sequential(*(stage(i, o) for i, o in itertools.pairwise(WIDTHS))))
     return net
 
 

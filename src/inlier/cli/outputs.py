@@ -81,11 +81,12 @@ class Writer:
         self.scale = inspector.calibration_.map_scale(self.drawn)
 
     def __call__(self, p: "Prediction") -> None:
-        if self.maps:
+        assert p.map is not None or not (self.maps or self.overlays)
+        if self.maps and p.map is not None:
             from PIL import Image
 
             self._save(Image.fromarray(p.map), self.maps, Path(p.path), ".tiff")
-        if self.reconstructions:
+        if self.reconstructions and p.reconstruction is not None:
             from PIL import Image
 
             self._save(Image.fromarray(p.reconstruction), self.reconstructions, Path(p.path), ".png")
