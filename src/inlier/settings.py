@@ -101,7 +101,7 @@ def _bounds(low: float | None, high: float | None) -> str:
 
 
 def _plain(value: Any, hint: Any) -> Any:
-    """NumPy's numbers, paths and lists as the plain values that a file can hold; whole numbers where numbers are due."""
+    """NumPy's numbers, paths and lists as the plain values that a file can hold; whole numbers as numbers."""
     options = _options(hint)
     if isinstance(value, (list, tuple)):
         inner = next((typing.get_args(option)[0] for option in options if typing.get_origin(option) is tuple), Any)

@@ -19,7 +19,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for models and reports.")] = Path("inlier-demo"),
     method: Annotated[
         list[str] | None,
-        typer.Option(help=f"Repeat for several. Default: the quick ones, {' and '.join(methods.DEMONSTRATED)}."),
+        typer.Option(help=f"Repeat for several. Default: {', '.join(methods.DEMONSTRATED)}."),
     ] = None,
 ) -> None:
     """Real solar cells: fit the light presets, compare them, write a report. A few minutes on two cores."""

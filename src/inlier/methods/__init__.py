@@ -57,8 +57,7 @@ def get(name: str) -> "type[Detector[Any, Any]]":
         hint = f" Did you mean '{close[0]}'?" if close else ""
         raise InlierError(f"unknown method '{name}'.{hint} Known: {', '.join(names())}")
     if name not in _built_in():
-        found: type[Detector[Any, Any]] = _entry_point(name).load()
-        return found
+        return _entry_point(name).load()
     from inlier.detector import Detector
 
     module = importlib.import_module(_module(name))
