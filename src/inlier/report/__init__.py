@@ -124,7 +124,7 @@ def _section(
         name: [_row(case, panels[id(case)], pixel_threshold, scale) for case in group]
         for name, group in gallery._asdict().items()
     }
-    judged, cases = result.alpha is not None, result.cases
+    judged = result.alpha is not None
     return {
         "result": result,
         "anchor": f"category-{number}",
