@@ -25,7 +25,7 @@ class Autoencoder(nn.Module):
 
         self.net: Any
 
-        self.latent, self.factor = latent, 2 ** (len(channels) - 1)
+        self.kind, self.latent, self.factor = kind, latent, 2 ** (len(channels) - 1)
         if kind == "tiny":
             blocks = (layers,) * (len(channels) - 1)
             self.net = AutoencoderTiny(
@@ -48,7 +48,7 @@ class Autoencoder(nn.Module):
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised pictures (B, 3, H, W) -> mean and deviation of their latents, (B, C, h, w) each."""
         encoded = self.net.encode(images)
-        if hasattr(encoded, "latents"):  # the tiny one has no deviation
+        if self.kind == "tiny":  # it has no deviation
             return encoded.latents, torch.zeros_like(encoded.latents)
         return encoded.latent_dist.mean, encoded.latent_dist.std
 
