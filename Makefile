@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-portable lint bench clean
 
 # Everything is installed from constraints.txt, so that no newer torch (with gigabytes of CUDA) slips in.
 .venv/installed: pyproject.toml constraints.txt
@@ -14,7 +14,16 @@ demo: .venv/installed
 	$(BIN)/inlier demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal --durations=10
+
+# The numeric tests as other processors compute: instruction sets held down, one thread and two.
+NUMERIC = tests/test_backbones.py tests/test_padim.py tests/test_simplenet.py tests/test_memseg.py \
+	tests/test_differnet.py tests/test_diad.py tests/test_metrics.py tests/test_simulation.py
+test-portable: .venv/installed
+	for threads in 1 2; do for isa in AVX2:avx2 SSE41:default; do \
+		echo "ONEDNN_MAX_CPU_ISA=$${isa%:*} ATEN_CPU_CAPABILITY=$${isa#*:} OMP_NUM_THREADS=$$threads"; \
+		ONEDNN_MAX_CPU_ISA=$${isa%:*} ATEN_CPU_CAPABILITY=$${isa#*:} OMP_NUM_THREADS=$$threads \
+		$(BIN)/python -m pytest -n $$((3 - threads)) --dist worksteal $(NUMERIC) || exit 1; done; done
 
 lint: .venv/installed
 	$(BIN)/ruff check .

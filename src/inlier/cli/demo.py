@@ -24,8 +24,9 @@ def demo(
 ) -> None:
     """Real solar cells: fit the light presets, compare them, write a report. A few minutes on two cores."""
     from inlier.evaluation import evaluate as run
-    from inlier.report import write_report
+    from inlier.report import check_installed, write_report
 
+    check_installed()
     start, rows = time.monotonic(), []
     detectors = {name: methods.get(name)("light") for name in method or methods.DEMONSTRATED}
     for name, detector in detectors.items():

@@ -31,7 +31,7 @@ def evaluate(
     """Compare a model's scores and maps with the truth on the test pictures of DATA."""
     from inlier.data.datasets import open_dataset
     from inlier.evaluation import evaluate as run
-    from inlier.report import write_report
+    from inlier.report import check_installed, write_report
     from inlier.runtime.load import load
 
     dataset = open_dataset(data)
@@ -40,6 +40,7 @@ def evaluate(
         protect([json_], [model, *read_by(data, dataset)])
         artifact.check_writable(json_)
     if report:
+        check_installed()
         artifact.check_writable(report / "index.html")
 
     inspector = load(model, device)

@@ -1,5 +1,6 @@
 """The report: one self-contained HTML page with numbers, charts and a gallery, for people who look at parts."""
 
+import importlib.util
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
@@ -11,6 +12,7 @@ from PIL import Image
 from inlier import artifact, drawing
 from inlier.calibration import PROMISES, smallest_alpha
 from inlier.data.images import read_image, read_mask
+from inlier.errors import InlierError
 from inlier.inspection.inspector import Inspector
 from inlier.progress import progress
 from inlier.report.charts import data_uri, histogram, roc
@@ -25,6 +27,13 @@ class Gallery(NamedTuple):
     misses: list[Case]  # defects with the lowest scores, those judged good first
     false_alarms: list[Case]  # good parts with the highest scores, those judged defect first
     hits: list[Case]  # found defects around the median score, none of the misses
+
+
+def check_installed() -> None:
+    """Raise InlierError if a report could not be drawn, before the work that it is about."""
+    missing = [name for name in ("matplotlib", "jinja2") if not importlib.util.find_spec(name)]
+    if missing:
+        raise InlierError(f"a report needs {' and '.join(missing)}: pip install 'inlier[report]'")
 
 
 def write_report(results: Results, inspector: Inspector, folder: Path) -> Path:
