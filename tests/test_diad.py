@@ -491,6 +491,10 @@ def test_a_tiny_autoencoder_has_no_groups_that_must_divide_its_width():
     assert network.autoencoder.moments(image)[0].shape == (1, *network.latent_shape) == (1, 4, 8, 8)
 
 
+def memory(detector):
+    return detector.memory_needed(detector.settings, 16)
+
+
 def weights_of(detector):
     return detector.network_.state_dict()
 
@@ -608,7 +612,8 @@ def test_a_given_autoencoder_is_used_as_it_is(plates, tmp_path):
     net = Autoencoder("kl", (8, 8, 16), 1, 3, 8).net
     net.save_pretrained(tmp_path / "ae")
     detector = tiny(autoencoder=str(tmp_path / "ae"), hint_channels=(4, 8, 8)).fit(plates, calibration="none")
-    assert detector.settings.latent_channels == 3 and detector.settings.autoencoder_channels == (8, 8, 16)
+    assert detector.settings_.latent_channels == 3 and detector.settings_.autoencoder_channels == (8, 8, 16)
+    assert detector.settings.latent_channels == 4, "what the constructor was given stays"
     assert same(net.state_dict(), detector.network_.autoencoder.net.state_dict())
     detector.save(tmp_path / "m.inlier")
     (tmp_path / "ae").rename(tmp_path / "gone")
@@ -647,7 +652,7 @@ def test_reconstructions_in_prediction_command_line_and_report(plates, tmp_path,
     p = next(detector.predict([np.full((50, 90), 120, np.uint8)]))
     assert p.reconstruction.shape == (50, 90, 3) and p.reconstruction.dtype == np.uint8
     detector.save(tmp_path / "m.inlier")
-    report = write_report(inlier.evaluate(detector, plates), tmp_path / "report").read_text()
+    report = write_report(inlier.evaluate(detector, plates), detector, tmp_path / "report").read_text()
     assert "reconstruction" in report
     out = tmp_path / "out"
     good = str(plates / "plate/test/good")
@@ -700,9 +705,9 @@ def test_what_cannot_fit_into_memory_is_refused_before_it_starts(plates, caplog)
     caplog.set_level("INFO")
     with pytest.raises(InlierError, match=r"takes about .* GiB of memory.*accumulation.*checkpointing=true"):
         tiny(batch_size=10_000_000).fit(plates, calibration="none")
-    small, large = (tiny(batch_size=b).memory_needed(16) for b in (2, 64))
-    assert small < large and tiny(batch_size=64, checkpointing=True).memory_needed(16) < large
-    half = tiny(batch_size=64, precision="bf16").memory_needed(16)
+    small, large = (memory(tiny(batch_size=b)) for b in (2, 64))
+    assert small < large and memory(tiny(batch_size=64, checkpointing=True)) < large
+    half = memory(tiny(batch_size=64, precision="bf16"))
     assert large / 2 < half < large  # norms stay as they are
 
 
@@ -717,7 +722,7 @@ def test_what_cannot_fit_into_memory_is_refused_before_it_starts(plates, caplog)
     ],
 )
 def test_memory_of_the_large_presets(preset, settings, low, high):
-    assert low < DiAD(preset, **settings).memory_needed(1000) / 2**30 < high
+    assert low < memory(DiAD(preset, **settings)) / 2**30 < high
 
 
 def test_without_diffusers_the_error_says_what_to_install(plates, monkeypatch):

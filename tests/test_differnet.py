@@ -202,7 +202,7 @@ def pictures():
     return torch.rand(5, 3, 64, 64)
 
 
-SMALL = {"size": 64, "width": 16, "blocks": 2, "steps": 3}
+SMALL = {"backbone": "tiny", "taps": (8, 16), "size": 64, "width": 16, "blocks": 2, "steps": 3}
 
 
 def test_the_same_score_in_any_company_with_and_without_maps(pictures):

@@ -215,7 +215,7 @@ def test_training_leaves_frozen_layers_and_memory_as_they_were(plates):
             assert torch.equal(tensor, network.backbone.state_dict()[name]) == frozen, name
 
 
-SMALL = {"size": 64, "memory": 4, "decoder": 8, "batch_size": 4, "look_every": 2}
+SMALL = {"backbone": "tiny", "size": 64, "memory": 4, "decoder": 8, "batch_size": 4, "look_every": 2}
 
 
 def test_fewer_good_images_than_places_says_so_and_uses_all(plates, caplog):

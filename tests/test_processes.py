@@ -36,7 +36,7 @@ DIAD = SMALL | {
     "context_width": 8,
     "hint_channels": (4, 8, 8),
     "batch_size": 3,
-    "accumulation": 2,
+    "accumulation": 1,
     "warm_up": 1,
     "ema": 0.8,
 }
@@ -170,7 +170,10 @@ def test_two_processes_learn_what_one_learns(pair, case):
     alone = learned(case)
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     for name, value in alone.items():
-        torch.testing.assert_close(ours[name], value, msg=lambda text, name=name: f"{name}: {text}")
+        # dozens of layers in float32, in another order of summation
+        torch.testing.assert_close(
+            ours[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("kind", NORMS)

@@ -1,5 +1,6 @@
 """The report: what is on the page, which cases the gallery shows, and what the pictures show."""
 
+import atexit
 import re
 import tempfile
 from html.parser import HTMLParser
@@ -32,6 +33,7 @@ MODEL = {
 
 
 FAR_AWAY = tempfile.TemporaryDirectory(prefix="far-away-")
+atexit.register(FAR_AWAY.cleanup)
 
 
 def case(i, score, defect=None, verdict=None, p_value=None, mask=True):

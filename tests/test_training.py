@@ -3,12 +3,11 @@
 import itertools
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from inlier import InlierError, artifact, training
 from inlier.progress import progress
@@ -52,6 +51,30 @@ def test_randomness_depends_on_seed_and_step_alone():
     assert len({tuple(draw(*key)) for key in ((1, 5), (2, 5), (1, 6), (1, 5, 0), (1, 0, 5))}) == 5
 
 
+def test_one_process_does_the_whole_batch():
+    part, weight = Run().share(5)
+    assert list(range(5))[part] == [0, 1, 2, 3, 4] and weight == 1.0
+
+
+@pytest.mark.parametrize("n, world", [(5, 2), (8, 3), (3, 3), (7, 4)])
+def test_parts_of_a_batch_make_the_whole_and_weigh_what_they_hold(n, world, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    parts, weights = [], []
+    for rank in range(world):
+        monkeypatch.setenv("RANK", str(rank))
+        part, weight = Run().share(n)
+        parts.append(list(range(n))[part])
+        weights.append(weight)
+    assert [i for part in parts for i in part] == list(range(n))
+    assert weights == [pytest.approx(len(part) * world / n) for part in parts]
+
+
+def test_a_fold_keeps_all_but_the_folder(tmp_path):
+    run = Run(3, torch.device("cpu"), tmp_path, True, {"method": "x"}, 5, "tensorboard")
+    assert run.fold(1) == replace(run, folder=tmp_path / "fold1")
+    assert Run(workers=7).fold(1) == Run(workers=7)
+
+
 def test_a_finished_run_leaves_no_folder(tmp_path):
     run = Run(folder=tmp_path / "run")
     (tmp_path / "run").mkdir()
@@ -74,6 +97,25 @@ def test_a_polite_kill_keeps_a_checkpoint(tmp_path):
         train(model, [torch.optim.SGD(model.parameters(), lr=0.1)], kill_at_step_4, 10, Run(folder=folder))
     assert artifact.read(folder / "checkpoint.safetensors")[1]["step"] == 5
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_second_signal_stops_at_once(tmp_path, caplog):
+    seen = []
+
+    def killed_twice(network, step):
+        seen.append("step")
+        os.kill(os.getpid(), signal.SIGINT)
+        seen.append("still there")
+        os.kill(os.getpid(), signal.SIGINT)
+        seen.append("too late")
+        return network(torch.ones(2, 3)).mean()
+
+    model = torch.nn.Linear(3, 1)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(model, [torch.optim.SGD(model.parameters(), lr=0.1)], killed_twice, 10, Run(folder=tmp_path))
+    assert seen == ["step", "still there"] and "a second signal stops at once" in caplog.text
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_a_damaged_checkpoint_says_how_to_go_on(tmp_path, monkeypatch):
@@ -117,6 +159,28 @@ def test_the_best_can_be_the_last_step(keep, looks):
     assert seen == looks
 
 
+def test_the_log_holds_loss_rate_looks_and_pictures(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = Run(folder=tmp_path, log="tensorboard").stage("first")
+
+    def look(model, step):
+        run.show(Image.new("RGB", (4, 4)), "look", step)
+        return step / 10
+
+    fit_parts(run, 4, check=Check(look, every=2))
+    assert run.tracker is None
+    logged = EventAccumulator(str(tmp_path / "first/log")).Reload()
+    assert set(logged.Tags()["scalars"]) == {"loss", "learning rate", "simulated defects"}
+    assert [event.step for event in logged.Scalars("loss")] == [1, 2, 3, 4]
+    assert [(event.step, event.value) for event in logged.Scalars("simulated defects")] == [
+        (2, pytest.approx(0.2)),
+        (4, pytest.approx(0.4)),
+    ]
+    assert [event.step for event in logged.Images("look")] == [2, 4]
+
+
 def test_the_log_is_closed_when_a_step_fails(tmp_path):
     pytest.importorskip("tensorboard")
     run = Run(folder=tmp_path, log="tensorboard")
@@ -143,33 +207,6 @@ def fit_parts(run, steps, **options):
         return (network(torch.randn(8, 3, generator=run.generator(i))) - 1).square().mean()
 
     return train(model, [torch.optim.AdamW(model.parameters(), lr=0.01)], loss, steps, run, **options)
-
-
-TWO_PROCESSES = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import torch
-from test_training import fit_parts
-from inlier.training import Run
-
-torch.set_num_threads(1)
-weight = fit_parts(Run(), 5).weight
-if torch.distributed.get_rank() == 0:
-    torch.save(weight.detach(), sys.argv[2])
-torch.distributed.destroy_process_group()
-"""
-
-
-def test_two_processes_are_two_passes_of_one(tmp_path):
-    (tmp_path / "script.py").write_text(TWO_PROCESSES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29517"]
-    arguments = [tmp_path / "script.py", Path(__file__).parent, tmp_path / "weight.pt"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, *arguments], check=True, env=environment, capture_output=True, timeout=300)
-    together = torch.load(tmp_path / "weight.pt")
-    alone = fit_parts(Run(), 5, accumulation=2).weight
-    torch.testing.assert_close(together, alone)
-    assert not torch.allclose(alone, fit_parts(Run(), 5).weight)
 
 
 @pytest.mark.parametrize("options", [{"ema": 0.9}, {"accumulation": 3}, {"precision": "bf16"}, {"precision": "fp16"}])

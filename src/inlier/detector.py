@@ -167,7 +167,7 @@ class Detector(Inspector, Generic[S, N]):
         """The settings, with what only files can tell filled in. Raises InlierError for what cannot be used."""
         return self.settings
 
-    def memory_needed(self, n_images: int) -> int:
+    def memory_needed(self, s: S, n_images: int) -> int:
         """Bytes that fitting will take at its peak, for the check before it starts."""
         return 0
 
@@ -257,7 +257,7 @@ class Detector(Inspector, Generic[S, N]):
             raise InlierError(
                 f"{found}: {self.name} with calibration '{kind}' needs at least {needed}, better 100 or more"
             )
-        memory, available = self.memory_needed(n), free_memory(device)
+        memory, available = self.memory_needed(self.settings_, n), free_memory(device)
         if memory:
             log.info("memory: fitting takes about %.2f GiB, %.1f GiB are free", memory / GIB, available / GIB)
         if memory > available:

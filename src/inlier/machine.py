@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,9 @@ from inlier.errors import InlierError
 if TYPE_CHECKING:
     import torch
 
-CGROUPS = Path("/sys/fs/cgroup")
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")  # limit, used, cached files
+V2 = ("memory.max", "memory.current", "inactive_file")
 
 
 def find_device(name: str) -> "torch.device":
@@ -38,30 +40,35 @@ def free_memory(device: "torch.device | None" = None) -> int:
         import torch
 
         return int(torch.cuda.mem_get_info(device)[0])
-    limit = container_memory(CGROUPS)
+    own = OWN_CGROUPS.read_text() if OWN_CGROUPS.is_file() else ""
+    limit = container_memory(CGROUPS, own)
     free = int(psutil.virtual_memory().available)
     return free if limit is None else min(free, limit)
 
 
-def container_memory(folder: Path) -> int | None:
+def container_memory(folder: Path, own: str = "") -> int | None:
     """Bytes that are left below a container's limit (control groups of Linux, version 2 or 1); None without a limit.
 
-    What a container's own cached files take can be had back, so it counts as free.
+    own: what /proc/self/cgroup says, lines "0::/a/b" or "4:memory:/a/b". Groups lie in each other, and the tightest
+    counts. What a container's own cached files take can be had back, so it counts as free.
     """
-    for limit, used, cache in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-    ):
+    places = {folder: V2, folder / "memory": V1}
+    for line in own.splitlines():
+        _, kinds, path = line.split(":", 2)
+        if kinds == "" or "memory" in kinds.split(","):
+            top, names = (folder / "memory", V1) if kinds else (folder, V2)
+            inner = top / path.lstrip("/")
+            places |= {group: names for group in (inner, *inner.parents) if group.is_relative_to(top)}
+    left = []
+    for group, (limit, used, cache) in places.items():
         try:
-            most, now = (folder / limit).read_text().strip(), int((folder / used).read_text())
-            lines = (folder / used).with_name("memory.stat").read_text().splitlines()
+            most, now = (group / limit).read_text().strip(), int((group / used).read_text())
+            stats = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         except OSError:
             continue
-        if most == "max" or int(most) >= 2**60:  # version 1 writes a huge number for no limit
-            return None
-        stats = dict(line.split() for line in lines)
-        return max(0, int(most) - now + int(stats.get(cache, 0)))
-    return None
+        if most != "max" and int(most) < 2**60:  # version 1 writes a huge number for no limit
+            left.append(max(0, int(most) - now + int(stats.get(cache, 0))))
+    return min(left, default=None)
 
 
 def in_double(tensor: "torch.Tensor") -> "torch.Tensor":
@@ -71,19 +78,19 @@ def in_double(tensor: "torch.Tensor") -> "torch.Tensor":
 
 @contextmanager
 def own_torch_state() -> Iterator[None]:
-    """Contexts of the caller change nothing inside: autocast is off, gradients may be had, numbers are float32."""
+    """Contexts of the caller change nothing inside: autocast is off, gradients may be had, new tensors are float32 and
+    on the CPU. Not around a generator's `yield`, which would carry the state out to the caller."""
     import torch
 
     dtype = torch.get_default_dtype()
-    devices = [kind for kind in ("cpu", "cuda", "mps") if torch.is_autocast_enabled(kind)]
-    torch.set_default_dtype(torch.float32)
-    autocast = [torch.autocast(kind, enabled=False) for kind in devices]
-    try:
-        for context in autocast:
-            context.__enter__()
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        for context in reversed(autocast):
-            context.__exit__(None, None, None)
-        torch.set_default_dtype(dtype)
+    with ExitStack() as stack:
+        stack.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
+        for kind in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        yield

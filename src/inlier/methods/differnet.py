@@ -354,8 +354,7 @@ class DifferNet(Detector[Settings, Network]):
         shown = ", ".join(f"{name}={getattr(s, name)}" for name in told)
         return view_sheet(pictures[:PREVIEWED], s, self.seed), f"the picture, then views of it: {shown}"
 
-    def memory_needed(self, n_images: int) -> int:
-        s = self.settings
+    def memory_needed(self, s: Settings, n_images: int) -> int:
         with torch.device("meta"):
             flow = Flow(count_features(s, Backbone(s.backbone, s.taps)), s)
         # weights, gradients and Adam's two moments; the views of a step, twice read ahead; half a GiB for the rest

@@ -177,8 +177,7 @@ class PaDiM(Detector[Settings, Network]):
     def build(self, s: Settings) -> Network:
         return Network(s, self.seed)
 
-    def memory_needed(self, n_images: int) -> int:
-        s = self.settings
+    def memory_needed(self, s: Settings, n_images: int) -> int:
         backbone = Backbone(s.backbone, s.taps)
         with torch.no_grad():
             map_ = backbone(torch.zeros(1, 3, s.size, s.size))[s.grid]

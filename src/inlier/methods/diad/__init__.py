@@ -133,8 +133,8 @@ class DiAD(Detector[Settings, Network]):
             raise InlierError("setting 'autoencoder_steps': 0, and no 'autoencoder' that needs no training")
         return s
 
-    def memory_needed(self, n_images: int) -> int:
-        return memory_of_training(self.settings_)
+    def memory_needed(self, s: Settings, n_images: int) -> int:
+        return memory_of_training(s)
 
     def learn(self, network: Network, images: Images, run: Run) -> None:
         s = network.s
