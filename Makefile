@@ -8,6 +8,10 @@ BIN = .venv/bin
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	# timm and torchvision for the tests alone, in a folder of their own: beside a CPU build of torch, torchvision cannot be
+	# imported without help, and other packages would try
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/timm \
+		timm==1.0.31 torchvision==0.28.0
 	touch $@
 
 demo: .venv/installed

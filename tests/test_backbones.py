@@ -1,11 +1,13 @@
 """Feature maps equal torchvision's and timm's to the last digits; weights are found where the docs say."""
 
+import functools
 import sys
-from types import ModuleType, SimpleNamespace
+from pathlib import Path
 
 import pytest
 import torch
 
+import inlier
 from golden import close, fill_module, load
 from inlier import InlierError
 from inlier.features import BACKBONES, Backbone
@@ -121,60 +123,104 @@ def test_unknown_names_are_errors_that_list_the_known_ones(name, taps, words):
 
 
 @pytest.fixture
-def timm(monkeypatch):
-    """A small stand-in with the parts of timm's interface that inlier calls (timm itself needs torchvision)."""
-
-    class Levels(torch.nn.Module):
-        def __init__(self, out_indices, pretrained):
-            super().__init__()
-            self.stages = torch.nn.ModuleList(torch.nn.Conv2d(3 if i == 0 else 4, 4, 2, 2) for i in range(3))
-            self.out_indices = out_indices
-            self.feature_info = SimpleNamespace(
-                reduction=lambda: [2, 4, 8], module_name=lambda: ["stem", "stages.0", "stages.1"]
-            )
-            self.pretrained_cfg = {"license": "mit"}
-            if pretrained:
-                fill_module(self, gain=1.0)
-
-        def forward(self, x):
-            maps = [x := stage(x) for stage in self.stages]
-            return [maps[i] for i in self.out_indices]
-
-    def create_model(name, features_only, out_indices=(0, 1, 2), pretrained=False, pretrained_cfg_overlay=None):
-        assert name == "tiny" and features_only
-        created.append(pretrained_cfg_overlay)
-        return Levels(out_indices, pretrained)
-
-    created = []
-    module = ModuleType("timm")
-    module.is_model, module.create_model, module.created = lambda name: name == "tiny", create_model, created
-    module.get_pretrained_cfg = lambda _: SimpleNamespace(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    monkeypatch.setitem(sys.modules, "timm", module)
-    return module
+def timm():
+    """The real one. Beside a CPU build of torch, torchvision needs its two operators declared before it is imported."""
+    folder = Path(sys.prefix) / "timm"  # where `make` puts it: beside, not among, what inlier may import
+    if folder.is_dir() and str(folder) not in sys.path:
+        sys.path.append(str(folder))
+        declare_operators()
+    return pytest.importorskip("timm", reason="timm is not installed")
 
 
-def test_a_timm_backbone_is_tapped_by_stride_or_layer_and_brings_its_own_normalisation(timm):
-    backbone = Backbone("timm:tiny", (4, "stages.1"))
-    weights = backbone.load()
-    assert backbone.channels == [4, 4] and weights.source == "hf.co/timm/tiny" and weights.licence == "mit"
-    image = torch.rand(2, 3, 32, 32)
-    x = (image - 0.5) / 0.25
-    maps = [x := stage(x) for stage in backbone.net.stages]
-    for ours, expected in zip(backbone(image), maps[1:], strict=True):
-        close(ours, expected.detach(), 1e-5)
+@functools.cache
+def declare_operators():
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
 
 
-def test_a_timm_backbone_takes_weights_from_a_file(timm, tmp_path):
-    Backbone("timm:tiny", (4,)).load(tmp_path / "tiny.safetensors")
-    assert timm.created[-1] == {"file": str(tmp_path / "tiny.safetensors")}
+@pytest.mark.parametrize(
+    ("name", "taps", "sizes", "shapes"),
+    [
+        ("vit_tiny_patch16_224", ("blocks.3", 16), (64, 96), ((192, 16), (192, 16))),
+        ("deit_tiny_patch16_224", (16,), (64,), ((192, 16),)),
+        ("vit_small_patch14_dinov2", ("blocks.5", 14), (56, 70), ((384, 14), (384, 14))),
+        ("vit_small_patch16_dinov3", (16,), (64,), ((384, 16),)),
+        ("swin_tiny_patch4_window7_224", (4, 8), (64,), ((96, 4), (192, 8))),
+        ("resnet18", (4, "layer3"), (64,), ((64, 4), (256, 16))),
+        ("mobilenetv3_small_050", (8, 16), (64,), ((16, 8), (24, 16))),
+    ],
+)
+def test_networks_of_timm_give_maps_at_every_size(timm, name, taps, sizes, shapes):
+    backbone = Backbone(f"timm:{name}", taps[: len(shapes)])
+    assert backbone.channels == [channels for channels, _ in shapes]
+    for size in sizes:
+        maps = backbone(torch.rand(2, 3, size, size))
+        for m, (channels, stride) in zip(maps, shapes, strict=True):
+            assert m.shape == (2, channels, size // stride, size // stride) and m.isfinite().all()
+
+
+def test_maps_of_a_transformer_are_registered_to_the_picture(timm):
+    """Attention mixes all positions, but the patch that changes most is the one that was changed."""
+    backbone = Backbone("timm:vit_tiny_patch16_224", ("blocks.0",))
+    picture = torch.rand(1, 3, 96, 64, generator=torch.Generator().manual_seed(0))
+    changed = picture.clone()
+    changed[:, :, 64:80, 16:32] = 0
+    difference = (backbone(picture)[0] - backbone(changed)[0]).square().sum(1)[0]
+    assert difference.shape == (6, 4) and difference.argmax() == 4 * 4 + 1
+
+
+def test_a_size_that_is_no_multiple_of_the_patch_is_refused_and_says_what_fits(timm):
+    backbone = Backbone("timm:vit_small_patch14_dinov2", (14,))
+    with pytest.raises(InlierError, match="setting 'size': .* patches of 14 pixels.* take 252 or 266"):
+        backbone(torch.zeros(1, 3, 256, 256))
+
+
+@pytest.mark.parametrize("name, suffix", [("vit_tiny_patch16_224", ".pth"), ("resnet18", ".safetensors")])
+def test_weights_of_timm_come_from_a_file_or_the_folder(timm, name, suffix, tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    tensors = timm.create_model(name).state_dict()
+    path = tmp_path / f"{name}{suffix}"
+    save_file(tensors, path) if suffix == ".safetensors" else torch.save(tensors, path)
+    one, two = (Backbone(f"timm:{name}", (16,)) for _ in range(2))
+    assert one.load(path).source == str(path)
+    monkeypatch.setenv("INLIER_WEIGHTS", str(tmp_path))
+    assert two.load().source == str(path)
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.equal(one(image)[0], two(image)[0])
+    key = "net.net.model.blocks.0.attn.qkv.weight" if "vit" in name else "net.net.layer1.0.conv1.weight"
+    assert torch.equal(one.state_dict()[key], tensors[key.removeprefix("net.net.").removeprefix("model.")])
+
+
+def test_a_machine_without_internet_is_told_what_to_do(timm):
+    with pytest.raises(InlierError, match="no weights for timm:vit_tiny_patch16_224 from the Hugging Face hub"):
+        Backbone("timm:vit_tiny_patch16_224", (16,)).load()
+    with pytest.raises(InlierError, match=r"nowhere.pth: no such weight file"):
+        Backbone("timm:vit_tiny_patch16_224", (16,)).load("nowhere.pth")
+
+
+def test_padim_on_a_vision_transformer_saves_and_loads(timm, plates, tmp_path):
+    tensors = timm.create_model("vit_tiny_patch16_224").state_dict()
+    torch.save(tensors, tmp_path / "vit.pth")
+    settings = {"backbone": "timm:vit_tiny_patch16_224", "taps": ("blocks.1",), "grid": 0, "channels": 20, "size": 64}
+    detector = inlier.PaDiM(weights=tmp_path / "vit.pth", **settings).fit(plates)
+    detector.save(tmp_path / "m.inlier")
+    picture = plates / "plate/test/good/000.png"
+    loaded = inlier.load(tmp_path / "m.inlier")
+    assert loaded.inspect(picture) == detector.inspect(picture)
+    with pytest.raises(InlierError, match="no multiple of; take 48 or 64"):
+        inlier.PaDiM(weights=tmp_path / "vit.pth", **settings | {"size": 60}).fit(plates)
 
 
 @pytest.mark.parametrize(
     ("name", "taps", "words"),
     [
         ("timm:huge", (4,), "timm knows no model 'huge'"),
-        ("timm:tiny", (3,), r"no tap point 3. Strides: \[2, 4, 8\]; layers: \['stem'"),
-        ("timm:tiny", (8, 4), "from shallow to deep"),
+        ("timm:resnet18", (3,), r"no tap point 3. Strides: \[2, 4, 8, 16, 32\]; layers: \['act1'"),
+        ("timm:vit_tiny_patch16_224", (8,), r"no tap point 8. Strides: \[16, .*layers: \['blocks.0'"),
+        ("timm:resnet18", (8, 4), "from shallow to deep"),
     ],
 )
 def test_what_timm_does_not_have_is_said(timm, name, taps, words):

@@ -42,7 +42,7 @@ def predict(
         raise InlierError("--no-maps leaves nothing to write for --maps, --overlays or --reconstructions")
     inspector = load(model, device)
     if reconstructions and not inspector.repaints:
-        raise InlierError(f"--reconstructions: the method of {model} repaints nothing")
+        raise InlierError(f"--reconstructions: {inspector.header()['method']} repaints nothing")
     found = {root: list_images(root) if root.is_dir() else [root] for root in images}
     for root, paths in found.items():
         if not paths:

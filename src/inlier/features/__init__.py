@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from inlier.errors import InlierError
 from inlier.features.alexnet import alexnet
 from inlier.features.efficientnet_lite import efficientnet_lite0
+from inlier.features.from_timm import PREFIX, FromTimm
 from inlier.features.resnet import resnet18, resnet50, wide_resnet50_2
 from inlier.features.weights import Weights, find_weights
 
@@ -51,8 +52,11 @@ class Backbone(nn.Module):
         is_lite = name == "efficientnet_lite0"
         mean: tuple[float, ...] = LITE_MEAN if is_lite else IMAGENET_MEAN
         std: tuple[float, ...] = LITE_STD if is_lite else IMAGENET_STD
-        if name.startswith("timm:"):
-            self.net, self.layers, mean, std = _timm(name, taps)
+        self.is_timm = name.startswith(PREFIX)
+        self.net: nn.Module
+        if self.is_timm:
+            self.net = found = FromTimm(name, taps)
+            self.layers, mean, std = found.layers, found.mean or mean, found.std or std
         elif name in BACKBONES:
             build, strides = BACKBONES[name]
             self.net = build()
@@ -68,12 +72,15 @@ class Backbone(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.learning, self.batch_statistics = set[str](), False
         self.requires_grad_(False).eval()
-        with torch.no_grad():
-            self.channels = [m.shape[1] for m in self(torch.zeros(1, 3, 128, 128))]
+        if isinstance(self.net, FromTimm):
+            self.channels = self.net.channels
+        else:
+            with torch.no_grad():
+                self.channels = [m.shape[1] for m in self(torch.zeros(1, 3, 128, 128))]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        if self.name.startswith("timm:"):
+        if self.is_timm:
             return list(self.net(x))
         maps: dict[str, Tensor] = {}
         for layer, stage in _stages(self.net):
@@ -83,7 +90,7 @@ class Backbone(nn.Module):
 
     def stages(self) -> list[str]:
         """Names of all layers in the order of computation; a network of timm is one frozen whole and names none."""
-        return [] if self.name.startswith("timm:") else [layer for layer, _ in _stages(self.net)]
+        return [] if self.is_timm else [layer for layer, _ in _stages(self.net)]
 
     def unfreeze(self, layers: Iterable[str], batch_statistics: bool = False) -> None:
         """Let some layers learn; `load` accepts that a file lacks them, they start afresh then.
@@ -106,8 +113,8 @@ class Backbone(nn.Module):
 
         Layers that learn may be missing as a whole: they keep their fresh weights and are named in `Weights.fresh`.
         """
-        if self.name.startswith("timm:"):
-            return self._load_timm(path)
+        if isinstance(self.net, FromTimm):
+            return self.net.load(path)
         weights = find_weights(self.name, path)
         fresh = sorted(
             layer for layer in self.learning if not any(key.startswith(f"{layer}.") for key in weights.tensors)
@@ -132,17 +139,6 @@ class Backbone(nn.Module):
         self.net.load_state_dict({key: weights.tensors[key] for key in wanted if key in weights.tensors}, strict=False)
         with_weights = [layer for layer, stage in _stages(self.net) if any(True for _ in stage.parameters())]
         return replace(weights, fresh=tuple(layer for layer in fresh if layer in with_weights))
-
-    def _load_timm(self, path: str | os.PathLike[str] | None) -> Weights:
-        import timm
-
-        name = self.name.removeprefix("timm:")
-        indices = [int(layer) for layer in self.layers]
-        options = {"pretrained_cfg_overlay": {"file": os.fspath(path)}} if path else {}
-        loaded = timm.create_model(name, pretrained=True, features_only=True, out_indices=indices, **options)
-        self.net.load_state_dict(loaded.state_dict())
-        licence = str(getattr(loaded, "pretrained_cfg", {}).get("license", "see the model's page"))
-        return Weights(dict(loaded.state_dict()), str(path or f"hf.co/timm/{name}"), licence)
 
 
 def _stages(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -171,26 +167,3 @@ def _truncate(net: nn.Sequential, taps: list[str]) -> None:
     for layer in layers[max(layers.index(tap) for tap in taps) + 1 :]:
         container, _, index = layer.rpartition(".")
         del net.get_submodule(container)._modules[index]
-
-
-def _timm(name: str, taps: Sequence[int | str]) -> tuple[nn.Module, list[str], tuple[float, ...], tuple[float, ...]]:
-    try:
-        import timm
-    except ImportError as error:
-        raise InlierError(f"the backbone '{name}' needs timm: pip install 'inlier[timm]' ({error})") from error
-    name = name.removeprefix("timm:")
-    if not timm.is_model(name):
-        raise InlierError(f"timm knows no model '{name}': see timm.list_models()")
-    info = timm.create_model(name, features_only=True).feature_info
-    reductions, names = info.reduction(), info.module_name()
-    for tap in taps:
-        if tap not in reductions and tap not in names:
-            raise InlierError(f"timm:{name} has no tap point {tap!r}. Strides: {reductions}; layers: {names}")
-    # several levels may share a stride (plain vision transformers): the last one counts
-    index = {tap: max(i for i, known in enumerate(zip(reductions, names)) if tap in known) for tap in taps}
-    if sorted(index.values()) != list(index.values()):
-        raise InlierError(f"timm:{name}: give the taps from shallow to deep, not {list(taps)}")
-    net = timm.create_model(name, features_only=True, out_indices=[index[tap] for tap in taps])
-    config = timm.get_pretrained_cfg(name)
-    mean, std = (config.mean, config.std) if config else (IMAGENET_MEAN, IMAGENET_STD)
-    return net, [str(index[tap]) for tap in taps], tuple(mean), tuple(std)
