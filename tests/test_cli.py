@@ -267,27 +267,29 @@ def test_debug_shows_the_traceback(plates):
     assert run.returncode == 1 and "Traceback" in run.stderr
 
 
-def start(arguments, **options):
+def start(arguments, before=""):
+    code = f"{before}import tiny_backbone; from inlier.cli import main; main()"
     return subprocess.Popen(
-        [sys.executable, "-m", "inlier", *map(str, arguments)], stderr=subprocess.PIPE, text=True, **options
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.path.dirname(__file__)},
     )
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_run_resumes_and_ends_bit_equal_to_an_unbroken_one(how, plates, tmp_path):
-    command = ("train", plates, *TRAIN_SIMPLENET, "--set", "epochs=1000")
+    command = ("train", plates, *TRAIN_SIMPLENET, "--backbone", "tiny", "--set", "epochs=200")
     out = tmp_path / "stopped.inlier"
-    code = "import inlier.training as t; t.CHECKPOINT_EVERY = 0.05; from inlier.cli import main; main()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, command), "--out", str(out)], stderr=subprocess.DEVNULL
-    )
+    # a checkpoint after every step also takes so long that it cannot end before it is stopped
+    process = start([*command, "--out", out], before="import inlier.training as t; t.CHECKPOINT_EVERY = 0.0; ")
     checkpoint = tmp_path / "stopped.inlier.run" / "checkpoint.safetensors"
     deadline = time.monotonic() + 60
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(how)
     code = process.wait(30)
-    process.wait()
+    process.stderr.close()
     assert not out.exists() and checkpoint.exists(), "it was stopped in the middle"
     assert code == (130 if how == signal.SIGINT else -signal.SIGKILL)
 

@@ -76,8 +76,9 @@ def short(name, **settings):
 
 
 def same_weights(one, other):
+    theirs = other.network_.state_dict()
     for key, tensor in one.network_.state_dict().items():
-        assert torch.equal(tensor, other.network_.state_dict()[key]), key
+        assert torch.equal(tensor, theirs[key]), key
 
 
 @pytest.fixture(scope="session")
