@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test test-portable lint bench clean
+.PHONY: demo test test-portable test-lowest lint bench clean
 
 # Everything is installed from constraints.txt, so that no newer torch (with gigabytes of CUDA) slips in.
 .venv/installed: pyproject.toml constraints.txt
@@ -20,14 +20,28 @@ demo: .venv/installed
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal --durations=10
 
-# The numeric tests as other processors compute: instruction sets held down, one thread and two.
+# The numeric tests as other processors compute: instruction sets of oneDNN and of torch held down, one thread and two.
 NUMERIC = tests/test_backbones.py tests/test_padim.py tests/test_simplenet.py tests/test_memseg.py \
-	tests/test_differnet.py tests/test_diad.py tests/test_metrics.py tests/test_simulation.py
+	tests/test_differnet.py tests/test_diad.py tests/test_metrics.py tests/test_simulation.py tests/test_old_models.py
+ISAS = AVX2:avx2 SSE41:default
+THREADS = 1 2
 test-portable: .venv/installed
-	for threads in 1 2; do for isa in AVX2:avx2 SSE41:default; do \
-		echo "ONEDNN_MAX_CPU_ISA=$${isa%:*} ATEN_CPU_CAPABILITY=$${isa#*:} OMP_NUM_THREADS=$$threads"; \
+	for threads in $(THREADS); do for isa in $(ISAS); do \
+		echo "oneDNN and torch at $$isa, threads: $$threads"; \
 		ONEDNN_MAX_CPU_ISA=$${isa%:*} ATEN_CPU_CAPABILITY=$${isa#*:} OMP_NUM_THREADS=$$threads \
 		$(BIN)/python -m pytest -n $$((3 - threads)) --dist worksteal $(NUMERIC) || exit 1; done; done
+
+# The core of the suite with the lowest versions that pyproject.toml allows.
+CORE = tests/test_cli.py tests/test_artifact.py tests/test_inspection.py tests/test_old_models.py tests/test_padim.py \
+	tests/test_report.py tests/test_training.py tests/test_datasets.py tests/test_images.py
+.venv-lowest/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python tests/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt -e '.[dev]'
+	touch $@
+
+test-lowest: .venv-lowest/installed
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n logical --dist worksteal $(CORE)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -38,4 +52,4 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/speed.py
 
 clean:
-	rm -rf .venv inlier-demo
+	rm -rf .venv .venv-lowest inlier-demo

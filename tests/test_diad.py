@@ -307,8 +307,8 @@ def test_a_folder_of_diffusers_fills_the_same(tmp_path):
     path, state = stable_diffusion(network, tmp_path, "sd")
     load_pretrained(network.denoiser, network.autoencoder, path, 3)
     folder = tmp_path / "sd"
-    network.denoiser.unet.save_pretrained(folder / "unet")
-    network.autoencoder.net.save_pretrained(folder / "vae")
+    network.denoiser.unet.to(memory_format=torch.contiguous_format).save_pretrained(folder / "unet")
+    network.autoencoder.net.to(memory_format=torch.contiguous_format).save_pretrained(folder / "vae")
     (folder / "text_encoder").mkdir()
     text = {k.removeprefix("cond_stage_model.transformer."): v for k, v in state.items() if "text_model" in k}
     save_file(text, folder / "text_encoder/model.safetensors")
@@ -364,7 +364,7 @@ def test_an_autoencoder_in_every_layout_tells_its_own_size(tmp_path, kind):
     net, path = made.autoencoder.net, tmp_path / "ae.safetensors"
     expected = {"autoencoder_kind": "kl", "autoencoder_channels": (8, 8, 16), "autoencoder_layers": 1}
     if kind == "folder":
-        net.save_pretrained(path := tmp_path / "ae")
+        net.to(memory_format=torch.contiguous_format).save_pretrained(path := tmp_path / "ae")
         expected["autoencoder_groups"] = 4
     elif kind == "tiny":
         net = AutoencoderTiny(
@@ -610,7 +610,7 @@ def test_looks_at_reconstructions_are_kept_and_logged(plates, tmp_path):
 
 def test_a_given_autoencoder_is_used_as_it_is(plates, tmp_path):
     net = Autoencoder("kl", (8, 8, 16), 1, 3, 8).net
-    net.save_pretrained(tmp_path / "ae")
+    net.to(memory_format=torch.contiguous_format).save_pretrained(tmp_path / "ae")
     detector = tiny(autoencoder=str(tmp_path / "ae"), hint_channels=(4, 8, 8)).fit(plates, calibration="none")
     assert detector.settings_.latent_channels == 3 and detector.settings_.autoencoder_channels == (8, 8, 16)
     assert detector.settings.latent_channels == 4, "what the constructor was given stays"
