@@ -62,7 +62,7 @@ SHORT = {  # for what does not ask how good a model is
     "simplenet": {"epochs": 1},
 }
 GOOD = {
-    "memseg": {"backbone": "efficientnet_lite0", "steps": 40, "memory": 8}
+    "memseg": {"backbone": "efficientnet_lite0", "steps": 60, "memory": 8, "batch_size": 4}
 }  # random features hold too little for it
 every_method = pytest.mark.parametrize("name", methods.names())
 

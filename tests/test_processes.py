@@ -170,9 +170,10 @@ def test_two_processes_learn_what_one_learns(pair, case):
     alone = learned(case)
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     for name, value in alone.items():
-        # dozens of layers in float32, in another order of summation
+        # another order of summation through dozens of layers and three large steps; features are of size 1 to 10, and
+        # a mean near zero is rounded as they are
         torch.testing.assert_close(
-            ours[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+            ours[name], value, rtol=1e-4, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 

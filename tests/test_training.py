@@ -48,7 +48,22 @@ def test_randomness_depends_on_seed_and_step_alone():
         return torch.randn(4, generator=Run(seed=seed).generator(*key)).tolist()
 
     assert draw(1, 5) == draw(1, 5)
-    assert len({tuple(draw(*key)) for key in ((1, 5), (2, 5), (1, 6), (1, 5, 0), (1, 0, 5))}) == 5
+    # among them keys that differ in length, in sign, and by what a sum of products would confuse
+    keys = [
+        (1,),
+        (1, 0),
+        (1, 0, 0),
+        (1, 5),
+        (2, 5),
+        (1, 6),
+        (1, 5, 0),
+        (1, 0, 5),
+        (1, -1),
+        (1, 1, 2),
+        (1, 0, 1_000_005),
+    ]
+    keys += [(1, 2**31, 0), (1, 2**31), (1, 0, 1), (0, 1), (0, 1_000_004)]
+    assert len({tuple(draw(*key)) for key in keys}) == len(keys)
 
 
 def test_one_process_does_the_whole_batch():

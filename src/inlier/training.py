@@ -77,11 +77,15 @@ class Run:
         return processes.share(n, setting)
 
     def generator(self, *key: int) -> torch.Generator:
-        """Randomness that depends on the seed and `key` alone, so step 1000 is the same after a restart."""
-        mixed = 0
-        for part in (self.seed, *key):
-            mixed = (mixed * 1_000_003 + part + 1) % (2**63)
-        return torch.Generator().manual_seed(mixed)
+        """Randomness that depends on the seed and `key` alone, so step 1000 is the same after a restart.
+
+        Streams of different keys are independent (numpy's SeedSequence). Parts of a key lie in [-2**62, 2**62).
+        """
+        # two words of 32 bits for each part, so that no two keys are the same row of words
+        parts = (2 * part if part >= 0 else -2 * part - 1 for part in key)
+        words = [word for part in parts for word in (part & 0xFFFFFFFF, part >> 32)]
+        state = np.random.SeedSequence(self.seed, spawn_key=words).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(state[0]))
 
     def cache(self, shape: Sequence[int], dtype: torch.dtype, name: str) -> Tensor:
         """An empty tensor in memory or, where it would take much of what is free, in a file of the run folder.
