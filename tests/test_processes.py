@@ -170,11 +170,10 @@ def test_two_processes_learn_what_one_learns(pair, case):
     alone = learned(case)
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     for name, value in alone.items():
-        # another order of summation through dozens of layers and three large steps; features are of size 1 to 10, and
-        # a mean near zero is rounded as they are
-        torch.testing.assert_close(
-            ours[name], value, rtol=1e-4, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        # another order of summation, through dozens of layers and three large steps; a number near zero is rounded as
+        # its larger neighbours are
+        difference, largest = (ours[name] - value).abs().max(), value.abs().max()
+        assert difference <= 2e-5 + 1e-4 * largest, f"{name}: off by {difference:.2g} of {largest:.2g}"
 
 
 @pytest.mark.parametrize("kind", NORMS)
