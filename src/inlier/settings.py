@@ -34,6 +34,13 @@ class Settings:
     shorter_side: int | None = setting(
         None, "resize the shorter side to this, then crop the centre; none: stretch the whole image", low=32, high=8192
     )
+    tile: int | None = setting(
+        None,
+        "cut pictures into tiles of so many of their own pixels, each an input; none: the whole",
+        low=16,
+        high=65536,
+    )
+    overlap: float = setting(0.25, "share of a tile that overlaps the next, at least", low=0.0, high=0.9)
     filter: str = setting("bilinear", "resampling of the picture", choices=("bilinear", "bicubic", "lanczos"))
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inlier import artifact
-from inlier.cli.options import Alpha, Categories, Data, Device, Model, Workers
+from inlier.cli.options import Alpha, Categories, Confidence, Data, Device, Model, Workers
 from inlier.cli.outputs import percent, protect, read_by
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def evaluate(
     json_: Annotated[Path | None, typer.Option("--json", help="Write all numbers to this file ('-': stdout).")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with figures, index.html, to this folder.")] = None,
     alpha: Alpha = None,
+    confidence: Confidence = None,
     device: Device = "auto",
     workers: Workers = 2,
 ) -> None:
@@ -44,7 +45,7 @@ def evaluate(
         artifact.check_writable(report / "index.html")
 
     inspector = load(model, device)
-    results = run(inspector, dataset, categories=category or [], alpha=alpha, workers=workers)
+    results = run(inspector, dataset, categories=category or [], alpha=alpha, confidence=confidence, workers=workers)
     text = json.dumps(results.to_json(), indent=1, allow_nan=False) + "\n"
     if json_ and not to_file:
         print(text, end="")
@@ -90,7 +91,13 @@ def _print_results(results: "Results") -> None:
             print(f"{name}: {note}")
         if r.not_inspected:
             print(f"{name}: {100 * r.not_inspected:.2g} % of the defect pixels lie outside the inspected region (crop)")
-        if r.alpha is None:
+        if r.rule is None:
             print(f"{name}: the model has no calibration, so there are no verdicts")
-        else:
-            print(f"{name}: verdicts at alpha {r.alpha:.4g}")
+            continue
+        print(f"{name}: verdicts at alpha {r.rule.alpha:.4g}: {r.rule}")
+        for words, n, edges in (
+            ("false alarms", r.n_good, r.false_alarm_interval),
+            ("detected", r.n_defect, r.detection_interval),
+        ):
+            if edges:
+                print(f"{name}: {words} on {n} pictures, 95 % interval {percent(edges[0])} to {percent(edges[1])} %")

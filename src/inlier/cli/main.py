@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from inlier.cli.calibrate import calibrate
 from inlier.cli.demo import demo
 from inlier.cli.evaluate import evaluate
 from inlier.cli.methods import list_methods
@@ -72,6 +73,7 @@ def options(
 app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
+app.command()(calibrate)
 app.command("methods")(list_methods)
 app.command()(preview)
 app.command()(demo)

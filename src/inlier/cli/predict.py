@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from inlier import artifact
-from inlier.cli.options import Alpha, Device, Model, Workers
+from inlier.cli.options import Alpha, Confidence, Device, Model, Workers
 from inlier.cli.outputs import Writer, json_line, protect, text_line
 from inlier.errors import InlierError
 
@@ -30,6 +30,10 @@ def predict(
         Path | None, typer.Option(help="Write the pictures repainted as good to this folder, of methods that repaint.")
     ] = None,
     alpha: Alpha = None,
+    confidence: Confidence = None,
+    category: Annotated[
+        str | None, typer.Option(help="What the pictures show, where the model knows several categories.")
+    ] = None,
     device: Device = "auto",
     workers: Workers = 2,
 ) -> None:
@@ -65,7 +69,13 @@ def predict(
         write = Writer(roots, maps, overlays, reconstructions, inspector)
         # a map that is not written is not computed: with some methods it costs far more than the score
         predictions = inspector.predict(
-            sources, alpha=alpha, workers=workers, errors="keep", maps=bool(maps or overlays or reconstructions)
+            sources,
+            alpha=alpha,
+            confidence=confidence,
+            category=category,
+            workers=workers,
+            errors="keep",
+            maps=bool(maps or overlays or reconstructions),
         )
         for done, p in enumerate(predictions, 1):
             if p.error:

@@ -64,7 +64,7 @@ def preview(
             raise InlierError(f"{dataset.name}: {name} has no good training images")
         sources = [sample.source for sample in samples]
         batches = list(read_batches(sources, geometry_of(detector.settings), errors="keep"))
-        failures += [reason for batch in batches for _, reason in batch.failures]
+        failures += [p.error for batch in batches for p in batch.pictures if p.error]
         if not failures:
             pictures = [(255 * image).round().astype("uint8").transpose(1, 2, 0) for b in batches for image in b.images]
             sheets[name] = detector.preview(name, pictures, [Path(sample.name).name for sample in samples])

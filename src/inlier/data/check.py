@@ -1,6 +1,7 @@
 """Every picture and mask of a dataset is read once, before anything is trained."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from inlier.data.batches import read_ahead
 from inlier.data.datasets.sample import Dataset, Sample, first_names
@@ -20,6 +23,9 @@ class Report:
     """What `check` found in a dataset that can be used."""
 
     fingerprint: str  # sha256, hexadecimal, of the sorted sha256 of the good training images
+    order: str  # the same of their sha256 in the order of `dataset.train`
+    groups: tuple[int, ...]  # of each of them; copies of one picture have the same number
+    sizes: tuple[tuple[int, int], ...]  # of each of them: height, width
     warnings: tuple[str, ...]
 
 
@@ -27,6 +33,7 @@ class _Seen(NamedTuple):
     """What one reading of a sample showed; a problem is (kind, message)."""
 
     digest: str = ""
+    size: tuple[int, int] = (0, 0)
     problem: tuple[str, str] | None = None
     brightest: float | None = None  # in [0, 1], of 16-bit pictures
     empty_mask: bool = False
@@ -53,9 +60,45 @@ def check(dataset: Dataset, workers: int = 2, progress: Callable[[int, int], Non
         rest = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []
         total = f"{len(lines)} problem" + ("s" if len(lines) > 1 else "")
         raise InlierError("\n".join([f"{dataset.name}: {total}; mend or remove these files:", *lines[:20], *rest]))
-    train = [(s, look) for s, look in zip(dataset.samples, seen, strict=True) if s.split == "train" and not s.is_defect]
-    fingerprint = hashlib.sha256("".join(sorted(look.digest for _, look in train)).encode()).hexdigest()
-    return Report(fingerprint, tuple(_warnings(dataset, seen)))
+    train = [look for s, look in zip(dataset.samples, seen, strict=True) if s.split == "train" and not s.is_defect]
+    digests = [look.digest for look in train]
+    numbers = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
+    return Report(
+        _digest(sorted(digests)),
+        _digest(digests),
+        tuple(numbers[digest] for digest in digests),
+        tuple(look.size for look in train),
+        tuple(_warnings(dataset, seen)),
+    )
+
+
+def grouped(samples: Sequence[Sample], copies: Sequence[int], pattern: str | None) -> list[int]:
+    """A number for each sample, the same where they are copies, or where `pattern` finds the same in their paths.
+
+    copies: `Report.groups`. pattern: a regular expression; what its first group matches tells pictures of one part, lot
+    or board (all that it matches, where it has no group). Raises InlierError if it is none, or finds nothing in a path.
+    """
+    if pattern is None:
+        return list(copies)
+    try:
+        found = [re.search(pattern, sample.name) for sample in samples]
+    except re.error as error:
+        raise InlierError(f"group: {pattern!r} is no regular expression ({error})") from None
+    if missing := [sample.name for sample, match in zip(samples, found, strict=True) if match is None]:
+        raise InlierError(f"group: {pattern!r} finds nothing in {len(missing)} names: {first_names(missing)}")
+    keys = [(s.category, m.group(min(1, m.re.groups))) for s, m in zip(samples, found, strict=True) if m]
+    numbers = {key: len(copies) + number for number, key in enumerate(dict.fromkeys(keys))}
+    # a graph of pictures' copies and keys, whose connected parts are the groups
+    ends = [numbers[key] for key in keys]
+    n = max([*ends, *copies], default=0) + 1
+    graph = coo_array((np.ones(len(ends)), (list(copies), ends)), shape=(n, n))
+    labels = connected_components(graph, directed=False)[1]
+    order = {label: number for number, label in enumerate(dict.fromkeys(labels[list(copies)].tolist()))}
+    return [order[label] for label in labels[list(copies)].tolist()]
+
+
+def _digest(digests: Sequence[str]) -> str:
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _look(sample: Sample) -> _Seen:
@@ -68,7 +111,7 @@ def _look(sample: Sample) -> _Seen:
             data = f"{image.mode} {image.size} ".encode() + image.tobytes()
     except ImageError as error:
         return _Seen(problem=("unreadable image", str(error)))
-    look = _Seen(hashlib.sha256(data).hexdigest())
+    look = _Seen(hashlib.sha256(data).hexdigest(), (image.height, image.width))
     if image.mode == "F":
         look = look._replace(brightest=float(np.asarray(image).max()))
     if sample.mask is None:

@@ -293,7 +293,8 @@ class Network(nn.Module):
         z = [self.flow(torch.cat([self.features(views) for views in self.views(image[None])])) for image in images]
         return self.mean_square(torch.cat(z))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, inspected: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        # what is not inspected is one flat colour: the score of a whole picture has nothing to leave out
         scores, maps = [], []
         for image in images:  # the gradients of one image's views in memory, not of all
             z, gradients = self.input_gradients(image[None])
@@ -372,7 +373,7 @@ class DifferNet(Detector[Settings, Network]):
             network.mean.copy_(mean)
             network.whitening.copy_(matrix)
             pool = (pool - mean) @ matrix
-        pixels = torch.empty(0) if s.view_pool else images.cache(run)
+        pixels = torch.empty(0) if s.view_pool else images.cache(run)[0]
         n_views = s.batch_size * s.views
         part, weight = run.share(n_views)  # what this process does of a step's views
 

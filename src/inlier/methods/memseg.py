@@ -35,6 +35,7 @@ from inlier.detector import Detector, Images, to_input
 from inlier.errors import InlierError
 from inlier.features import Backbone
 from inlier.machine import in_double
+from inlier.maps import within
 from inlier.metrics import pixel_metrics
 from inlier.settings import setting
 from inlier.training import Check, Run, train
@@ -271,9 +272,11 @@ class Network(nn.Module):
         information = [torch.cat([f, (m - f).square()], 1) for f, m in pairs]
         return self.decoder(stem, self.fusion(information), deepest, images.shape[2:])  # type: ignore[no-any-return]
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, inspected: Tensor | None = None) -> tuple[Tensor, Tensor]:
         maps = self.logits(images).softmax(1)[:, 1]
-        return maps.flatten(1).topk(min(self.top, maps[0].numel())).values.mean(1), maps
+        highest = within(maps, inspected).flatten(1).topk(min(self.top, maps[0].numel())).values
+        counted = highest.isfinite()  # a small region of interest has fewer pixels
+        return highest.masked_fill(~counted, 0).sum(1) / counted.sum(1), maps
 
 
 def losses(logits: Tensor, masks: Tensor, gamma: float = 4.0) -> tuple[Tensor, Tensor]:
@@ -329,7 +332,7 @@ class MemSeg(Detector[Settings, Network]):
 
     def learn(self, network: Network, images: Images, run: Run) -> None:
         s = self.settings
-        pixels = images.cache(run)
+        pixels, regions = images.cache(run)
         shuffled = torch.randperm(len(images), generator=run.generator()).tolist()
         n_watched = min(WATCHED, len(images) // 10)
         watched, fitted = shuffled[:n_watched], shuffled[n_watched:]
@@ -351,7 +354,10 @@ class MemSeg(Detector[Settings, Network]):
             made = simulators[images.categories[index]](pixels[index].numpy(), key)
             if made.whole_image:
                 without_foreground[index] = 1
-            return torch.from_numpy(made.image), torch.from_numpy(made.mask)
+            picture, mask = torch.from_numpy(made.image), torch.from_numpy(made.mask)
+            if regions is None:
+                return picture, mask
+            return torch.where(regions[index, ..., None], picture, pixels[index]), mask & regions[index]
 
         @functools.lru_cache(4)
         def order(epoch: int) -> list[int]:

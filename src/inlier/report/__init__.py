@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 from inlier import artifact, drawing
-from inlier.calibration import PROMISES, smallest_alpha
 from inlier.data.images import read_image, read_mask
 from inlier.errors import InlierError
 from inlier.inspection.inspector import Inspector
@@ -105,7 +104,7 @@ def _section(
     defect = [c.score for c in result.cases if c.sample.is_defect]
     charts = []
     if good or defect:
-        threshold = None if result.threshold is None or result.alpha is None else (result.threshold, result.alpha)
+        threshold = None if result.rule is None else (result.rule.threshold, result.rule.alpha)
         charts.append(histogram(good, defect, threshold, result.category))
     if good and defect:
         label = f"AUROC {percent(result.image.auroc)} %"
@@ -119,7 +118,8 @@ def _section(
 
     panels: dict[int, tuple[Any, ...]] = {}
     for case in itertools.chain(*gallery):
-        p = inspector.inspect(case.sample.source, alpha=result.alpha)
+        known = case.sample.category if case.sample.category in inspector.categories_ else None
+        p = inspector.inspect(case.sample.source, category=known)
         assert p.map is not None
         mask = read_mask(case.sample.mask) if case.sample.mask else None
         # at once: all pictures at full size would fill the memory
@@ -127,13 +127,13 @@ def _section(
         repainted = [] if p.reconstruction is None else [Image.fromarray(p.reconstruction).resize(image.size)]
         panels[id(case)] = (image, mask, drawing.drawable(map, log_maps), *repainted)
         loaded()
-    pixel_threshold = drawing.drawable(result.pixel_threshold, log_maps)
+    pixel_threshold = drawing.drawable(result.rule and result.rule.pixel_threshold, log_maps)
     scale = drawing.colour_scale([map for _, _, map, *_ in panels.values()], pixel_threshold)
     rows = {
         name: [_row(case, panels[id(case)], pixel_threshold, scale) for case in group]
         for name, group in gallery._asdict().items()
     }
-    judged = result.alpha is not None
+    judged = result.rule is not None
     return {
         "result": result,
         "anchor": f"category-{number}",
@@ -179,11 +179,13 @@ def _calibration(model: dict[str, Any]) -> str:
     kind, n = known.get("kind", "none"), known.get("n", 0)
     if not n:
         return "The model has no calibration: there are raw scores only, no p-values, no verdicts and no thresholds."
-    hows = {"split": "that were never used for fitting", "folds": "each scored by a model fitted without it"}
-    return (
-        f"Calibrated on {n} good images, {hows.get(kind, kind)}. Lowest false-alarm rate that so many can promise: "
-        f"{100 * smallest_alpha(n):.2g} %. The promise: {PROMISES.get(kind, '')}."
-    )
+    hows = {
+        "split": "that were never used for fitting",
+        "folds": "each scored by a model fitted without it (close to the promise in practice, not a theorem)",
+    }
+    groups = known.get("groups", n)
+    together = f" in {groups} groups, each of which counts as one" if groups < n else ""
+    return f"Calibrated on {n} good images{together}, {hows.get(kind, kind)}."
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
