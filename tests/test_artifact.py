@@ -129,7 +129,7 @@ def test_a_full_disk_is_an_error_and_changes_nothing(path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "fsync", full)
     before = path.read_bytes()
     with pytest.raises(ArtifactError, match="No space left on device"):
         artifact.write(path, {"a": torch.ones(9)}, {})
