@@ -34,7 +34,7 @@ from inlier.machine import find_device, free_memory, own_torch_state
 from inlier.progress import progress
 from inlier.runtime.torch import Network, TorchRuntime
 from inlier.settings import Settings
-from inlier.training import Run
+from inlier.training import Run, alone
 from inlier.version import __version__
 
 log = logging.getLogger("inlier")
@@ -213,7 +213,8 @@ class Detector(Inspector, Generic[S, N]):
         `run_folder`, a killed fit can be resumed. log_with: "tensorboard" writes event files to the run folder. Raises
         InlierError for data that cannot be used, before anything is learned.
         """
-        with own_torch_state():
+        folder = Path(run_folder).expanduser() if run_folder else None
+        with own_torch_state(), alone(folder):
             kind = calibration or self.default_calibration
             self.settings_ = settings = self.complete()
             dataset = open_dataset(data, categories)
@@ -223,10 +224,7 @@ class Detector(Inspector, Generic[S, N]):
             self._check_log(log_with, run_folder)
             plain = json.loads(json.dumps(asdict(settings)))  # as a checkpoint gives it back: tuples become lists
             identity = {"method": self.name, "settings": plain, "seed": self.seed, "calibration": kind}
-            folder = Path(run_folder) if run_folder else None
             run = Run(self.seed, device, folder, resume, identity, workers, log_with)
-            if folder and folder.exists() and not folder.is_dir():
-                raise InlierError(f"{folder}: is a file; the run is kept in a folder of that name: move or rename one")
             run.check_resumable()
             # a wrong tap or a missing weight file is known before thousands of pictures are read
             backbone_weights = self._load_backbone()

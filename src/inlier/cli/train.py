@@ -8,7 +8,8 @@ import typer
 
 from inlier import artifact, methods
 from inlier.cli.options import Categories, Changes, Data, Device, Preset, Seed, Textures, Workers, settings
-from inlier.cli.outputs import protect, read_by
+from inlier.cli.outputs import protect, read_by, say
+from inlier.names import shorten, shown
 
 if TYPE_CHECKING:
     from inlier.detector import Detector
@@ -43,7 +44,7 @@ def train(
         detector, data, category or [], out, calibration=calibration, resume=resume, workers=workers, log_with=log_with
     )
     size = out.stat().st_size / 2**20
-    print(f"{out}: {method} ({preset}), {size:.1f} MiB, fitted in {time.monotonic() - start:.0f} s")
+    say(f"{shown(out)}: {method} ({preset}), {size:.1f} MiB, fitted in {time.monotonic() - start:.0f} s")
 
 
 def fit_and_save(detector: "Detector[Any, Any]", data: str, categories: list[str], out: Path, **options: Any) -> None:
@@ -53,7 +54,7 @@ def fit_and_save(detector: "Detector[Any, Any]", data: str, categories: list[str
     dataset = open_dataset(data, categories)
     protect([out], read_by(data, dataset, detector))
     artifact.check_writable(out)
-    run_folder = out.with_name(out.name + ".run")
+    run_folder = out.with_name(shorten(out.name + ".run"))
     if detector.trains:  # pictures of the training go to the run folder
         protect([run_folder / "look.png"], {Path(sample.name).parent for sample in dataset.samples})
     detector.fit(dataset, run_folder=run_folder, **options)
