@@ -342,7 +342,7 @@ class Detector(Inspector, Generic[S, N]):
             "library": __version__,
             "method": self.name,
             "preset": self.preset,
-            "settings": asdict(self.settings_),
+            "settings": self.settings_.public(),
             "seed": self.seed,
             **super().header(),
             "data": self.fingerprint_,

@@ -18,10 +18,20 @@ from inlier.errors import InlierError
 
 
 def setting(
-    default: Any, meaning: str, *, low: float | None = None, high: float | None = None, choices: Sequence[str] = ()
+    default: Any,
+    meaning: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[str] = (),
+    place: bool = False,
 ) -> Any:
-    """A dataclass field with its meaning (shown by `inlier methods NAME`) and its valid range, ends included."""
-    return field(default=default, metadata={"meaning": meaning, "low": low, "high": high, "choices": tuple(choices)})
+    """A dataclass field with its meaning (shown by `inlier methods NAME`) and its valid range, ends included.
+
+    place: names a file or folder, of which model files tell the last part only.
+    """
+    known = {"meaning": meaning, "low": low, "high": high, "choices": tuple(choices), "place": place}
+    return field(default=default, metadata=known)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +79,12 @@ class Settings:
                 hint = f" Did you mean '{close[0]}'?" if close else ""
                 raise InlierError(f"unknown setting '{name}'.{hint} Known: {', '.join(known)}")
         return dataclasses.replace(self, **changes)
+
+    def public(self) -> dict[str, Any]:
+        """All of them as a model file tells them: it may travel, so of files and folders just the names."""
+        values = dataclasses.asdict(self)
+        places = [f.name for f in fields(self) if f.metadata["place"] and values[f.name]]
+        return values | {name: os.path.basename(os.path.abspath(values[name])) for name in places}
 
     @classmethod
     def describe(cls) -> str:
