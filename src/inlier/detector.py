@@ -360,7 +360,9 @@ class Detector(Inspector, Generic[S, N]):
     @classmethod
     def from_artifact(cls, path: Path, tensors: dict[str, Tensor], header: dict[str, Any], device: str) -> Self:
         """A fitted detector from what `save` wrote. Raises ArtifactError if the content does not fit the method."""
+        place = find_device(device)
         try:
+            _check_content(tensors, header)
             stored = dict(header["settings"])
             kind = type(next(iter(cls.presets.values())))
             # settings that this version no longer has decided nothing about a finished network
@@ -381,17 +383,42 @@ class Detector(Inspector, Generic[S, N]):
                 prefix = "network."
                 state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
                 network.load_state_dict(detector.unpack(state))
-                detector.runtime_ = detector._runtime(network, find_device(device))
+                detector.runtime_ = detector._runtime(network, place)
             detector.geometry_ = geometry_of(settings)
             scores, peaks = (tensors[f"calibration.{name}"].numpy() for name in ("scores", "peaks"))
             detector.calibration_ = Calibration(header["calibration"]["kind"], scores, peaks)
             detector.categories_, detector.fingerprint_ = tuple(header["categories"]), header["data"]
             detector.weights_ = header["weights"]
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ArtifactError(f"{path}: does not fit method '{cls.name}' of inlier {__version__}: {error}") from error
         except InlierError as error:
-            raise InlierError(f"{path}: {error}") from error
+            raise ArtifactError(f"{path}: {error}") from error
+        except Exception as error:  # building from settings that make no sense together raises all kinds
+            reason = f"{error or type(error).__name__}"
+            raise ArtifactError(
+                f"{path}: does not fit method '{cls.name}' of inlier {__version__}: {reason}"
+            ) from error
         return detector
+
+
+def _check_content(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Raise KeyError or TypeError for what `save` never writes, whatever a checksum says of it."""
+    kinds = {"preset": str, "seed": int, "settings": dict, "categories": list, "calibration": dict, "data": str}
+    for key, kind in (kinds | {"weights": dict}).items():
+        if not isinstance(header[key], kind):
+            raise TypeError(f"'{key}' cannot be {header[key]!r}")
+    if not all(isinstance(category, str) for category in header["categories"]):
+        raise TypeError(f"'categories' cannot be {header['categories']!r}")
+    if header["calibration"]["kind"] not in calibration.KINDS:
+        raise TypeError(f"the calibration cannot be {header['calibration']['kind']!r}")
+    scores, peaks = tensors["calibration.scores"], tensors["calibration.peaks"]
+    if (
+        scores.dim() != 1
+        or scores.shape != peaks.shape
+        or not (scores.is_floating_point() and peaks.dtype == scores.dtype)
+    ):
+        raise TypeError("its calibration is no list of scores, and of as many peaks of maps")
+    for name, tensor in tensors.items():  # a score that is no number would be no defect
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise TypeError(f"{name} holds what is no number")
 
 
 def geometry_of(s: Settings) -> Geometry:

@@ -63,7 +63,7 @@ class Settings:
             for part in value:
                 self._check_range(name, part, metadata)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if number and not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise InlierError(f"setting '{name}': {value} is out of range, it must be finite ({metadata['meaning']})")
         if number and not ((low is None or value >= low) and (high is None or value <= high)):
             raise InlierError(

@@ -411,6 +411,23 @@ def _restore(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], run:
         return _State()
     tensors, header = _checkpoint(run.checkpoint, artifact.read)
     _check_identity(run.checkpoint, header, run.identity)
+    try:
+        state = _restored(model, optimizers, scaler, tensors, header)
+    except Exception as error:  # torch and optimizers raise all kinds for what does not fit them
+        raise InlierError(
+            f"{run.checkpoint}: does not fit this training ({error}); train without --resume to start again"
+        ) from error
+    log.info("resumed at step %d", state.step)
+    return state
+
+
+def _restored(
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    scaler: Any,
+    tensors: dict[str, Tensor],
+    header: dict[str, Any],
+) -> _State:
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         group, _, rest = name.partition(".")
@@ -425,10 +442,9 @@ def _restore(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], run:
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     if header.get("scaler"):
         scaler.load_state_dict(header["scaler"])
-    log.info("resumed at step %d", header["step"])
     device = next(model.parameters()).device
     ema = {name: tensor.to(device) for name, tensor in groups.get("ema", {}).items()}
-    return _State(header["step"], header["values"], groups.get("best", {}), ema)
+    return _State(int(header["step"]), list(map(float, header["values"])), groups.get("best", {}), ema)
 
 
 def _checkpoint(path: Path, read: Callable[[Path], Read]) -> Read:
@@ -439,7 +455,8 @@ def _checkpoint(path: Path, read: Callable[[Path], Read]) -> Read:
 
 
 def _check_identity(path: Path, header: dict[str, Any], identity: dict[str, Any]) -> None:
-    changed = [key for key, value in identity.items() if header.get("identity", {}).get(key) != value]
+    stored = header.get("identity")
+    changed = [k for k, value in identity.items() if not isinstance(stored, dict) or stored.get(k) != value]
     if changed:
         raise InlierError(
             f"{path}: belongs to a run with other {', '.join(changed)}; use the same ones, or train without --resume"
