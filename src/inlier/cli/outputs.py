@@ -41,7 +41,10 @@ def protect(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
     """
     from inlier.data.images import SUFFIXES
 
-    read = {path.resolve() for path in inputs}
+    read = set()
+    for path in inputs:
+        with contextlib.suppress(ValueError):  # a table may name what no path can be; reading it will say so
+            read.add(path.resolve())
     for target in targets:
         real = target.resolve()
         if real in read:
