@@ -1,4 +1,4 @@
-"""Names may hold anything: bytes that are no text, line breaks, markup, 255 bytes. Nothing is lost and nothing forged."""
+"""Names hold anything: bytes that are no text, line breaks, markup. Nothing is lost, and nothing forged."""
 
 import json
 import os
@@ -104,8 +104,10 @@ def test_every_picture_has_one_line_and_all_its_files(inlier, model, pictures, t
 
     code, stdout, _ = inlier("predict", model, pictures, "--jsonl", tmp_path / "lines.jsonl")
     read = [json.loads(line)["path"] for line in (tmp_path / "lines.jsonl").read_bytes().splitlines()]
-    assert code == 0 and not stdout and sorted(map(os.fsencode, read)) == sorted(
-        os.fsencode(pictures / name) for name in NAMES
+    assert (
+        code == 0
+        and not stdout
+        and sorted(map(os.fsencode, read)) == sorted(os.fsencode(pictures / name) for name in NAMES)
     )
 
 
@@ -131,7 +133,10 @@ def test_one_overlay_that_cannot_be_written_costs_no_verdict(inlier, model, plat
 
 @pytest.mark.parametrize("category", [LATIN, "a [red]\n$x$ :smile:"], ids=ascii)
 def test_a_category_of_any_name_trains_evaluates_and_previews(inlier, tmp_path, category):
-    data, out = write_dataset(tmp_path / "data", 6, 2, 2, category) / category, tmp_path / "data" / category / "m.inlier"
+    data, out = (
+        write_dataset(tmp_path / "data", 6, 2, 2, category) / category,
+        tmp_path / "data" / category / "m.inlier",
+    )
     tiny = ("--backbone", "tiny", "--set", "size=32")
     code, stdout, stderr = inlier("train", data, "--method", "padim", *tiny, "--out", out)
     assert (code, len(stdout.splitlines())) == (0, 1), stderr
@@ -146,7 +151,7 @@ def test_a_category_of_any_name_trains_evaluates_and_previews(inlier, tmp_path, 
 
 
 def test_categories_of_a_table_are_no_markup(inlier, model, plates, tmp_path):
-    rows = [f'{plates}/plate/test/{kind}/000.png,test,{kind},[/]' for kind in ("good", "dent")]
+    rows = [f"{plates}/plate/test/{kind}/000.png,test,{kind},[/]" for kind in ("good", "dent")]
     (tmp_path / "parts.csv").write_text("\n".join(["path,split,label,category", *rows]))
     code, stdout, stderr = inlier("evaluate", model, tmp_path / "parts.csv", "--report", tmp_path)
     assert code == 0 and "[/]: verdicts at" in stdout and "[/]" in stdout.splitlines()[5], stderr
@@ -161,7 +166,9 @@ def test_previews_of_categories_that_are_no_file_names(inlier, plates, tmp_path)
 
 def test_a_table_that_holds_what_no_path_can_is_an_error_of_a_person(inlier, tmp_path):
     (tmp_path / "parts.csv").write_text("path\na\0b.png\nc.png\n")
-    code, _, stderr = inlier("train", tmp_path / "parts.csv", "--method=padim", "--calibration=none", "--out", tmp_path / "m")
+    code, _, stderr = inlier(
+        "train", tmp_path / "parts.csv", "--method=padim", "--calibration=none", "--out", tmp_path / "m"
+    )
     assert code == 2 and "a\\x00b.png" in stderr, stderr
 
 
@@ -246,7 +253,7 @@ def test_a_pipe_gets_the_whole_table(capsys):
 def test_letters_on_pictures_are_legible_or_escaped():
     assert drawing.legible("Prüfgröße Äa é ² – 中\n") == "Pruefgroesse Aea e 2 - \\u4e2d\\n"
     assert drawing.legible("u\u0308ber a.png") == "ueber a.png", "as macOS writes it"
-    font, box = ImageFont.load_default(20), None
+    font = ImageFont.load_default(20)
     box = bytes(font.getmask("\uffff"))
     for text in (*NAMES, "Größe 中 Łódź Ω ½ …"):
         assert all(bytes(font.getmask(sign)) != box for sign in drawing.legible(text) if sign != " ")
