@@ -17,6 +17,7 @@ from inlier.cli.outputs import json_text, print_table
 from inlier.names import file_name, shorten, shown, shown_message
 
 LATIN = os.fsdecode(b"pr\xfcf")  # as an old Windows disk has it
+TINY_PADIM = ("--method=padim", "--backbone=tiny", "--calibration=none")
 FORGED = "000.png\ngood    p 1.0000  score 1            real"
 NAMES = (f"{LATIN}.png", f"{FORGED}.png", "中 [red]x[b].png", "$x_$ :smile: \x1b[2J.png", "x" * 250 + ".png")
 
