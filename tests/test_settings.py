@@ -74,7 +74,6 @@ ODD = st.sampled_from(
     [
         10**400,
         -(10**400),
-        10**5000,
         Fraction(10**400),
         np.float64("nan"),
         np.int64(1),
@@ -103,7 +102,7 @@ def test_no_value_ends_in_another_error_than_one_of_a_person(values):
 
 @pytest.mark.parametrize(
     "value",
-    [10**400, -(10**400), Fraction(10**400), np.arange(3), [np.arange(3)]],
+    [10**400, -(10**400), 10**5000, Fraction(10**400), np.arange(3), [np.arange(3)]],
     ids=["huge", "low", "thousands of digits", "fraction", "array", "list of arrays"],
 )
 @pytest.mark.parametrize("name", ["degrees", "minutes", "taps", "filter"])
