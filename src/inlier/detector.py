@@ -38,7 +38,7 @@ from inlier.machine import find_device, free_memory, own_torch_state
 from inlier.progress import progress
 from inlier.runtime.torch import Network, TorchRuntime
 from inlier.settings import Settings
-from inlier.training import Run
+from inlier.training import Run, alone
 from inlier.version import __version__
 
 log = logging.getLogger("inlier")
@@ -253,7 +253,8 @@ class Detector(Inspector, Generic[S, N]):
         and count as one. With `run_folder`, a killed fit can be resumed. log_with: "tensorboard" writes event files to
         the run folder. Raises InlierError for data that cannot be used, before anything is learned.
         """
-        with own_torch_state():
+        folder = Path(run_folder).expanduser() if run_folder else None
+        with own_torch_state(), alone(folder):
             kind = calibration or self.default_calibration
             self.settings_ = settings = self.complete()
             dataset = open_dataset(data, categories)
@@ -268,10 +269,7 @@ class Detector(Inspector, Generic[S, N]):
             self._check_log(log_with, run_folder)
             plain = json.loads(json.dumps(asdict(settings)))  # as a checkpoint gives it back: tuples become lists
             identity = {"method": self.name, "settings": plain, "seed": self.seed, "calibration": kind}
-            folder = Path(run_folder) if run_folder else None
             run = Run(self.seed, device, folder, resume, identity, workers, log_with)
-            if folder and folder.exists() and not folder.is_dir():
-                raise InlierError(f"{folder}: is a file; the run is kept in a folder of that name: move or rename one")
             run.check_resumable()
             # a wrong tap or a missing weight file is known before thousands of pictures are read
             backbone_weights = self._load_backbone()
@@ -423,7 +421,7 @@ class Detector(Inspector, Generic[S, N]):
             "library": __version__,
             "method": self.name,
             "preset": self.preset,
-            "settings": asdict(self.settings_),
+            "settings": self.settings_.public(),
             "seed": self.seed,
             **super().header(),
             "data": self.fingerprint_,
@@ -441,7 +439,9 @@ class Detector(Inspector, Generic[S, N]):
     @classmethod
     def from_artifact(cls, path: Path, tensors: dict[str, Tensor], header: dict[str, Any], device: str) -> Self:
         """A fitted detector from what `save` wrote. Raises ArtifactError if the content does not fit the method."""
+        place = find_device(device)
         try:
+            _check_content(tensors, header)
             stored = dict(header["settings"])
             kind = type(next(iter(cls.presets.values())))
             # settings that this version no longer has decided nothing about a finished network
@@ -462,7 +462,7 @@ class Detector(Inspector, Generic[S, N]):
                 prefix = "network."
                 state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
                 network.load_state_dict(detector.unpack(state))
-                detector.runtime_ = detector._runtime(network, find_device(device))
+                detector.runtime_ = detector._runtime(network, place)
             detector.geometry_ = geometry_of(settings)
             detector.regions_ = {
                 name: Region(np.unpackbits(tensors[f"region.{name}"].numpy(), count=h * w).astype(bool).reshape(h, w))
@@ -471,10 +471,13 @@ class Detector(Inspector, Generic[S, N]):
             detector.calibration_ = _stored_calibration(tensors, header["calibration"])
             detector.categories_, detector.fingerprint_ = tuple(header["categories"]), header["data"]
             detector.weights_ = header["weights"]
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ArtifactError(f"{path}: does not fit method '{cls.name}' of inlier {__version__}: {error}") from error
         except InlierError as error:
-            raise InlierError(f"{path}: {error}") from error
+            raise ArtifactError(f"{path}: {error}") from error
+        except Exception as error:  # building from settings that make no sense together raises all kinds
+            reason = f"{error or type(error).__name__}"
+            raise ArtifactError(
+                f"{path}: does not fit method '{cls.name}' of inlier {__version__}: {reason}"
+            ) from error
         return detector
 
 
@@ -500,6 +503,27 @@ def _fingerprint(pictures: Sequence[Good], order: str) -> str:
         digest.update(f"{picture.category} {picture.group} {picture.views} ".encode())
         digest.update(b"" if region is None else np.packbits(region.mask).tobytes())
     return digest.hexdigest()
+
+
+def _check_content(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Raise KeyError or TypeError for what `save` never writes, whatever a checksum says of it."""
+    kinds = {"preset": str, "seed": int, "settings": dict, "categories": list, "calibration": dict, "data": str}
+    for key, kind in (kinds | {"weights": dict}).items():
+        if not isinstance(header[key], kind):
+            raise TypeError(f"'{key}' cannot be {header[key]!r}")
+    if not all(isinstance(category, str) for category in header["categories"]):
+        raise TypeError(f"'categories' cannot be {header['categories']!r}")
+    if header["calibration"]["kind"] not in calibration.KINDS:
+        raise TypeError(f"the calibration cannot be {header['calibration']['kind']!r}")
+    scores, peaks = tensors["calibration.scores"], tensors["calibration.peaks"]
+    if (
+        scores.dim() != 1
+        or scores.shape != peaks.shape
+        or not (scores.is_floating_point() and peaks.dtype == scores.dtype)
+    ):
+        raise TypeError("its calibration is no list of scores, and of as many peaks of maps")
+    if not (scores.isfinite().all() and peaks.isfinite().all()):
+        raise TypeError("its calibration scores are not all numbers")
 
 
 def geometry_of(s: Settings) -> Geometry:

@@ -4,6 +4,7 @@ A colour scale is (low, high) in raw scores; whoever draws several maps passes t
 """
 
 import functools
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_dilation, binary_erosion
+
+from inlier.names import shown
 
 Scale = tuple[float, float]
 Map = NDArray[np.float32]
@@ -27,6 +30,7 @@ OUTLINE, RIM = (0, 255, 255), (0, 0, 0)  # cyan is not in the palette; the black
 HATCH = (150, 150, 150), (205, 205, 205)  # greys of "not inspected"
 STRENGTH = 0.6  # share of the heat map in an overlay at the top of the scale; none at the bottom
 PANEL_HEIGHT, PANEL_WIDTH = 300, 450  # pixels; shown at about 230 high, so that dense screens have some more
+SPELT = {"ä": "ae", "ö": "oe", "ü": "ue", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "ß": "ss", "ẞ": "SS", "–": "-", "µ": "u"}
 LINE = 1 / 200  # width of outlines as a share of the longer side, so that they are seen when shrunk
 
 
@@ -131,6 +135,28 @@ def panels(pictures: Sequence[Image.Image], captions: Sequence[str], title: str 
     return sheet
 
 
+def legible(text: str) -> str:
+    """The text with what Pillow's own font lacks: German letters spelt out, accents dropped, else an escape.
+
+    >>> legible("Prüfling é 中")
+    'Pruefling e \\\\u4e2d'
+    """
+    return "".join(map(_legible, unicodedata.normalize("NFC", shown(text))))
+
+
+@functools.cache
+def _legible(sign: str) -> str:
+    font = ImageFont.load_default(20)
+    box = bytes(font.getmask("\uffff"))  # drawn for all that a font lacks
+
+    def is_drawn(text: str) -> bool:
+        return all(sign == " " or bytes(font.getmask(sign)) != box for sign in text)
+
+    bare = "".join(part for part in unicodedata.normalize("NFKD", sign) if not unicodedata.combining(part))
+    options = (sign, SPELT.get(sign, bare))
+    return next(filter(is_drawn, options), sign.encode("unicode_escape").decode())
+
+
 def _level(map: Map, scale: Scale) -> NDArray[np.float32]:
     """Place of each value on the scale, in [0, 1]; 0 for NaN, and everywhere when the scale is a point."""
     low, high = scale
@@ -158,6 +184,6 @@ def _width(pixels: NDArray[Any]) -> int:
 
 def _cut(text: str, font: Any, room: int) -> str:
     """As much of the text as fits into `room` pixels, in one line."""
-    text = " ".join(text.split())
+    text = legible(" ".join(text.split()))
     shorter = (text[:end].rstrip() + "\N{HORIZONTAL ELLIPSIS}" for end in range(len(text) - 1, -1, -1))
     return next((t for t in (text, *shorter) if font.getbbox(t)[2] <= room), "")

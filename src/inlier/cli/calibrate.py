@@ -7,7 +7,8 @@ import typer
 
 from inlier import artifact
 from inlier.cli.options import Categories, Data, Device, Group, Model, Workers
-from inlier.cli.outputs import protect, read_by
+from inlier.cli.outputs import protect, read_by, say
+from inlier.names import shown
 
 
 def calibrate(
@@ -34,10 +35,10 @@ def calibrate(
     before = inspector.calibration_
     inspector.calibrate(dataset, extend=extend, group=group, workers=workers)
     inspector.save(target)
-    print(f"before: {before}")
-    print(f"now:    {inspector.calibration_}")
+    say(f"before: {before}")
+    say(f"now:    {inspector.calibration_}")
     old, new = before.rule() if len(before) else None, inspector.calibration_.rule()
     for words, rule in (("before", old), ("now", new)):
         if rule:
-            print(f"{words}: alpha {rule.alpha:.4g}, a defect above score {rule.threshold:.5g}")
-    print(f"{target}: written")
+            say(f"{words}: alpha {rule.alpha:.4g}, a defect above score {rule.threshold:.5g}")
+    say(f"{shown(target)}: written")

@@ -9,8 +9,9 @@ import typer
 
 from inlier import artifact
 from inlier.cli.options import Alpha, Confidence, Device, Model, Workers
-from inlier.cli.outputs import Writer, json_line, protect, text_line
+from inlier.cli.outputs import Writer, check_stdout, json_line, protect, tell, text_line
 from inlier.errors import InlierError
+from inlier.names import shown
 
 
 def predict(
@@ -44,6 +45,9 @@ def predict(
 
     if no_maps and (maps or overlays or reconstructions):
         raise InlierError("--no-maps leaves nothing to write for --maps, --overlays or --reconstructions")
+    to_file = jsonl is not None and str(jsonl) != "-"
+    if not to_file:
+        check_stdout()
     inspector = load(model, device)
     if reconstructions and not inspector.repaints:
         raise InlierError(f"--reconstructions: {inspector.header()['method']} repaints nothing")
@@ -52,21 +56,18 @@ def predict(
         if not paths:
             raise InlierError(f"{root}: holds no pictures (.png .jpg .jpeg .bmp .tif .tiff .webp)")
     roots = {path: root for root, paths in found.items() for path in paths}
-    if jsonl and str(jsonl) != "-":
+    if jsonl and to_file:
         protect([jsonl], [model, *images, *roots])
         if not jsonl.exists() or jsonl.is_dir():  # a pipe will do: lines are written as they come
             artifact.check_writable(jsonl)
     for folder in filter(None, (maps, overlays, reconstructions)):
         protect([folder / "any.png"], [root for root in images if root.is_dir()])
         artifact.check_writable(folder / "any.png")
-    sources, failed = list(roots), 0
+    sources, failed, unwritten = list(roots), 0, 0
     with ExitStack() as stack:
-        lines = sys.stdout
-        if jsonl and str(jsonl) != "-":
-            # names that are no valid text are written with backslashes
-            lines = stack.enter_context(jsonl.open("w", encoding="utf-8", errors="backslashreplace"))
-        show = stack.enter_context(progress("predicting", len(sources))) if jsonl else None
         write = Writer(roots, maps, overlays, reconstructions, inspector)
+        lines = stack.enter_context(jsonl.open("w", encoding="utf-8")) if jsonl and to_file else sys.stdout
+        show = stack.enter_context(progress("predicting", len(sources))) if jsonl else None
         # a map that is not written is not computed: with some methods it costs far more than the score
         predictions = inspector.predict(
             sources,
@@ -80,12 +81,19 @@ def predict(
         for done, p in enumerate(predictions, 1):
             if p.error:
                 failed += 1
-                print(f"error: {p.error}", file=sys.stderr)
+                tell(f"error: {shown(p.error)}")
             else:
-                write(p)
-            print(json_line(p) if jsonl else text_line(p), file=lines, flush=lines is not sys.stdout)
+                try:
+                    write(p)
+                except (InlierError, OSError) as error:
+                    unwritten += 1
+                    tell(f"error: {shown(p.path)}: judged, but its pictures were not all written: {shown(error)}")
+            print(json_line(p, lines.encoding) if jsonl else text_line(p), file=lines, flush=True)
             if show:
                 show(done)
     if failed:
-        print(f"{failed} of {len(sources)} pictures could not be read", file=sys.stderr)
+        tell(f"{failed} of {len(sources)} pictures could not be read")
+    if unwritten:
+        tell(f"the maps or overlays of {unwritten} of {len(sources)} pictures could not be written")
+    if failed or unwritten:
         raise typer.Exit(1)

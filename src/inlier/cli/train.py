@@ -8,8 +8,9 @@ import typer
 
 from inlier import artifact, methods
 from inlier.cli.options import Categories, Changes, Data, Device, Group, Preset, Seed, Textures, Workers, settings
-from inlier.cli.outputs import protect, read_by
+from inlier.cli.outputs import protect, read_by, say
 from inlier.errors import InlierError
+from inlier.names import shorten, shown
 
 if TYPE_CHECKING:
     from inlier.detector import Detector
@@ -68,9 +69,10 @@ def train(
         log_with=log_with,
     )
     size = out.stat().st_size / 2**20
-    print(f"{out}: {method} ({preset}), {size:.1f} MiB, fitted in {time.monotonic() - start:.0f} s")
+    say(f"{shown(out)}: {method} ({preset}), {size:.1f} MiB, fitted in {time.monotonic() - start:.0f} s")
     rule = detector.calibration_.rule()
-    print(f"{out}: {'no calibration, so no verdicts' if rule is None else f'at alpha {rule.alpha:.4g}, {rule}'}")
+    promise = "no calibration, so no verdicts" if rule is None else f"at alpha {rule.alpha:.4g}, {rule}"
+    say(f"{shown(out)}: {promise}")
 
 
 def regions(texts: list[str] | None) -> dict[str, str] | None:
@@ -94,7 +96,7 @@ def fit_and_save(detector: "Detector[Any, Any]", data: str, categories: list[str
     dataset = open_dataset(data, categories)
     protect([out], read_by(data, dataset, detector))
     artifact.check_writable(out)
-    run_folder = out.with_name(out.name + ".run")
+    run_folder = out.with_name(shorten(out.name + ".run"))
     if detector.trains:  # pictures of the training go to the run folder
         protect([run_folder / "look.png"], {Path(sample.name).parent for sample in dataset.samples})
     detector.fit(dataset, run_folder=run_folder, **options)

@@ -57,7 +57,9 @@ class Settings(settings.Settings):
     frozen: bool = setting(True, "freeze the stem and the compared layers (false: as the released code)")
     standardise: bool = setting(False, "scale the compared features to mean 0, deviation 1 on the memory")
     foreground: str = setting("auto", "where defects are simulated: auto, whole, released, brighter, darker:120, ...")
-    textures: str | None = setting(None, "folder of foreign textures, e.g. DTD; none: those of scikit-image")
+    textures: str | None = setting(
+        None, "folder of foreign textures, e.g. DTD; none: those of scikit-image", place=True
+    )
     match_grey: bool = setting(False, "grey pictures get grey defects, so that colour does not give them away")
     tiles: tuple[int, ...] = setting((4, 8), "rows and columns of the shuffled tiles of a structural defect")
     steps: int = setting(2700, "training steps", low=1)

@@ -13,6 +13,7 @@ from inlier import artifact, drawing
 from inlier.data.images import read_image, read_mask
 from inlier.errors import InlierError
 from inlier.inspection.inspector import Inspector
+from inlier.names import shown
 from inlier.progress import progress
 from inlier.report.charts import data_uri, histogram, roc
 from inlier.results import Case, CategoryResult, Results
@@ -54,6 +55,7 @@ def write_report(results: Results, inspector: Inspector, folder: Path) -> Path:
         loader=PackageLoader("inlier.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -69,6 +71,11 @@ def write_report(results: Results, inspector: Inspector, folder: Path) -> Path:
     path = Path(folder) / "index.html"
     artifact.write_bytes(path, page.encode())
     return path
+
+
+def _finalize(value: Any) -> Any:
+    """Names hold anything; what is already a piece of the page stays."""
+    return shown(value) if type(value) is str else value
 
 
 def choose(cases: Sequence[Case]) -> Gallery:
@@ -105,7 +112,7 @@ def _section(
     charts = []
     if good or defect:
         threshold = None if result.rule is None else (result.rule.threshold, result.rule.alpha)
-        charts.append(histogram(good, defect, threshold, result.category))
+        charts.append(histogram(good, defect, threshold, shown(result.category)))
     if good and defect:
         label = f"AUROC {percent(result.image.auroc)} %"
         if "auroc" in result.intervals:
@@ -114,7 +121,7 @@ def _section(
         if result.false_alarm_rate is not None and result.detection_rate is not None:
             point = result.false_alarm_rate, result.detection_rate
         scores, is_defect = [c.score for c in result.cases], [c.sample.is_defect for c in result.cases]
-        charts.append(roc(scores, is_defect, label, point, result.category))
+        charts.append(roc(scores, is_defect, label, point, shown(result.category)))
 
     panels: dict[int, tuple[Any, ...]] = {}
     for case in itertools.chain(*gallery):
