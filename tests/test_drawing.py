@@ -206,3 +206,14 @@ def test_cut_text_ends_in_an_ellipsis():
 def test_panels_wants_a_caption_for_each_picture():
     with pytest.raises(ValueError):
         drawing.panels([Image.new("RGB", (8, 8))], [])
+
+
+def test_evidence_is_drawn_with_its_limit_and_the_change():
+    calm = drawing.evidence([(0, 0.0), (50, -0.3), (100, -0.5)], 2.0, None)
+    assert (
+        painted(calm, ImageColor.getrgb(drawing.CURVE)).any() and painted(calm, ImageColor.getrgb(drawing.LIMIT)).any()
+    )
+    alarmed = np.asarray(drawing.evidence([(0, 0.0), (50, -0.3), (100, 300.0)], 2.0, (50, 80)))
+    shaded = np.flatnonzero((alarmed == ImageColor.getrgb(drawing.CHANGED)).all(2).any(axis=0))
+    assert shaded.min() >= 60 + 0.5 * 810 - 2 and shaded.max() <= 60 + 0.8 * 810 + 2
+    assert drawing.evidence([(0, 0.0)], 2.0, None).size == calm.size  # before the first picture

@@ -215,7 +215,7 @@ def test_scores_that_rise_for_ever_break_nothing():
     monitor = Monitor.start(np.arange(40.0))
     for score in range(100, 3000):
         monitor.update(score)
-    assert np.isfinite(monitor.total) and monitor.alarm and monitor.alarm.began == 1
+    assert np.isfinite(monitor.evidence) and monitor.alarm and monitor.alarm.began == 1
 
 
 def test_what_cannot_be_watched():

@@ -4,6 +4,7 @@ A colour scale is (low, high) in raw scores; whoever draws several maps passes t
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ PALETTE = """
     F1721D F68012 F98E08 FB9D06 FBAC10 FABB21 F8CB34 F4DB4B F1E968 F3F689 FCFEA4
 """
 OUTLINE, RIM = (0, 255, 255), (0, 0, 0)  # cyan is not in the palette; the black rim carries it over bright parts
+CURVE, LIMIT, CHANGED = "#0072B2", "#D55E00", "#F6D9C5"  # Okabe and Ito's blue and vermilion, and a light one
 HATCH = (150, 150, 150), (205, 205, 205)  # greys of "not inspected"
 STRENGTH = 0.6  # share of the heat map in an overlay at the top of the scale; none at the bottom
 PANEL_HEIGHT, PANEL_WIDTH = 300, 450  # pixels; shown at about 230 high, so that dense screens have some more
@@ -128,6 +130,45 @@ def panels(pictures: Sequence[Image.Image], captions: Sequence[str], title: str 
         draw.text((left, top), _cut(caption, font, image.width), "black", font)
         sheet.paste(image, (left, top + line))
         left += image.width + gap
+    return sheet
+
+
+def evidence(
+    points: Sequence[tuple[int, float]],
+    limit: float,
+    change: tuple[int, int] | None,
+    size: tuple[int, int] = (900, 420),
+) -> Image.Image:
+    """RGB: how evidence of a change (powers of ten) grew over a stream, and the limit from which it is an alarm.
+
+    points: (picture, evidence), ascending. change: pictures at which a change began and was seen.
+    """
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    left, top, right, bottom = 60, 40, size[0] - 30, size[1] - 40
+    last = max(points[-1][0], 1)
+    low = math.floor(min(0.0, *(value for _, value in points)))
+    high = math.ceil(max(limit, *(value for _, value in points))) + 1
+
+    def place(picture: float, value: float) -> tuple[float, float]:
+        return left + (right - left) * picture / last, bottom - (bottom - top) * (value - low) / (high - low)
+
+    if change:
+        began, seen = (place(picture, low)[0] for picture in change)
+        draw.rectangle((began, top, seen, bottom), CHANGED)
+        draw.text((left, 10), f"alarm at picture {change[1]}; the change began at about {change[0]}", "black", font)
+    else:
+        draw.text((left, 10), "no alarm", "black", font)
+    for power in range(low, high + 1, max(1, (high - low) // 8)):
+        y = place(0, power)[1]
+        draw.line((left, y, right, y), "#DDDDDD")
+        draw.text((left - 8, y), f"1e{power}", "black", font, anchor="rm")
+    for picture in range(0, last + 1, max(1, last // 5)):
+        draw.text((place(picture, low)[0], bottom + 8), str(picture), "black", font, anchor="ma")
+    draw.text((right, bottom + 22), "pictures", "black", font, anchor="ra")
+    draw.line((place(0, limit), place(last, limit)), LIMIT, 2)
+    draw.text(place(0, limit), " alarm", LIMIT, font, anchor="lb")
+    draw.line([place(*point) for point in points], CURVE, 3)
     return sheet
 
 

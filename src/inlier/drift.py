@@ -128,7 +128,7 @@ class Monitor:
     starts: list[int] = field(default_factory=lambda: [1] * len(BETS))
     alarm: Alarm | None = None  # the first
     every: int = 1  # so many pictures lie between two points of `history`
-    history: list[tuple[int, float]] = field(default_factory=lambda: [(0, 0.0)])  # (picture, log10 of all capital)
+    history: list[tuple[int, float]] = field(default_factory=lambda: [(0, 0.0)])  # (pictures, evidence)
 
     @classmethod
     def start(
@@ -147,9 +147,14 @@ class Monitor:
         return monitor
 
     @property
-    def total(self) -> float:
-        """All capital: 1 at the start; from 1 / level on there was an alarm."""
-        return waiting(self.pictures) + sum(self.capital)
+    def evidence(self) -> float:
+        """log10 of all capital: 0 at the start, below where nothing speaks for a change."""
+        return math.log10(waiting(self.pictures) + sum(self.capital))
+
+    @property
+    def limit(self) -> float:
+        """The evidence at which there is an alarm."""
+        return -math.log10(self.level)
 
     def update(self, score: float) -> Alarm | None:
         """Take the score of the stream's next picture; the alarm, if this one raises it (once)."""
@@ -166,10 +171,10 @@ class Monitor:
                 self.rises[k], self.starts[k] = 0.0, self.pictures
             self.rises[k] += math.log(max(gain, 1e-300))
         if self.pictures % self.every == 0:
-            self.history.append((self.pictures, math.log10(self.total)))
+            self.history.append((self.pictures, self.evidence))
         if len(self.history) > POINTS:
             self.history, self.every = self.history[::2], 2 * self.every
-        if self.alarm or self.total < 1 / self.level:
+        if self.alarm or self.evidence < self.limit:
             return None
         best = int(np.argmax(self.capital))
         self.alarm = Alarm(self.pictures, self.starts[best], "rise" if BETS[best] > 0 else "fall")
@@ -196,8 +201,8 @@ class Monitor:
     def __str__(self) -> str:
         state = f"alarm at picture {self.alarm.picture}" if self.alarm else "no alarm"
         return (
-            f"{self.pictures} pictures watched, {state}; evidence {self.total:.3g} (alarm from {1 / self.level:.4g}: "
-            f"at most {100 * self.level:.3g} % of unchanged streams ever reach it)"
+            f"{self.pictures} pictures watched, {state}; evidence of a change 10^{self.evidence:.1f}, alarm from "
+            f"10^{self.limit:.1f} (at most {100 * self.level:.3g} % of unchanged streams ever reach it)"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import typer
 from inlier import artifact
 from inlier.cli.options import Alpha, Device, Model, Workers
 from inlier.cli.outputs import Writer, json_line, protect, text_line
+from inlier.cli.watched import watched
 from inlier.errors import InlierError
 
 
@@ -29,6 +30,11 @@ def predict(
     reconstructions: Annotated[
         Path | None, typer.Option(help="Write the pictures repainted as good to this folder, of methods that repaint.")
     ] = None,
+    monitor: Annotated[
+        Path | None,
+        typer.Option(help="Watch whether parts change: the stream's state, made at first, carried on by later runs."),
+    ] = None,
+    monitor_chart: Annotated[Path | None, typer.Option(help="Draw what --monitor found so far (PNG).")] = None,
     alpha: Alpha = None,
     device: Device = "auto",
     workers: Workers = 2,
@@ -40,6 +46,8 @@ def predict(
 
     if no_maps and (maps or overlays or reconstructions):
         raise InlierError("--no-maps leaves nothing to write for --maps, --overlays or --reconstructions")
+    if monitor_chart and not monitor:
+        raise InlierError("--monitor-chart draws what --monitor watches: give that, too")
     inspector = load(model, device)
     if reconstructions and not inspector.repaints:
         raise InlierError(f"--reconstructions: {inspector.header()['method']} repaints nothing")
@@ -52,11 +60,13 @@ def predict(
         protect([jsonl], [model, *images, *roots])
         if not jsonl.exists() or jsonl.is_dir():  # a pipe will do: lines are written as they come
             artifact.check_writable(jsonl)
+    protect(filter(None, (monitor, monitor_chart)), [model, *images, *roots])
     for folder in filter(None, (maps, overlays, reconstructions)):
         protect([folder / "any.png"], [root for root in images if root.is_dir()])
         artifact.check_writable(folder / "any.png")
     sources, failed = list(roots), 0
     with ExitStack() as stack:
+        watch = stack.enter_context(watched(monitor, monitor_chart, inspector)) if monitor else None
         lines = sys.stdout
         if jsonl and str(jsonl) != "-":
             # names that are no valid text are written with backslashes
@@ -74,6 +84,8 @@ def predict(
             else:
                 write(p)
             print(json_line(p) if jsonl else text_line(p), file=lines, flush=lines is not sys.stdout)
+            if watch and p.score is not None:
+                watch(p.score)
             if show:
                 show(done)
     if failed:
