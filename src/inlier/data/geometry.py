@@ -68,10 +68,11 @@ class Geometry:
         pad = math.ceil(max(y, x) / 2)
         padded = Image.fromarray(np.pad(np.asarray(map, np.float32), pad, mode="edge"))
         box = ((x0 - left) * x + pad, (y0 - top) * y + pad, (x1 - left) * x + pad, (y1 - top) * y + pad)
-        out = np.full((height, width), np.nan, np.float32)
         if y0 == y1 or x0 == x1:  # a picture of a pixel or two, its crop is smaller than one
-            return out
-        out[y0:y1, x0:x1] = np.asarray(padded.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=box))
+            return np.full((height, width), np.nan, np.float32)
+        inside = np.asarray(padded.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=box))
+        out = np.full((height, width), np.nan, np.float32)  # now, as resizing takes its own share of the memory
+        out[y0:y1, x0:x1] = inside
         return out
 
     def _place(self, height: int, width: int) -> tuple[int, int, int, int]:
