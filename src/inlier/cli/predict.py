@@ -10,6 +10,7 @@ import typer
 from inlier import artifact
 from inlier.cli.options import Alpha, Confidence, Device, Model, Workers
 from inlier.cli.outputs import Writer, check_stdout, json_line, protect, tell, text_line
+from inlier.cli.watched import watched
 from inlier.errors import InlierError
 from inlier.names import shown
 
@@ -30,6 +31,11 @@ def predict(
     reconstructions: Annotated[
         Path | None, typer.Option(help="Write the pictures repainted as good to this folder, of methods that repaint.")
     ] = None,
+    monitor: Annotated[
+        Path | None,
+        typer.Option(help="Watch whether parts change: the stream's state, made at first, carried on by later runs."),
+    ] = None,
+    monitor_chart: Annotated[Path | None, typer.Option(help="Draw what --monitor found so far (PNG).")] = None,
     alpha: Alpha = None,
     confidence: Confidence = None,
     category: Annotated[
@@ -45,6 +51,8 @@ def predict(
 
     if no_maps and (maps or overlays or reconstructions):
         raise InlierError("--no-maps leaves nothing to write for --maps, --overlays or --reconstructions")
+    if monitor_chart and not monitor:
+        raise InlierError("--monitor-chart draws what --monitor watches: give that, too")
     to_file = jsonl is not None and str(jsonl) != "-"
     if not to_file:
         check_stdout()
@@ -60,11 +68,13 @@ def predict(
         protect([jsonl], [model, *images, *roots])
         if not jsonl.exists() or jsonl.is_dir():  # a pipe will do: lines are written as they come
             artifact.check_writable(jsonl)
+    protect(filter(None, (monitor, monitor_chart)), [model, *images, *roots])
     for folder in filter(None, (maps, overlays, reconstructions)):
         protect([folder / "any.png"], [root for root in images if root.is_dir()])
         artifact.check_writable(folder / "any.png")
     sources, failed, unwritten = list(roots), 0, 0
     with ExitStack() as stack:
+        watch = stack.enter_context(watched(monitor, monitor_chart, inspector)) if monitor else None
         write = Writer(roots, maps, overlays, reconstructions, inspector)
         lines = stack.enter_context(jsonl.open("w", encoding="utf-8")) if jsonl and to_file else sys.stdout
         show = stack.enter_context(progress("predicting", len(sources))) if jsonl else None
@@ -89,6 +99,8 @@ def predict(
                     unwritten += 1
                     tell(f"error: {shown(p.path)}: judged, but its pictures were not all written: {shown(error)}")
             print(json_line(p, lines.encoding) if jsonl else text_line(p), file=lines, flush=True)
+            if watch and p.score is not None:
+                watch(p.score)
             if show:
                 show(done)
     if failed:

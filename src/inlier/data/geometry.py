@@ -149,33 +149,34 @@ class Geometry:
 
     def _stitched(self, maps: np.ndarray, height: int, width: int) -> np.ndarray:
         """(height, width); where tiles overlap each counts the more the deeper a pixel lies in it, so no seam shows."""
-        out = np.full((height, width), np.nan, np.float32)
         boxes = self.boxes(height, width)
         if len(boxes) == 1:
-            self._put_back(maps[0], boxes[0], out)
+            place, part = self._enlarged(maps[0], boxes[0])
+            out = np.full((height, width), np.nan, np.float32)  # now, as enlarging takes its own share of the memory
+            out[place] = part
             return out
-        weights, sums = np.zeros_like(out), np.zeros_like(out)
+        weights, out = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
         for box, map_ in zip(boxes, maps, strict=True):
-            part = np.empty((box.bottom - box.top, box.right - box.left), np.float32)
-            self._put_back(map_, Box(0, 0, *part.shape), part)
+            place, part = self._enlarged(map_, box)
             depth = np.minimum.outer(_depth(part.shape[0]), _depth(part.shape[1]))
-            place = slice(box.top, box.bottom), slice(box.left, box.right)
-            sums[place] += depth * part
+            out[place] += depth * part
             weights[place] += depth
-        return np.divide(sums, weights, out=out, where=weights > 0)
+        out[weights == 0] = np.nan
+        return np.divide(out, weights, out=out, where=weights > 0)
 
-    def _put_back(self, map_: np.ndarray, box: Box, out: np.ndarray) -> None:
-        """Fill the box of an original with one view's map."""
+    def _enlarged(self, map_: np.ndarray, box: Box) -> tuple[tuple[slice, slice], np.ndarray]:
+        """Which pixels of the original one view's map covers, and its values there."""
         top, left, bottom, right = self.crop_box(box)
         y, x = self.size / (bottom - top), self.size / (right - left)  # map pixels per original pixel
         y0, x0, y1, x1 = (math.ceil(edge - 0.5) for edge in (top, left, bottom, right))
+        place = slice(y0, y1), slice(x0, x1)
         if y0 == y1 or x0 == x1:  # a picture of a pixel or two, its crop is smaller than one
-            return
+            return place, np.empty((y1 - y0, x1 - x0), np.float32)
         # the outermost pixels reach over the edge of the region by up to half a pixel
         pad = math.ceil(max(y, x) / 2)
         padded = Image.fromarray(np.pad(np.asarray(map_, np.float32), pad, mode="edge"))
         part = ((x0 - left) * x + pad, (y0 - top) * y + pad, (x1 - left) * x + pad, (y1 - top) * y + pad)
-        out[y0:y1, x0:x1] = np.asarray(padded.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=part))
+        return place, np.asarray(padded.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=part))
 
     def _whole(self, height: int, width: int) -> Box:
         """The box around everything that is inspected, before a crop."""
