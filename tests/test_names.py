@@ -140,7 +140,7 @@ def test_a_category_of_any_name_trains_evaluates_and_previews(inlier, tmp_path, 
     )
     tiny = ("--backbone", "tiny", "--set", "size=32")
     code, stdout, stderr = inlier("train", data, "--method", "padim", *tiny, "--out", out)
-    assert (code, len(stdout.splitlines())) == (0, 1), stderr
+    assert (code, len(stdout.splitlines())) == (0, 2), stderr
     assert load(out).categories_ == (category,)
     code, stdout, stderr = inlier("evaluate", out, data, "--json", tmp_path / "r.json", "--report", tmp_path / "report")
     assert code == 0 and shown(category) in stdout, stderr

@@ -194,7 +194,7 @@ def test_page_has_every_number(tmp_path):
         "never used for fitting",
         "The promise: of good parts, 1 % raise a false alarm on average",
         "with 95 % confidence at most 3 %",
-        "(95 % interval 0.0\N{EN DASH}36.9 %)",
+        "(95 % interval 0.3\N{EN DASH}52.7 %)",
         "12.3 s",
         "0.567 s per image",
         "3.4 % of the defect pixels",

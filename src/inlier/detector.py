@@ -500,7 +500,7 @@ def _fingerprint(pictures: Sequence[Good], order: str) -> str:
     digest = hashlib.sha256(order.encode())
     for picture in pictures:
         region = picture.geometry.region
-        digest.update(f"{picture.category} {picture.group} {picture.views} ".encode())
+        digest.update(f"{picture.category} {picture.group} {picture.views} ".encode(errors="backslashreplace"))
         digest.update(b"" if region is None else np.packbits(region.mask).tobytes())
     return digest.hexdigest()
 
