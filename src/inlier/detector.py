@@ -39,6 +39,7 @@ from inlier.version import __version__
 
 log = logging.getLogger("inlier")
 GIB = 2**30
+TOP = {torch.uint8: 255, torch.uint16: 65535}  # white, in the pictures that are kept for training
 S = TypeVar("S", bound=Settings)
 N = TypeVar("N", bound=Network)
 
@@ -63,20 +64,35 @@ class Images:
             yield torch.from_numpy(batch.images).to(device)
 
     def cache(self, run: Run) -> Tensor:
-        """(N, size, size, 3) uint8: all of them, read once; `to_input` makes batches of it."""
-        size = self.geometry.size
-        pictures, done = run.cache((len(self), size, size, 3), torch.uint8, "pictures"), 0
+        """(N, size, size, 3) uint8, or uint16 where any has more than 8 bit: all of them, read once.
+
+        `to_input` makes batches of it, with the same bits for a picture of 8 bit either way.
+        """
+        shape = (len(self), self.geometry.size, self.geometry.size, 3)
+        pictures, done = run.cache(shape, torch.uint8, "pictures"), 0
         with progress("reading images", len(self)) as show:
             for batch in self.batches(8, torch.device("cpu")):
-                pictures[done : done + len(batch)] = (255 * batch).round().byte().permute(0, 2, 3, 1)
+                if pictures.dtype == torch.uint8 and not torch.equal(batch, (255 * batch).round() / 255):
+                    deep = run.cache(shape, torch.uint16, "pictures of 16 bit")
+                    for i in range(done):  # one by one: there may be more than fit into memory
+                        deep[i] = (TOP[torch.uint16] // TOP[torch.uint8] * pictures[i].int()).to(torch.uint16)
+                    pictures = deep
+                levels = (TOP[pictures.dtype] * batch).round().to(pictures.dtype)
+                pictures[done : done + len(batch)] = levels.permute(0, 2, 3, 1)
                 done += len(batch)
                 show(done)
         return pictures
 
 
 def to_input(pictures: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) in [0, 1]"""
-    return pictures.permute(0, 3, 1, 2).float() / 255
+    """(B, H, W, 3) uint8 or uint16 -> (B, 3, H, W) in [0, 1]"""
+    return pictures.permute(0, 3, 1, 2).float() / TOP[pictures.dtype]
+
+
+def to_8_bit(pictures: Tensor) -> Tensor:
+    """(..., H, W, 3) uint8 or uint16 -> uint8"""
+    scale = TOP[pictures.dtype] // 255
+    return pictures if scale == 1 else (pictures.float() / scale).round().byte()
 
 
 class Detector(Inspector, Generic[S, N]):

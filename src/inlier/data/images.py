@@ -195,7 +195,9 @@ def _explained(read: Callable[[], Result], name: str) -> Result:
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: not a {FORMAT_LIST} image, or a rare kind; save it as PNG") from None
+        raise ImageError(
+            f"{name}: not a {FORMAT_LIST} image, or one that is cut off or of a rare kind; save it as PNG"
+        ) from None
     except Image.DecompressionBombError as error:
         reason = str(error).split(", could")[0]  # Pillow names both numbers of pixels
         raise ImageError(
@@ -214,11 +216,7 @@ def _unit(values: np.ndarray, top: int, name: str) -> np.ndarray:
     top = 1 if is_float else top
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= top):  # also true for NaN
-        to_do = (
-            "divide all pictures by the same number, or save them with 16 bit"
-            if is_float
-            else "save it as unsigned 16 bit"
-        )
+        to_do = "divide all pictures by one number, or save them with 16 bit" if is_float else "save unsigned 16 bit"
         raise ImageError(f"{name}: values must lie in [0, {top}], these go from {low} to {high}; {to_do}")
     unit: np.ndarray = np.divide(values, top, dtype=np.float32)
     return unit
@@ -290,9 +288,11 @@ def _to_mask(decoded: _Decoded, name: str) -> tuple[np.ndarray, str]:
     if low == 0 and len(found) <= FEW and not decoded.lossy and (found[1] >= high / 8 or high <= 2 * FEW):
         return values > 0, f"holds the values {shown}: all but 0 are counted as defect"
     mask = values > (float(low) + float(high)) / 2
-    between = np.minimum(values - low, high - values) > (high - low) / 8
+    off = np.minimum(values - low, high - values)
+    between = off > (high - low) / 8
     edge = maximum_filter(mask, SMEAR) != minimum_filter(mask, SMEAR)
-    is_soft = between.mean() < 0.25 and not (between & ~edge).any()
+    far = between if decoded.lossy else off > 0  # what no smear explains must not lie far from an edge
+    is_soft = between.mean() < 0.25 and not (far & ~edge).any()
     # JPEG of a mask of 0 and 1, or of one without a defect, has no values far apart
     if not is_soft or low > high / 8 or (decoded.lossy and high < 128):
         raise ImageError(f"{name}: not a mask: it holds the values {shown}; {TWO_VALUES}")

@@ -15,7 +15,7 @@ from inlier.data.batches import Batch, read_batches
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset
 from inlier.data.geometry import Geometry
-from inlier.data.images import ImageSource, list_images, source_name
+from inlier.data.images import SUFFIX_LIST, ImageSource, list_images, source_name
 from inlier.errors import InlierError
 from inlier.inspection.result import Prediction
 from inlier.progress import progress
@@ -175,5 +175,5 @@ def _expanded(item: ImageSource) -> list[Any]:
         return [item]
     images = list_images(Path(item))
     if not images:
-        raise InlierError(f"{item}: holds no images (.png .jpg .jpeg .bmp .tif .tiff .webp)")
+        raise InlierError(f"{item}: holds no images {SUFFIX_LIST}")
     return images
