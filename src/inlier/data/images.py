@@ -283,7 +283,7 @@ def _to_mask(decoded: _Decoded, name: str) -> tuple[np.ndarray, str]:
     shown = ", ".join(map(str, found if len(found) < 8 else [*found[:3], "...", *found[-3:]]))
     if len(found) == 1:
         return values > 0, ""
-    if len(found) == 2 and not decoded.lossy:
+    if len(found) == 2 and (high - low >= 128 or not decoded.lossy):
         return values > low, ""
     if low == 0 and len(found) <= FEW and not decoded.lossy and (found[1] >= high / 8 or high <= 2 * FEW):
         return values > 0, f"holds the values {shown}: all but 0 are counted as defect"
