@@ -208,9 +208,9 @@ def test_every_orientation_is_that_of_pillow(tmp_path: Path, orientation: int) -
     np.testing.assert_array_equal(read_image(Image.open(path)), ImageOps.exif_transpose(Image.open(path)))
 
 
-def tiff(values: bytes, bits: int, photometric: int, height: int = 12, width: int = 20) -> bytes:
-    """An uncompressed grey TIFF."""
-    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1, 278: height, 279: len(values)}
+def tiff(values: bytes, bits: int, photometric: int, height: int = 12) -> bytes:
+    """An uncompressed grey TIFF with one strip of 12 rows of 20 pixels."""
+    tags = {256: 20, 257: height, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1, 278: 12, 279: len(values)}
     start = 8 + 2 + 12 * len(tags) + 4
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, start if tag == 273 else n) for tag, n in tags.items())
     return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + values
@@ -325,6 +325,13 @@ def test_cut_files_are_refused_whatever_pillow_was_told(
     for kept in (0.5, 0.9, 0.99):
         with pytest.raises(ImageError, match="cut: .*(probably damaged or incomplete|cut off)"):
             decode_image(data[: int(kept * len(data))], "cut")
+
+
+def test_a_tiff_with_fewer_parts_than_its_size_needs_is_refused() -> None:
+    """Pillow leaves the rest black."""
+    assert decode_image(tiff(GREY.tobytes(), 8, 1), "whole").size == (20, 12)
+    with pytest.raises(ImageError, match="tall: .*fewer parts than its size needs"):
+        decode_image(tiff(GREY.tobytes(), 8, 1, height=30_000), "tall")
 
 
 @pytest.mark.parametrize("value", [0, 127, 255])
@@ -542,7 +549,7 @@ def test_numbers_of_defects(tmp_path: Path, values: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("colour", [(255, 255, 255), (255, 0, 0)])
 def test_masks_as_jpeg_do_not_grow(tmp_path: Path, options: dict, colour: tuple[int, int, int]) -> None:
     pixels = np.zeros((64, 64, 3), np.uint8)
-    pixels[square()] = colour
+    pixels[np.roll(square(), 3, (0, 1))] = colour  # across the blocks
     mask, note = inspect_mask(save(tmp_path / "m.jpg", pixels, **options))
     assert abs(int(mask.sum()) - 256) <= 16  # any value that is not 0 would be up to 409
     assert "soft edges, cut in the middle" in note

@@ -35,7 +35,7 @@ SUFFIX_LIST = f"({' '.join(SUFFIXES)})"  # as messages name them
 FORMAT_LIST = "PNG, JPEG, BMP, TIFF, WebP, PPM or JPEG 2000"
 
 ORIENTATION = 274  # of EXIF, and of TIFF
-BITS, PHOTOMETRIC, WIDTH, HEIGHT = 258, 262, 256, 257  # of TIFF
+BITS, PHOTOMETRIC = 258, 262  # of TIFF
 UPRIGHT = {  # EXIF's orientation -> what turns the stored picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -306,7 +306,7 @@ def _turned_as(mask: np.ndarray, picture: Path | str | Image.Image, name: str) -
         if not isinstance(image, Image.Image):
             image = stack.enter_context(Image.open(image, formats=FORMATS))
         tags = getattr(image, "tag_v2", None)
-        width, height = (tags[WIDTH], tags[HEIGHT]) if tags else image.size  # before any turn
+        width, height = (tags[whole.WIDTH], tags[whole.HEIGHT]) if tags else image.size  # before any turn
         orientation = _orientation(image)
     turned = np.asarray(_turn(Image.fromarray(mask), orientation))
     if mask.shape != (height, width):

@@ -1,6 +1,7 @@
 """Is a picture file whole? Decoders fill what is missing with grey or with what was there before, and say nothing."""
 
 import io
+import math
 import re
 import struct
 import zlib
@@ -14,7 +15,9 @@ from PIL import Image
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG_SPACES = {"L": "GRAY", "RGB": "RGB"}  # Pillow's mode -> simplejpeg's name; CMYK differs from Pillow's
-OFFSETS, COUNTS, COMPRESSION, JPEG_TABLES = (273, 324), (279, 325), 259, 347  # TIFF: strips or tiles
+# TIFF
+WIDTH, HEIGHT, COMPRESSION, SAMPLES, ROWS, PLANAR, JPEG_TABLES, TILE = 256, 257, 259, 277, 278, 284, 347, (322, 323)
+OFFSETS, COUNTS = (273, 324), (279, 325)  # of strips or tiles
 LZW, JPEG_IN_TIFF, DEFLATE = 5, 7, (8, 32946)
 # No writer of LZW or JPEG 2000 makes so many zero bytes in a row, whatever the picture: at most 11 were seen.
 ZEROS = bytes(64)
@@ -99,7 +102,12 @@ def _check_jpeg_2000(stream: bytes) -> None:
 
 
 def _check_tiff(data: bytes, tags: Any) -> None:
-    """Each strip or tile by itself: what was deflated has a checksum, JPEG a strict decoder, LZW no run of zeros."""
+    """Enough strips or tiles, and each by itself: what was deflated has a checksum, JPEG a strict decoder, LZW no run of zeros."""
+    width, height = tags[WIDTH], tags[HEIGHT]
+    across, down = (tags[name] for name in TILE) if TILE[0] in tags else (width, tags.get(ROWS, height))
+    planes = tags.get(SAMPLES, 1) if tags.get(PLANAR, 1) == 2 else 1
+    if len(_first(tags, OFFSETS)) < math.ceil(width / across) * math.ceil(height / down) * planes:
+        raise ValueError("it has fewer parts than its size needs")
     kind = tags.get(COMPRESSION, 1)
     if kind != LZW and kind != JPEG_IN_TIFF and kind not in DEFLATE:
         return
