@@ -367,7 +367,7 @@ def test_formats_that_are_not_offered_are_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "a.gif")
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp", ".ppm", ".jp2"])
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own remarks on broken TIFF
 @settings(max_examples=30, deadline=None)
 @given(share=st.floats(0.01, 0.97))
@@ -384,7 +384,7 @@ def test_truncated_files_are_refused(tmp_path_factory: pytest.TempPathFactory, s
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @settings(max_examples=150, deadline=None)
 @given(
-    suffix=st.sampled_from([".png", ".jpg", ".bmp", ".tif", ".webp"]),
+    suffix=st.sampled_from([".png", ".jpg", ".bmp", ".tif", ".webp", ".ppm", ".jp2"]),
     where=st.floats(0, 0.2),
     value=st.binary(min_size=4, max_size=4),
 )
