@@ -50,7 +50,7 @@ def test_methods_train_on_what_8_bit_does_not_show(method, monkeypatch):
 
     monkeypatch.setattr(f"inlier.methods.{method}.to_input", watch)
     extra = (
-        {"taps": (4, 8), "width": 32, "blocks": 2, "view_pool": 0}
+        {"taps": (4, 8), "width": 32, "blocks": 2, "view_pool": 0, "views": 1}
         if method == "differnet"
         else {"decoder": 8, "memory": 2}
     )

@@ -102,7 +102,7 @@ def _check_jpeg_2000(stream: bytes) -> None:
 
 
 def _check_tiff(data: bytes, tags: Any) -> None:
-    """Enough strips or tiles, and each by itself: a checksum if deflated, a strict decoder for JPEG, no zeros in LZW."""
+    """Enough strips or tiles, and each by itself: a checksum if deflated, strict decoding for JPEG, no zeros in LZW."""
     width, height = tags[WIDTH], tags[HEIGHT]
     across, down = (tags[name] for name in TILE) if TILE[0] in tags else (width, tags.get(ROWS, height))
     planes = tags.get(SAMPLES, 1) if tags.get(PLANAR, 1) == 2 else 1
