@@ -43,6 +43,7 @@ from inlier.version import __version__
 
 log = logging.getLogger("inlier")
 GIB = 2**30
+TOP = {torch.uint8: 255, torch.uint16: 65535}  # white, in the pictures that are kept for training
 S = TypeVar("S", bound=Settings)
 N = TypeVar("N", bound=Network)
 
@@ -89,18 +90,26 @@ class Images:
         return [picture.source for picture in self.pictures], [picture.geometry for picture in self.pictures]
 
     def cache(self, run: Run) -> tuple[Tensor, Tensor | None]:
-        """(N, size, size, 3) uint8: all views, read once; `to_input` makes batches of it.
+        """(N, size, size, 3) uint8, or uint16 where any has more than 8 bit: all views, read once.
 
-        Then (N, size, size) bool, what shows the region of interest; None: everything.
+        `to_input` makes batches of it, with the same bits for a picture of 8 bit either way. Then (N, size, size) bool,
+        what shows the region of interest; None: everything.
         """
         size = self.pictures[0].geometry.size
-        pictures, done = run.cache((len(self), size, size, 3), torch.uint8, "pictures"), 0
+        shape = (len(self), size, size, 3)
+        pictures, done = run.cache(shape, torch.uint8, "pictures"), 0
         limited = any(picture.geometry.region for picture in self.pictures)
-        regions = run.cache((len(self), size, size), torch.bool, "regions of interest") if limited else None
+        regions = run.cache(shape[:3], torch.bool, "regions of interest") if limited else None
         with progress("reading images", len(self)) as show:
             for batch, inspected in self.batches_and_regions(8, torch.device("cpu")):
+                if pictures.dtype == torch.uint8 and not torch.equal(batch, (255 * batch).round() / 255):
+                    deep = run.cache(shape, torch.uint16, "pictures of 16 bit")
+                    for i in range(done):  # one by one: there may be more than fit into memory
+                        deep[i] = (TOP[torch.uint16] // TOP[torch.uint8] * pictures[i].int()).to(torch.uint16)
+                    pictures = deep
                 part = slice(done, done + len(batch))
-                pictures[part] = (255 * batch).round().byte().permute(0, 2, 3, 1)
+                levels = (TOP[pictures.dtype] * batch).round().to(pictures.dtype)
+                pictures[part] = levels.permute(0, 2, 3, 1)
                 if regions is not None:
                     regions[part] = True if inspected is None else inspected
                 done += len(batch)
@@ -109,8 +118,14 @@ class Images:
 
 
 def to_input(pictures: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) in [0, 1]"""
-    return pictures.permute(0, 3, 1, 2).float() / 255
+    """(B, H, W, 3) uint8 or uint16 -> (B, 3, H, W) in [0, 1]"""
+    return pictures.permute(0, 3, 1, 2).float() / TOP[pictures.dtype]
+
+
+def to_8_bit(pictures: Tensor) -> Tensor:
+    """(..., H, W, 3) uint8 or uint16 -> uint8"""
+    scale = TOP[pictures.dtype] // 255
+    return pictures if scale == 1 else (pictures.float() / scale).round().byte()
 
 
 class Detector(Inspector, Generic[S, N]):

@@ -136,13 +136,15 @@ class _Pixels:
         self.masks: list[NDArray[np.bool_]] = []
         self.histogram = PixelHistogram() if len(samples) * self.geometry.size**2 > EXACT_PIXELS else None
         self.defect_pixels = self.outside = 0  # at the original size; outside crop and region
+        self.rescued = 0  # defects smaller than a pixel of the map
 
     def add(self, maps: NDArray[np.float32], sample: Sample, size: tuple[int, int]) -> None:
         map_ = self.geometry.grid(maps, *size)
         mask = np.zeros(map_.shape, bool)
         if sample.is_defect:
-            original = read_mask(sample.mask) if sample.mask else np.zeros(size, bool)
+            original = read_mask(sample.mask, sample.source) if sample.mask else np.zeros(size, bool)
             mask = self.geometry.mask(original)
+            self.rescued += self.geometry.rescued(original)
             self.defect_pixels += original.sum()
             self.outside += original.sum() - original[self.geometry.seen(*size)].sum()
         if self.histogram:
@@ -159,11 +161,14 @@ class _Pixels:
     def metrics(self) -> tuple[PixelMetrics | None, str]:
         if not self.has_masks:
             return None, "no masks: pixel metrics are not available"
+        rescued = f"{self.rescued} defects fall between the map's pixels, and count by those they lie in"
+        rescued = rescued if self.rescued else ""
         if not self.histogram:
             metrics = pixel_metrics(np.stack(self.maps), np.stack(self.masks))
-            return metrics, metrics.reason
+            return metrics, "; ".join(filter(None, [metrics.reason, rescued]))
         bounds = ", ".join(f"{name} {bound:.1g}" for name, bound in self.histogram.error_bounds.items())
-        return self.histogram.compute(), f"computed from a histogram; error at most: {bounds}"
+        note = f"computed from a histogram; error at most: {bounds}"
+        return self.histogram.compute(), "; ".join(filter(None, [note, rescued]))
 
 
 def _select(dataset: Dataset, wanted: Sequence[str], asked: bool) -> Dataset:

@@ -28,7 +28,13 @@ from inlier.progress import progress
 log = logging.getLogger("inlier")
 CHECKPOINT_EVERY = 30.0  # seconds
 MEMORY_SHARE = 0.25  # of the free memory that a cache may take before it goes to a file
-NUMPY = {torch.float32: np.float32, torch.float16: np.float16, torch.uint8: np.uint8}
+NUMPY = {
+    torch.float32: np.float32,
+    torch.float16: np.float16,
+    torch.uint8: np.uint8,
+    torch.uint16: np.uint16,
+    torch.bool: np.bool_,
+}
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 GIB = 2**30
 MARK = "Software", "inlier"  # in pictures of the training, to know them again

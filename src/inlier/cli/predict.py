@@ -45,7 +45,7 @@ def predict(
     workers: Workers = 2,
 ) -> None:
     """Judge pictures. Goes on after one that cannot be read, names it, and ends with exit code 1."""
-    from inlier.data.images import list_images
+    from inlier.data.images import SUFFIX_LIST, list_images
     from inlier.progress import progress
     from inlier.runtime.load import load
 
@@ -62,7 +62,7 @@ def predict(
     found = {root: list_images(root) if root.is_dir() else [root] for root in images}
     for root, paths in found.items():
         if not paths:
-            raise InlierError(f"{root}: holds no pictures (.png .jpg .jpeg .bmp .tif .tiff .webp)")
+            raise InlierError(f"{root}: holds no pictures {SUFFIX_LIST}")
     roots = {path: root for root, paths in found.items() for path in paths}
     if jsonl and to_file:
         protect([jsonl], [model, *images, *roots])

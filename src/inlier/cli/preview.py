@@ -39,7 +39,7 @@ def preview(
 
     from inlier.data.batches import read_batches
     from inlier.data.datasets import open_dataset
-    from inlier.data.images import SUFFIXES
+    from inlier.data.images import SUFFIX_LIST, SUFFIXES
     from inlier.data.simulation.foreground import LOOKED_AT
     from inlier.detector import geometry_of
 
@@ -50,7 +50,7 @@ def preview(
     detector = methods.create(method, preset, seed=seed, **changed)
     detector.complete()
     if out.suffix.lower() not in SUFFIXES:
-        raise InlierError(f"{out}: a preview is a picture, its name ends in one of {', '.join(sorted(SUFFIXES))}")
+        raise InlierError(f"{out}: a preview is a picture, its name ends in one of {SUFFIX_LIST}")
     dataset = open_dataset(data, category or [])
     log.info("data: %s", dataset.layout)
     several = len(dataset.categories) > 1

@@ -14,7 +14,8 @@ from scipy.sparse.csgraph import connected_components
 
 from inlier.data.batches import read_ahead
 from inlier.data.datasets.sample import Dataset, Sample, first_names
-from inlier.data.images import decode_image, read_bytes, read_image, read_mask
+from inlier.data.images import decode_image, inspect_mask, read_bytes, read_image
+from inlier.data.quality import Levels, doubts, levels
 from inlier.errors import ImageError, InlierError
 
 
@@ -35,8 +36,9 @@ class _Seen(NamedTuple):
     digest: str = ""
     size: tuple[int, int] = (0, 0)
     problem: tuple[str, str] | None = None
-    brightest: float | None = None  # in [0, 1], of 16-bit pictures
-    empty_mask: bool = False
+    levels: Levels | None = None
+    mask_note: str = ""
+    mask_share: float | None = None  # of the pixels that are defect
 
 
 def check(dataset: Dataset, workers: int = 2, progress: Callable[[int, int], None] | None = None) -> Report:
@@ -111,19 +113,17 @@ def _look(sample: Sample) -> _Seen:
             data = f"{image.mode} {image.size} ".encode() + image.tobytes()
     except ImageError as error:
         return _Seen(problem=("unreadable image", str(error)))
-    look = _Seen(hashlib.sha256(data).hexdigest(), (image.height, image.width))
-    if image.mode == "F":
-        look = look._replace(brightest=float(np.asarray(image).max()))
+    look = _Seen(hashlib.sha256(data).hexdigest(), (image.height, image.width), levels=levels(image))
     if sample.mask is None:
         return look
     try:
-        mask = read_mask(sample.mask)
+        mask, note = inspect_mask(sample.mask, sample.source)
     except ImageError as error:
         return look._replace(problem=("unreadable mask", str(error)))
     if mask.shape != (image.height, image.width):
         sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, its image {sample.name} has {image.width} x {image.height}"
         return look._replace(problem=("mask of another size", f"{sample.mask}: {sizes}"))
-    return look._replace(empty_mask=not mask.any())
+    return look._replace(mask_note=note, mask_share=float(mask.mean()))
 
 
 def _warnings(dataset: Dataset, seen: Sequence[_Seen]) -> Iterator[str]:
@@ -140,16 +140,20 @@ def _warnings(dataset: Dataset, seen: Sequence[_Seen]) -> Iterator[str]:
     if both:
         names = first_names(both)
         yield f"{len(both)} test images are byte-equal to training images, results will look too good: {names}"
-    empty = [str(sample.mask) for sample, look in pairs if look.empty_mask]
+    empty = [str(sample.mask) for sample, look in pairs if look.mask_share == 0]
     if empty:
         yield f"{len(empty)} masks show no defect pixel: {first_names(empty)}"
+    large = [str(sample.mask) for sample, look in pairs if (look.mask_share or 0) > 0.5]
+    if large:
+        yield f"{len(large)} masks call more than half of the picture defect; are they inverted? {first_names(large)}"
+    noted = [f"{sample.mask}: {look.mask_note}" for sample, look in pairs if look.mask_note]
+    if noted:
+        yield f"{len(noted)} masks have more than two values; the first, {noted[0]}"
     masked = {s.category for s in dataset.samples if s.mask}
     unmasked = sorted({s.category for s in dataset.samples if s.is_defect} - masked)
     if unmasked:
         yield f"{first_names(unmasked)}: no masks: pixel metrics are not available"
-    deep = [look.brightest for look in seen if look.brightest is not None]
-    if deep and max(deep) < 1 / 16:
-        yield (
-            "all 16-bit images are below 1/16 of the range: probably 12-bit data in 16-bit files; "
-            "the network sees nearly black pictures; scale them to the full range"
-        )
+    flat = [sample.name for sample, look in pairs if look.levels and look.levels.is_flat]
+    if flat:
+        yield f"{len(flat)} images are of one colour, nothing is to be seen in them: {first_names(flat)}"
+    yield from doubts([look.levels for look in seen if look.levels])

@@ -17,7 +17,7 @@ from inlier.data.check import check, grouped
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset
 from inlier.data.geometry import Geometry
-from inlier.data.images import ImageSource, list_images, source_name
+from inlier.data.images import SUFFIX_LIST, ImageSource, list_images, source_name
 from inlier.data.region import Region
 from inlier.errors import InlierError
 from inlier.inspection.result import Prediction
@@ -272,5 +272,5 @@ def _expanded(item: ImageSource) -> list[Any]:
         return [item]
     images = list_images(Path(item))
     if not images:
-        raise InlierError(f"{item}: holds no images (.png .jpg .jpeg .bmp .tif .tiff .webp)")
+        raise InlierError(f"{item}: holds no images {SUFFIX_LIST}")
     return images

@@ -31,7 +31,7 @@ from inlier.data.simulation.foreground import LOOKED_AT, Pixels, check_rule, for
 from inlier.data.simulation.sheet import preview_sheet
 from inlier.data.simulation.simulator import Simulator
 from inlier.data.simulation.sources import Textures, open_textures
-from inlier.detector import Detector, Images, to_input
+from inlier.detector import TOP, Detector, Images, to_8_bit, to_input
 from inlier.errors import InlierError
 from inlier.features import Backbone
 from inlier.machine import in_double
@@ -346,27 +346,30 @@ class MemSeg(Detector[Settings, Network]):
         simulators, textures = {}, open_textures(s.textures)
         for category in sorted(set(images.categories)):
             members = [i for i, of in enumerate(images.categories) if of == category][:LOOKED_AT]
-            looked_at = [pixels[i].numpy() for i in members]
+            looked_at = [to_8_bit(pixels[i]).numpy() for i in members]
             simulators[category] = make_simulator(s, category, looked_at, textures, run.seed)
             log.info("%s: %s", category, simulators[category].describe())
         without_foreground = torch.zeros(len(images))
         part, weight = run.share(s.batch_size)
 
         def simulate(index: int, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
-            made = simulators[images.categories[index]](pixels[index].numpy(), key)
+            picture = to_8_bit(pixels[index])
+            made = simulators[images.categories[index]](picture.numpy(), key)
             if made.whole_image:
                 without_foreground[index] = 1
-            picture, mask = torch.from_numpy(made.image), torch.from_numpy(made.mask)
-            if regions is None:
-                return picture, mask
-            return torch.where(regions[index, ..., None], picture, pixels[index]), mask & regions[index]
+            # 16-bit pictures keep their fine steps outside of the defect: coarse ones would give it away
+            change, mask = torch.from_numpy(made.image).int() - picture.int(), torch.from_numpy(made.mask)
+            if regions is not None:
+                change, mask = change * regions[index, ..., None], mask & regions[index]
+            top = TOP[pixels.dtype]
+            return (pixels[index].int() + top // 255 * change).clamp(0, top).to(pixels.dtype), mask
 
         @functools.lru_cache(4)
         def order(epoch: int) -> list[int]:
             return [fitted[i] for i in torch.randperm(len(fitted), generator=run.generator(epoch))]
 
         def batch(step: int) -> tuple[Tensor, Tensor]:
-            """Good images and, every second one, simulated defects: (B, H, W, 3) uint8 and masks (B, H, W).
+            """Good images and, every second one, simulated defects: (B, H, W, 3) and masks (B, H, W).
 
             B: as many as this process does of them.
             """
@@ -441,5 +444,5 @@ def draw_look(seen: Sequence[tuple[Tensor, Tensor]], maps: Tensor) -> Image.Imag
     rows = []
     for (picture, mask), map_ in list(zip(seen, maps))[:SHOWN]:
         grey = torch.cat([mask.float(), map_], 1).mul(255).byte()[..., None].expand(-1, -1, 3)
-        rows.append(torch.cat([picture, grey], 1))
+        rows.append(torch.cat([to_8_bit(picture), grey], 1))
     return Image.fromarray(torch.cat(rows).numpy())

@@ -128,7 +128,7 @@ def _section(
         known = case.sample.category if case.sample.category in inspector.categories_ else None
         p = inspector.inspect(case.sample.source, category=known)
         assert p.map is not None
-        mask = read_mask(case.sample.mask) if case.sample.mask else None
+        mask = read_mask(case.sample.mask, case.sample.source) if case.sample.mask else None
         # at once: all pictures at full size would fill the memory
         image, mask, map = drawing.shrink(read_image(case.sample.source), mask, p.map)
         repainted = [] if p.reconstruction is None else [Image.fromarray(p.reconstruction).resize(image.size)]

@@ -11,7 +11,7 @@ from inlier.data.datasets.pictures import open_list, open_pictures
 from inlier.data.datasets.sample import Dataset
 from inlier.data.datasets.table import open_table
 from inlier.data.datasets.visa import open_visa
-from inlier.data.images import ImageSource
+from inlier.data.images import SUFFIX_LIST, ImageSource
 from inlier.errors import InlierError
 
 LAYOUTS = """inlier reads
@@ -62,5 +62,5 @@ def _open_path(data: Path | str) -> Dataset:
                 raise InlierError(f"{path}: has a folder {name}, but no train/good, test/good or train/ok. {LAYOUTS}")
         dataset = open_pictures(path)
     if not dataset.samples:
-        raise InlierError(f"{data}: no images (.png .jpg .jpeg .bmp .tif .tiff .webp) found. {LAYOUTS}")
+        raise InlierError(f"{data}: no images {SUFFIX_LIST} found. {LAYOUTS}")
     return dataset
