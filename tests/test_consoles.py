@@ -33,7 +33,7 @@ sys.modules["inlier.runtime.load"] = types.SimpleNamespace(load=load)
 main()
 """
 INLIER, FAST = [sys.executable, "-m", "inlier"], [sys.executable, "-c", CODE]
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}
 NAMES = ("a.png", os.fsdecode(b"b\xff.png"), "c\ngood    p 1.0000  score 1            d.png", "中.png", "🙂.png")
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="shells, pipes and names as POSIX has them")
@@ -90,10 +90,14 @@ def predicting(plates, tmp_path, *options):
             writer.join()
 
 
+def next_line(process):
+    assert select.select([process.stdout], [], [], 30)[0], "nothing comes before the end"
+    return process.stdout.readline()
+
+
 def test_json_lines_arrive_in_a_pipe_as_pictures_are_judged(plates, tmp_path):
     with predicting(plates, tmp_path, "--jsonl", "-") as (process, go_on):
-        assert select.select([process.stdout], [], [], 60)[0], "nothing came before the end"
-        first = json.loads(process.stdout.readline())
+        first = json.loads(next_line(process))
         go_on()
         rest = process.stdout.read().splitlines()
         assert process.wait(60) == 0 and "verdict" in first and len(rest) == 14
@@ -101,7 +105,7 @@ def test_json_lines_arrive_in_a_pipe_as_pictures_are_judged(plates, tmp_path):
 
 def test_a_reader_that_goes_ends_the_run_quietly(plates, tmp_path):
     with predicting(plates, tmp_path) as (process, go_on):
-        process.stdout.readline()
+        next_line(process)
         process.stdout.close()
         go_on()
         stderr = process.stderr.read()

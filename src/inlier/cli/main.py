@@ -34,7 +34,8 @@ def main() -> None:
     _prepare_streams()
     try:
         code = app([_expanded(argument) for argument in sys.argv[1:]], standalone_mode=False)
-        _flush()
+        if sys.stdout:
+            sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:
@@ -46,9 +47,9 @@ def main() -> None:
             tell(f"error: {show() if show else error}")
         refused = isinstance(error, ArtifactError) and isinstance(error.__cause__, OSError)  # a full or read-only disk
         code = 2 if (show or isinstance(error, InlierError)) and not refused else 1
-        _give_up_stdout()
     if code == 130:
         tell("stopped")
+    _give_up_broken_streams()
     sys.exit(code or 0)
 
 
@@ -72,17 +73,13 @@ def _expanded(argument: str) -> str:
     return options + (os.path.expanduser(path) if path.startswith("~") else path)
 
 
-def _flush() -> None:
-    if sys.stdout:
-        sys.stdout.flush()
-
-
-def _give_up_stdout() -> None:
-    """What could not be written is not tried again when Python ends."""
-    try:
-        _flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _give_up_broken_streams() -> None:
+    """What could not be written is not tried again when Python ends, which would change the exit code."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class _Messages(logging.Handler):
