@@ -118,7 +118,7 @@ def test_rounding_stays_far_below_its_bound(sides, channels, shift):
     exact_norms = sum(bank.double().square().mean((1, 2, 3)) for bank in banks)
     exact = distances([bank.double() for bank in banks], exact_norms, [query.double() for query in queries])
     off = (distances(banks, norms, queries) - exact).abs() / rounding(banks, norms, queries)
-    assert off.max() < 0.05
+    assert off.max() < 0.05  # 0.01 on the machine of the comment in memseg.py
 
 
 def test_the_nearest_is_found_whatever_rounding_does_within_its_bound(monkeypatch):
