@@ -218,6 +218,8 @@ class Detector(Inspector, Generic[S, N]):
             self.settings_ = settings = self.complete()
             dataset = open_dataset(data, categories)
             log.info("data: %s", dataset.layout)
+            for note in dataset.notes:
+                log.info("note: %s", note)
             device = find_device(self.device)
             self._check_can_fit(kind, len(dataset.train), device)
             self._check_log(log_with, run_folder)
@@ -231,9 +233,7 @@ class Detector(Inspector, Generic[S, N]):
             # a wrong tap or a missing weight file is known before thousands of pictures are read
             backbone_weights = self._load_backbone()
             with progress("checking images", len(dataset.samples)) as show:
-                report = check(dataset, workers, lambda done, _total: show(done))
-            for note in dataset.notes:
-                log.info("note: %s", note)
+                report = check(dataset, workers, lambda done, _total: show(done), training=True)
             for warning in report.warnings:
                 log.warning("%s", warning)
             run.identity["data"] = report.fingerprint

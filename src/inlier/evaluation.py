@@ -18,7 +18,6 @@ from inlier.calibration import Rule
 from inlier.data.check import check
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset, Sample
-from inlier.data.images import read_mask
 from inlier.errors import InlierError
 from inlier.inspection.inspector import Inspector
 from inlier.metrics import PixelHistogram, PixelMetrics, bootstrap_interval, image_metrics, pixel_metrics
@@ -50,6 +49,8 @@ def evaluate(
         raise InlierError(
             f"{dataset.name}: has no test images (looked for test/good and test/DEFECT; {dataset.layout})"
         )
+    for note in dataset.notes:
+        log.info("note: %s", note)
     with progress("checking images", len(dataset.test)) as show:
         report = check(replace(dataset, samples=dataset.test), workers, lambda done, _total: show(done))
     for note in report.warnings:
@@ -128,7 +129,7 @@ class _Pixels:
 
     def __init__(self, samples: Sequence[Sample], inspector: Inspector):
         self.geometry = inspector.geometry_
-        self.has_masks = any(sample.mask for sample in samples)
+        self.has_masks = any(sample.is_defect and sample.masks for sample in samples)
         self.maps: list[NDArray[np.float32]] = []
         self.masks: list[NDArray[np.bool_]] = []
         self.histogram = PixelHistogram() if len(samples) * self.geometry.size**2 > EXACT_PIXELS else None
@@ -137,7 +138,8 @@ class _Pixels:
     def add(self, map_: NDArray[np.float32], sample: Sample, size: tuple[int, int]) -> None:
         mask = np.zeros(map_.shape, bool)
         if sample.is_defect:
-            original = read_mask(sample.mask) if sample.mask else np.zeros(size, bool)
+            truth = sample.read_mask()
+            original = np.zeros(size, bool) if truth is None else truth
             mask = self.geometry.mask(original)
             top, left, bottom, right = (round(edge) for edge in self.geometry.crop_box(*size))
             self.defect_pixels += original.sum()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from inlier import artifact, drawing
 from inlier.calibration import PROMISES, smallest_alpha
-from inlier.data.images import read_image, read_mask
+from inlier.data.images import read_image
 from inlier.errors import InlierError
 from inlier.inspection.inspector import Inspector
 from inlier.progress import progress
@@ -121,7 +121,7 @@ def _section(
     for case in itertools.chain(*gallery):
         p = inspector.inspect(case.sample.source, alpha=result.alpha)
         assert p.map is not None
-        mask = read_mask(case.sample.mask) if case.sample.mask else None
+        mask = case.sample.read_mask()
         # at once: all pictures at full size would fill the memory
         image, mask, map = drawing.shrink(read_image(case.sample.source), mask, p.map)
         repainted = [] if p.reconstruction is None else [Image.fromarray(p.reconstruction).resize(image.size)]

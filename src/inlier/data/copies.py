@@ -1,0 +1,104 @@
+"""Which pictures are copies of one another: the same file, or the same shot saved again in another format or size.
+
+Parts on a fixture look alike, and two shots under the same light may differ by less than a picture and its JPEG: what
+tells a copy from another shot is the noise, which copies share. So a pair is a copy where both are true of two small
+grey pictures: their distance is far below that of most pairs, and what is left of them without their common shape
+agrees in the quiet half of the picture, where there is nothing but noise. Not found are copies of pictures that differ
+by their noise alone, once JPEG has removed it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import uniform_filter
+
+SIDE = 64  # of the small pictures: averages over more pixels would lose the noise, finer ones fit no other size
+# of the median distance between two pictures: copies of real ones lie at .03 and below (JPEG of quality 60 to 95, WebP,
+# 96 % of the size), the closest other pairs of 320 to 740 at .06 and above. Among fewer pictures chance brings fewer
+# pairs so close, and noisy pictures of parts that hardly differ need the room.
+NEAR, NEAR_OF_FEW, FEW = 0.05, 0.1, 60
+AGREEMENT = 0.3  # correlation of the noise: other shots have 0 +- .05, copies .4 to 1
+BLOCK, SAMPLE = 1024, 2000  # pictures compared at once; as many are enough for the median and the mean
+
+
+def small(image: Image.Image) -> NDArray[np.uint16]:
+    """(SIDE, SIDE) grey of a picture of `read_image`, in units of 1/256 of a grey level: 8 KiB each."""
+    if image.mode == "F":
+        grey = Image.fromarray(np.asarray(image) * np.float32(255))
+    else:
+        grey = image.convert("L")
+        factor = min(image.size) // (4 * SIDE)  # a picture of 24 MP in float would take 100 MB
+        grey = (grey.reduce(factor) if factor > 1 else grey).convert("F")
+    pixels = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    return np.rint(pixels * 256).clip(0, 65535).astype(np.uint16)
+
+
+def group(pictures: Sequence[NDArray[np.uint16]], digests: Sequence[str], categories: Sequence[str]) -> list[int]:
+    """A number for each picture; copies of one another share it. Numbered from 0, in order of appearance.
+
+    pictures: of `small`. digests: equal for equal files. Only pictures of one category are compared.
+    """
+    first: dict[str, int] = {}  # digest -> the first picture with it
+    leader = [first.setdefault(digest, i) for i, digest in enumerate(digests)]
+    for category in dict.fromkeys(categories):
+        own = [i for i in first.values() if categories[i] == category]
+        for i, j in _pairs([pictures[i] for i in own]):
+            leader[own[j]] = own[i]
+    leader = [leader[head] for head in leader]  # equal files follow their first
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(head, len(numbers)) for head in leader]
+
+
+def _pairs(pictures: Sequence[NDArray[np.uint16]]) -> list[tuple[int, int]]:
+    """(first, copy), each copy once. A first is no copy itself: likeness does not go from hand to hand."""
+    n = len(pictures)
+    if n < 3:
+        return []  # two pictures have nothing to compare their distance with
+    chosen = np.linspace(0, n - 1, min(n, SAMPLE)).round().astype(int).tolist()
+    centre = np.mean([pictures[i] for i in chosen], axis=0, dtype=np.float64)
+
+    def flat(indices: Sequence[int] | range) -> NDArray[np.float32]:
+        return np.stack([(pictures[i] - centre).astype(np.float32).ravel() for i in indices]) / 256
+
+    def noise(indices: Sequence[int] | range) -> NDArray[np.float32]:
+        rest = flat(indices).reshape(-1, SIDE, SIDE)
+        return (rest - uniform_filter(rest, (0, 5, 5), mode="nearest")).reshape(-1, SIDE * SIDE)
+
+    sample = flat(chosen[:: max(1, len(chosen) // 500)])
+    apart = _distances(sample, sample)[np.triu_indices(len(sample), 1)]
+    limit = min(NEAR_OF_FEW, max(NEAR, NEAR_OF_FEW * (FEW / n) ** 0.5)) * float(np.median(apart))
+    spread = np.mean([np.abs(noise([i])[0]) for i in chosen], axis=0)
+    quiet = spread <= np.median(spread)
+    found: dict[int, int] = {}
+    for start in range(0, n, BLOCK):
+        rows = range(start, min(start + BLOCK, n))
+        left = flat(rows)
+        for other in range(start, n, BLOCK):
+            columns = range(other, min(other + BLOCK, n))
+            right = left if other == start else flat(columns)
+            near = [(rows[i], columns[j]) for i, j in np.argwhere(_distances(left, right) <= limit)]
+            near = [(i, j) for i, j in near if i < j]
+            if not near:
+                continue
+            several = sorted({i for pair in near for i in pair})
+            unit = _unit(noise(several)[:, quiet])
+            place = {i: k for k, i in enumerate(several)}
+            for i, j in near:
+                if j not in found and i not in found and unit[place[i]] @ unit[place[j]] >= AGREEMENT:
+                    found[j] = i
+    return [(i, j) for j, i in found.items()]
+
+
+def _distances(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, m) root mean square differences, in grey levels."""
+    squares = (one**2).sum(1)[:, None] + (other**2).sum(1)[None] - 2 * one @ other.T
+    found: NDArray[np.float32] = np.sqrt(np.maximum(squares, 0) / np.float32(one.shape[1]))
+    return found
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    rest: NDArray[np.float32] = rows - rows.mean(1, keepdims=True)
+    rest /= np.maximum(np.linalg.norm(rest, axis=1, keepdims=True), 1e-6)
+    return rest
