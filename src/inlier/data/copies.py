@@ -60,7 +60,8 @@ def _pairs(pictures: Sequence[NDArray[np.uint16]]) -> list[tuple[int, int]]:
     centre = np.mean([pictures[i] for i in chosen], axis=0, dtype=np.float64)
 
     def flat(indices: Sequence[int] | range) -> NDArray[np.float32]:
-        return np.stack([(pictures[i] - centre).astype(np.float32).ravel() for i in indices]) / 256
+        rows: NDArray[np.float32] = np.stack([(pictures[i] - centre).ravel() / 256 for i in indices]).astype(np.float32)
+        return rows
 
     def noise(indices: Sequence[int] | range) -> NDArray[np.float32]:
         rest = flat(indices).reshape(-1, SIDE, SIDE)
