@@ -172,6 +172,14 @@ def test_masks_among_the_tests_are_refused(tmp_path: Path, name: str) -> None:
         open_dataset(tmp_path / "p")
 
 
+def test_defects_inside_of_the_good_ones_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "p", "train/good/monday/0.png", "train/good/rejects/1.png")
+    with pytest.raises(
+        InlierError, match=r"1 images of good parts lie in folders whose names say otherwise: .*rejects/1"
+    ):
+        open_dataset(tmp_path / "p")
+
+
 # --- masks
 
 

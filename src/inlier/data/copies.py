@@ -82,21 +82,21 @@ def _pairs(pictures: Sequence[NDArray[np.uint16]]) -> list[tuple[int, int]]:
     pairs = np.triu_indices(len(typical), 1)
     limit = _limit(_distances(sample, sample)[pairs], (fingerprints @ fingerprints.T)[pairs], n)
     found: dict[int, int] = {}
+    coarse = np.concatenate([_shrunk(flat(range(i, min(i + BLOCK, n)))) for i in range(0, n, BLOCK)])
     for start in range(0, n, BLOCK):
-        rows = range(start, min(start + BLOCK, n))
-        left = flat(rows)
         for other in range(start, n, BLOCK):
-            columns = range(other, min(other + BLOCK, n))
-            right = left if other == start else flat(columns)
-            near = [(rows[i], columns[j]) for i, j in np.argwhere(_distances(left, right) <= limit)]
-            near = [(i, j) for i, j in near if i < j]
-            if not near:
+            # averages are no further apart than what they are averages of: most pairs are told apart by them
+            near = _distances(coarse[start : start + BLOCK], coarse[other : other + BLOCK]) <= limit
+            near &= np.arange(start, start + len(near))[:, None] < np.arange(other, other + near.shape[1])
+            rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
+            if not rows.size:
                 continue
-            several = sorted({i for pair in near for i in pair})
-            unit = _unit(noise(several)[:, quiet])
-            place = {i: k for k, i in enumerate(several)}
-            for i, j in near:
-                if j not in found and i not in found and unit[place[i]] @ unit[place[j]] >= AGREEMENT:
+            left, right = (start + rows).tolist(), (other + columns).tolist()
+            near = near[np.ix_(rows, columns)] & (_distances(flat(left), flat(right)) <= limit)
+            if near.any():
+                near &= _unit(noise(left)[:, quiet]) @ _unit(noise(right)[:, quiet]).T >= AGREEMENT
+            for i, j in ((left[a], right[b]) for a, b in np.argwhere(near)):
+                if i not in found and j not in found:
                     found[j] = i
     return [(i, j) for j, i in found.items()]
 
@@ -115,6 +115,12 @@ def _distances(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[
     squares = (one**2).sum(1)[:, None] + (other**2).sum(1)[None] - 2 * one @ other.T
     found: NDArray[np.float32] = np.sqrt(np.maximum(squares, 0) / np.float32(one.shape[1]))
     return found
+
+
+def _shrunk(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, SIDE^2) -> (n, SIDE^2 / 16): averages of 4 x 4."""
+    averages: NDArray[np.float32] = rows.reshape(-1, SIDE // 4, 4, SIDE // 4, 4).mean((2, 4))
+    return averages.reshape(len(rows), -1)
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -11,18 +11,9 @@ from pathlib import Path
 
 from inlier.data.datasets.masks import is_marked, match_masks
 from inlier.data.datasets.sample import Dataset, Sample, Split, count_categories, first_names
-from inlier.data.datasets.tree import Parts, Tree, is_good, lower
+from inlier.data.datasets.tree import MASKS, SPLITS, TRUTH, Parts, Tree, is_good, is_other, lower
 from inlier.errors import InlierError
 
-SPLITS: dict[str, Split] = {
-    "train": "train",
-    "validation": "validation",
-    "val": "validation",
-    "test": "test",
-    "test_public": "test",
-}
-TRUTH = ("ground_truth", "groundtruth")
-MASKS = frozenset(("mask", "masks", "gt", "label", "labels", "annotation", "annotations", "segmentation", *TRUTH))
 DEPTH = frozenset({"xyz", "depth"})
 
 
@@ -131,7 +122,7 @@ def _samples(category: str, folder: Tree, places: _Category, left: dict[str, lis
             places.left.setdefault("masks match no image", []).extend(truth[mask] for mask in unmatched)
     for reason, parts in places.left.items():
         left.setdefault(reason, []).extend(map(folder.path, parts))
-    _refuse_masks_among_tests(folder, places)
+    _refuse_what_is_misplaced(folder, places)
     return [
         Sample(
             folder.path(parts),
@@ -149,7 +140,7 @@ def _key(parts: Parts) -> Parts:
     return (parts[1], *parts[3:]) if len(parts) > 3 and parts[2].casefold() == "rgb" else parts[1:]
 
 
-def _refuse_masks_among_tests(folder: Tree, places: _Category) -> None:
+def _refuse_what_is_misplaced(folder: Tree, places: _Category) -> None:
     stems = {(p[:-1], Path(p[-1]).stem.casefold()) for p in places.pictures}
     strange = [
         str(folder.path(p))
@@ -161,3 +152,13 @@ def _refuse_masks_among_tests(folder: Tree, places: _Category) -> None:
             f"{folder.root}: {len(strange)} files among the images seem to be masks: {first_names(strange)}; "
             f"masks belong into {folder.root / 'ground_truth' / 'TYPE'}"
         )
+    strange = [str(folder.path(p)) for p, (_, kind) in places.pictures.items() if is_good(kind) and _holds_others(p)]
+    if strange:
+        raise InlierError(
+            f"{folder.root}: {len(strange)} images of good parts lie in folders whose names say otherwise: "
+            f"{first_names(strange)}; move or rename them"
+        )
+
+
+def _holds_others(parts: Parts) -> bool:
+    return any(is_other(name) for name in parts[2:-1])

@@ -1,27 +1,16 @@
 """Good pictures only: a folder of them, or a list."""
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from inlier.data.datasets.folders import MASKS, SPLITS, TRUTH
 from inlier.data.datasets.masks import is_marked
 from inlier.data.datasets.sample import Dataset, Sample, first_names
-from inlier.data.datasets.tree import Tree, is_good
+from inlier.data.datasets.tree import SPLITS, TRUTH, Tree, is_good, is_other
 from inlier.data.images import ImageSource
 from inlier.errors import InlierError
-
-# folders called so hold something else than good parts, or more than them
-OTHER = frozenset(SPLITS) | MASKS | {"training", "testing", "valid", "test_private"}
-DEFECTS = frozenset(
-    ("bad", "defect", "defects", "defective", "anomaly", "anomalies", "anomalous", "abnormal", "ng", "nok", "ko")
-    + ("faulty", "fault", "faults", "reject", "rejects", "rejected", "scrap", "flaw", "flaws", "crack", "cracks")
-    + ("scratch", "scratches", "hole", "holes", "dent", "dents", "broken", "damaged", "contamination")
-)
-NEGATIONS = frozenset({"no", "non", "not", "free", "without", "zero"})  # defect_free
 
 
 def open_pictures(tree: Tree) -> Dataset:
@@ -75,7 +64,7 @@ def _refuse_part_of_a_category(tree: Tree) -> None:
 def _refuse_what_is_not_good(tree: Tree) -> None:
     """Some name says that not all of this is good."""
     folders = {parts[:i] for parts in tree.pictures for i in range(1, len(parts))}
-    strange = sorted({"/".join(f) for f in folders if _is_other(f[-1])})
+    strange = sorted({"/".join(f) for f in folders if is_other(f[-1])})
     good = sorted("/".join(f) for f in folders if is_good(f[-1]))
     # what stands beside a folder of good parts is something else
     tops = {f[:-1] for f in folders if is_good(f[-1])}
@@ -92,8 +81,3 @@ def _refuse_what_is_not_good(tree: Tree) -> None:
             f"{tree.root}: is no layout that inlier knows, and not all of it seems to be good parts: it holds "
             f"{first_names(strange)}. Pass {advice}, a .csv table that says what each picture is, or a list of paths"
         )
-
-
-def _is_other(name: str) -> bool:
-    words = set(re.findall(r"[^\W\d_]+", name.casefold()))
-    return name.casefold() in OTHER or bool(DEFECTS & words and not NEGATIONS & words)

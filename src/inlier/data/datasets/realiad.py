@@ -23,6 +23,8 @@ def open_realiad(root: Path) -> Dataset | None:
         return None
     folder = tables[0].parent
     samples = [sample for table in tables for sample in _samples(table, folder)]
+    if not samples:
+        raise InlierError(f"{folder}: tables of Real-IAD without an entry under train or test")
     chosen = (
         []
         if folder == root or root.is_file()

@@ -1,13 +1,33 @@
 """A folder as the readers of layouts see it: the pictures below it, by the parts of their paths."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inlier.data.datasets.sample import GOOD, Dataset
+from inlier.data.datasets.sample import GOOD, Dataset, Split
 from inlier.data.images import count_kinds, find_pictures
 
 Parts = tuple[str, ...]  # of a path below the root: ("test", "hole", "000.png")
+
+# names of folders, in lower case
+SPLITS: dict[str, Split] = {
+    "train": "train",
+    "validation": "validation",
+    "val": "validation",
+    "test": "test",
+    "test_public": "test",
+}
+TRUTH = ("ground_truth", "groundtruth")
+MASKS = frozenset(("mask", "masks", "gt", "label", "labels", "annotation", "annotations", "segmentation", *TRUTH))
+# what holds something else than good parts, or more than them
+OTHER = frozenset(SPLITS) | MASKS | {"training", "testing", "valid", "test_private"}
+DEFECTS = frozenset(
+    ("bad", "defect", "defects", "defective", "anomaly", "anomalies", "anomalous", "abnormal", "ng", "nok", "ko")
+    + ("faulty", "fault", "faults", "reject", "rejects", "rejected", "scrap", "flaw", "flaws", "crack", "cracks")
+    + ("scratch", "scratches", "hole", "holes", "dent", "dents", "broken", "damaged", "contamination")
+)
+NEGATIONS = frozenset({"no", "non", "not", "free", "without", "zero"})  # defect_free
 
 
 @dataclass(frozen=True)
@@ -63,3 +83,9 @@ def is_good(name: str) -> bool:
 
 def lower(parts: Sequence[str]) -> Parts:
     return tuple(part.casefold() for part in parts)
+
+
+def is_other(name: str) -> bool:
+    """Whether a folder is called as those of tests, defects or masks are: "Test", "NG parts", but not "defect-free"."""
+    words = set(re.findall(r"[^\W\d_]+", name.casefold()))
+    return name.casefold() in OTHER or bool(DEFECTS & words and not NEGATIONS & words)

@@ -15,7 +15,7 @@ def open_visa(tree: Tree) -> Dataset | None:
     """A folder with split_csv/1cls.csv, or of folders with Data/Images/Normal, or one of those; else None."""
     if (tree.root / "split_csv" / "1cls.csv").is_file():
         return _from_table(tree.root)
-    found = tree.categories(lambda folder: any(lower(p[:3]) == NORMAL for p in folder.pictures))
+    found = tree.categories(lambda folder: any(lower(p[:-1]) == NORMAL for p in folder.pictures))
     if not found:
         return None
     above = tree.root.resolve().parent
@@ -23,7 +23,7 @@ def open_visa(tree: Tree) -> Dataset | None:
         return _from_table(above).select([tree.name])
     samples, unmatched = list[Sample](), list[Path]()
     for category, folder in found.items():
-        good = [p for p in folder.pictures if lower(p[:3]) == NORMAL]
+        good = [p for p in folder.pictures if lower(p[:-1]) == NORMAL]
         samples += [Sample(folder.path(p), category, split, None) for p, split in zip(good, split_good(len(good)))]
         defects = {p[3:]: p for p in folder.pictures if lower(p[:3]) == ANOMALY}
         masks = {p[3:]: p for p in folder.pictures if lower(p[:3]) == MASKS}
