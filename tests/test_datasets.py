@@ -57,9 +57,9 @@ def test_mvtec_one_category(tmp_path: Path) -> None:
     assert dataset.categories == ("bottle",)
     assert len(dataset.train) == 3
     assert kinds(dataset) == {"dent": 1, "scratch": 2, None: 1}
-    assert all((sample.mask is not None) == sample.is_defect for sample in dataset.samples)
+    assert all(bool(sample.masks) == sample.is_defect for sample in dataset.samples)
     scratch = next(sample for sample in dataset.test if sample.defect == "scratch")
-    assert scratch.mask == tmp_path / "bottle" / "ground_truth" / "scratch" / "000_mask.png"
+    assert scratch.masks == (tmp_path / "bottle" / "ground_truth" / "scratch" / "000_mask.png",)
     assert scratch.name == str(tmp_path / "bottle" / "test" / "scratch" / "000.png")
 
 
@@ -71,7 +71,9 @@ def test_mvtec_many_categories_beside_other_things(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path)
     assert dataset.layout == "MVTec-AD layout, 2 categories"
     assert dataset.categories == ("metal nut ß", "screw")
-    assert dataset.notes == ("folders that are no category (no train/good) are not used: textures",)
+    textures = tmp_path / "textures" / "a.png"
+    assert dataset.notes == (f"1 images are not used, they fit nowhere in this layout: {textures}",)
+    assert dataset.left_out[0].paths == (textures,)
     assert len(dataset.train) == 6
 
 
@@ -81,7 +83,7 @@ def test_names_of_masks(tmp_path: Path, name: str) -> None:
     picture(tmp_path / "test" / "dent" / "part 1.a.jpg")
     expected = mask(tmp_path / "ground_truth" / "dent" / name.format("part 1.a"))
     (sample,) = open_dataset(tmp_path).test
-    assert sample.mask == expected
+    assert sample.masks == (expected,)
 
 
 def test_what_fits_nowhere_is_named(tmp_path: Path) -> None:
@@ -93,7 +95,7 @@ def test_what_fits_nowhere_is_named(tmp_path: Path) -> None:
     assert len(dataset.train) == 3
     assert len(dataset.test) == 4
     (note,) = dataset.notes
-    assert note.startswith("images outside train/good and test/TYPE are not used: ")
+    assert note.startswith("3 images outside train/good and test/TYPE are not used: ")
     assert all(name in note for name in ("extra.png", "loose.png", "1.png"))
 
 
@@ -124,9 +126,9 @@ def test_btad(tmp_path: Path) -> None:
     assert (many.layout, many.categories) == ("BTAD layout, 2 categories", ("01", "03"))
     one = open_dataset(tmp_path / "03")
     assert (one.layout, len(one.train), kinds(one)) == ("BTAD layout, 1 category", 1, {"ko": 1, None: 1})
-    assert [sample.mask for sample in one.test if sample.is_defect] == [
-        tmp_path / "03" / "ground_truth" / "ko" / "2.png"
-    ]
+    (ko,) = (sample for sample in one.test if sample.is_defect)
+    assert ko.masks == (tmp_path / "03" / "ground_truth" / "ko" / "2.png",)
+    assert one.notes == ("taken as good: test/ok, train/ok",)
 
 
 def test_defects_of_btad_alone_can_be_evaluated(tmp_path: Path) -> None:
@@ -136,6 +138,13 @@ def test_defects_of_btad_alone_can_be_evaluated(tmp_path: Path) -> None:
 
 
 def test_visa(tmp_path: Path) -> None:
+    for name in (
+        "candle/Data/Images/Normal/0.JPG",
+        "candle/Data/Images/Normal/1.JPG",
+        "pcb1/Data/Images/Anomaly/0.JPG",
+    ):
+        picture(tmp_path / name)
+    mask(tmp_path / "pcb1/Data/Masks/Anomaly/0.png")
     table = tmp_path / "split_csv" / "1cls.csv"
     table.parent.mkdir()
     table.write_text(
@@ -148,9 +157,9 @@ def test_visa(tmp_path: Path) -> None:
     assert (dataset.layout, dataset.categories) == ("VisA, 1-class split", ("candle", "pcb1"))
     assert len(dataset.train) == 1
     assert kinds(dataset) == {None: 1, "anomaly": 1}
-    assert dataset.test[1].mask == tmp_path / "pcb1/Data/Masks/Anomaly/0.png"
-    table.write_text("object,split,label,image,mask\ncandle,val,normal,a.JPG,\n")
-    with pytest.raises(InlierError, match=r"1cls.csv, line 2: split must be train or test, got 'val'"):
+    assert dataset.test[1].masks == (tmp_path / "pcb1/Data/Masks/Anomaly/0.png",)
+    table.write_text("object,split,label,image,mask\ncandle,vol,normal,a.JPG,\n")
+    with pytest.raises(InlierError, match=r"1cls.csv, line 2: split must be train, validation or test, got 'vol'"):
         open_dataset(tmp_path)
     table.write_text("split,label,image,mask\ntrain,normal,a.JPG,\n")
     with pytest.raises(InlierError, match=r"line 2: the columns object, split, label and image"):
@@ -173,9 +182,12 @@ def test_csv_table(tmp_path: Path) -> None:
     assert (dataset.layout, dataset.categories) == ("CSV table, 2 categories", ("left", "my parts"))
     assert [sample.source for sample in dataset.train] == [tmp_path / "a b.png", tmp_path / "c,d.png"]
     assert [sample.defect for sample in dataset.test] == [None, "defect", "Kratzer"]
-    assert dataset.test[1].mask == tmp_path / "f_mask.png"
+    assert dataset.test[1].masks == (tmp_path / "f_mask.png",)
     assert dataset.test[2].source == tmp_path / "g.png"
-    assert dataset.notes == ("1 defect images of the train split are not used for training",)
+    assert dataset.notes == (
+        "1 defect images of the train split are not used for training",
+        "1 rows without a label are taken as good",
+    )
 
 
 def test_csv_with_the_column_image(tmp_path: Path) -> None:
@@ -190,7 +202,7 @@ def test_csv_with_the_column_image(tmp_path: Path) -> None:
         ("", "line 1: no column path"),
         ("file;split\na.png;train\n", "line 1: no column path"),
         ("path\n", "a table without a row"),
-        ("path,split\na.png,train\nb.png,val\n", "line 3: split must be train or test, got 'val'"),
+        ("path,split\na.png,train\nb.png,vol\n", "line 3: split must be train, validation or test, got 'vol'"),
         ("path,split\n,train\n", "line 2: no path"),
         ("path,split\na,b.png,train\n", "line 2: more cells than columns"),
         ("path,label,mask\na.png,good,m.png\n", "line 2: a good image with a mask"),
@@ -227,8 +239,8 @@ def test_the_category_is_the_real_name_of_the_folder(
 ) -> None:
     monkeypatch.chdir(mvtec(tmp_path / "bottle"))
     assert open_dataset(spelling).categories == ("bottle",)
-    monkeypatch.chdir(tmp_path / "bottle" / "test" / "dent")
-    assert open_dataset(".").categories == ("dent",)
+    monkeypatch.chdir(tmp_path / "bottle" / "train" / "good")
+    assert open_dataset(".").categories == ("bottle",)
 
 
 def test_a_list_of_good_images(tmp_path: Path) -> None:
@@ -238,7 +250,8 @@ def test_a_list_of_good_images(tmp_path: Path) -> None:
     assert dataset.layout == "list of 4 good images"
     assert dataset.categories == ("parts",)
     assert [sample.name for sample in dataset.train] == [str(path), str(path), "image 2", "image 3"]
-    assert check(dataset).warnings == ("2 training images are byte-equal copies of others",)
+    (only,) = check(dataset).warnings
+    assert only.startswith("2 training images are copies of others (2 byte-equal, 0 saved again) and count as one")
 
 
 def test_a_generator_of_good_images_is_as_good_as_a_list() -> None:
@@ -288,7 +301,7 @@ def test_missing_empty_and_imageless_folders(tmp_path: Path) -> None:
     with pytest.raises(InlierError, match=r"gone: no such file or folder. inlier reads(.|\n)*train/good"):
         open_dataset(tmp_path / "gone")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InlierError, match=r"empty: no images \(.png"):
+    with pytest.raises(InlierError, match=r"empty: no images \(.*\.png.*\) found, but no file at all"):
         open_dataset(tmp_path / "empty")
     (tmp_path / "empty" / "notes.txt").write_text("no picture")
     with pytest.raises(InlierError, match="no images"):
@@ -301,7 +314,7 @@ def test_missing_empty_and_imageless_folders(tmp_path: Path) -> None:
 def test_a_folder_that_may_hold_defects_is_not_taken_as_good(tmp_path: Path) -> None:
     picture(tmp_path / "train" / "0.png")
     picture(tmp_path / "test" / "1.png")
-    with pytest.raises(InlierError, match="has a folder train, but no train/good"):
+    with pytest.raises(InlierError, match="not all of it seems to be good parts: it holds test, train"):
         open_dataset(tmp_path)
 
 
@@ -421,7 +434,7 @@ def test_equal_files_are_a_warning(tmp_path: Path) -> None:
     picture(root / "train" / "good" / "copy.png", 0)
     picture(root / "test" / "good" / "leak.png", 1)
     copies, leak = check(open_dataset(root)).warnings
-    assert copies == "1 training images are byte-equal copies of others"
+    assert copies.startswith("1 training images are copies of others (1 byte-equal, 0 saved again) and count as one")
     good = root / "train" / "good" / "1.png"
     assert leak.startswith("1 test images are byte-equal to training images")
     assert leak.endswith(f"{good} = {root / 'test' / 'good' / 'leak.png'}")

@@ -44,7 +44,7 @@ def case(i, score, defect=None, verdict=None, p_value=None, mask=True):
         for path, picture in zip((source, truth), part(np.random.default_rng(i), defect is not None, 40)):
             path.parent.mkdir(exist_ok=True)
             (picture if path == source else Image.fromarray(picture)).save(path)
-    sample = Sample(source, "plate", "test", defect, truth if mask and defect else None)
+    sample = Sample(source, "plate", "test", defect, (truth,) if mask and defect else ())
     return Case(sample, Prediction(str(source), score, p_value, verdict=verdict))
 
 

@@ -19,7 +19,6 @@ from inlier.data.check import check
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset, Sample
 from inlier.data.geometry import Geometry
-from inlier.data.images import read_mask
 from inlier.errors import InlierError
 from inlier.inspection.inspector import Inspector
 from inlier.metrics import PixelHistogram, PixelMetrics, bootstrap_interval, image_metrics, pixel_metrics
@@ -53,6 +52,8 @@ def evaluate(
         raise InlierError(
             f"{dataset.name}: has no test images (looked for test/good and test/DEFECT; {dataset.layout})"
         )
+    for note in dataset.notes:
+        log.info("note: %s", note)
     with progress("checking images", len(dataset.test)) as show:
         report = check(replace(dataset, samples=dataset.test), workers, lambda done, _total: show(done))
     for note in report.warnings:
@@ -131,7 +132,7 @@ class _Pixels:
 
     def __init__(self, samples: Sequence[Sample], geometry: Geometry):
         self.geometry = geometry
-        self.has_masks = any(sample.mask for sample in samples)
+        self.has_masks = any(sample.is_defect and sample.masks for sample in samples)
         self.maps: list[NDArray[np.float32]] = []
         self.masks: list[NDArray[np.bool_]] = []
         self.histogram = PixelHistogram() if len(samples) * self.geometry.size**2 > EXACT_PIXELS else None
@@ -142,7 +143,8 @@ class _Pixels:
         map_ = self.geometry.grid(maps, *size)
         mask = np.zeros(map_.shape, bool)
         if sample.is_defect:
-            original = read_mask(sample.mask, sample.source) if sample.mask else np.zeros(size, bool)
+            truth = sample.read_mask()
+            original = np.zeros(size, bool) if truth is None else truth
             mask = self.geometry.mask(original)
             self.rescued += self.geometry.rescued(original)
             self.defect_pixels += original.sum()

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from inlier.cli.calibrate import calibrate
+from inlier.cli.check import check
 from inlier.cli.demo import demo
 from inlier.cli.evaluate import evaluate
 from inlier.cli.methods import list_methods
@@ -110,6 +111,7 @@ def options(
 
 
 app.command()(train)
+app.command()(check)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(calibrate)

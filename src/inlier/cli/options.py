@@ -9,7 +9,10 @@ from inlier import methods
 from inlier.errors import InlierError
 
 Data = Annotated[
-    str, typer.Argument(help="MVTec-AD, VisA, BTAD or MPDD folder, CSV manifest, folder of good images, or 'elpv'.")
+    str,
+    typer.Argument(
+        help="Folder of good images, dataset folder (MVTec AD and its kin, VisA, ...), .csv table, or 'elpv'."
+    ),
 ]
 Model = Annotated[Path, typer.Argument(help="A .inlier file that `inlier train` wrote.")]
 Categories = Annotated[list[str] | None, typer.Option("--category", help="Repeat for several. Default: all.")]

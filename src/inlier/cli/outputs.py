@@ -26,7 +26,7 @@ def read_by(data: Any, dataset: "Dataset", detector: "Detector[Any, Any] | None"
     """Files and folders that a command reads."""
     paths = [Path(data)]
     for sample in dataset.samples:
-        paths += [path for path in (sample.source, sample.mask) if isinstance(path, Path)]
+        paths += [path for path in (sample.source, *sample.masks) if isinstance(path, Path)]
     if detector:  # weights, textures, what others trained
         texts = [detector.weights, *vars(detector.settings).values()]
         paths += [Path(text) for text in texts if isinstance(text, (str, Path)) and Path(text).exists()]

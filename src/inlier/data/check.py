@@ -1,76 +1,153 @@
 """Every picture and mask of a dataset is read once, before anything is trained."""
 
+import contextlib
 import hashlib
+import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from inlier.data import copies
 from inlier.data.batches import read_ahead
 from inlier.data.datasets.sample import Dataset, Sample, first_names
-from inlier.data.images import decode_image, inspect_mask, read_bytes, read_image
+from inlier.data.images import FORMATS, decode_image, read_bytes, read_image
 from inlier.data.quality import Levels, doubts, levels
 from inlier.errors import ImageError, InlierError
+
+Value = TypeVar("Value")
+MOST = 0.9  # from this share of a category on, pictures that differ in size or kind are worth a word
+KINDS = {  # what Pillow calls a mode, and what people do
+    "1": "black and white",
+    "L": "grey",
+    "LA": "grey",
+    "P": "palette",
+    "RGB": "colour",
+    "RGBA": "colour",
+    "F": "float grey",
+}
+
+
+class Problem(NamedTuple):
+    """Why a sample cannot be used."""
+
+    kind: str
+    message: str
+
+
+class Look(NamedTuple):
+    """What one reading of a sample showed."""
+
+    digest: str = ""  # sha256 of the file
+    problem: Problem | None = None
+    size: tuple[int, int] = (0, 0)  # width, height, upright
+    kind: str = ""  # "grey", "colour", "16-bit grey", ..., "with alpha"
+    levels: Levels | None = None
+    mask_notes: tuple[str, ...] = ()
+    mask_share: float | None = None  # of the pixels that are defect; None without masks
+    small: NDArray[np.uint16] | None = None  # of good training pictures, until copies are found
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found in a dataset that can be used."""
+    """What `examine` found in a dataset."""
 
     fingerprint: str  # sha256, hexadecimal, of the sorted sha256 of the good training images
-    order: str  # the same of their sha256 in the order of `dataset.train`
-    groups: tuple[int, ...]  # of each of them; copies of one picture have the same number
+    order: str  # the same of the unsorted ones: a run that is resumed needs the same order
+    groups: tuple[int, ...]  # of each good training image, in their order; copies of one another share a number
     sizes: tuple[tuple[int, int], ...]  # of each of them: height, width
+    looks: tuple[Look, ...]  # of each sample, in their order
+    problems: tuple[tuple[Sample, Problem], ...]
+    suspicious: tuple[tuple[str, tuple[Sample, ...]], ...]  # what is the matter ("are of one colour"), and with which
     warnings: tuple[str, ...]
 
+    def require(self, dataset: Dataset, training: bool = False) -> "Report":
+        """The report; problems that `check` lets pass have become a warning. Raises InlierError for the others."""
+        # those that training does not need stop it not, but who mends files mends all at once
+        if any(not training or _is_fitted_on(sample) for sample, _ in self.problems):
+            found = sorted((problem for _, problem in self.problems), key=lambda problem: problem.kind)
+            lines = [f"  {kind}: {message}" for kind, message in found]
+            rest = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []
+            total = f"{len(lines)} problem" + ("s" if len(lines) > 1 else "")
+            raise InlierError("\n".join([f"{dataset.name}: {total}; mend or remove these files:", *lines[:20], *rest]))
+        if not self.problems:
+            return self
+        names = first_names([f"{kind}: {message}" for _, (kind, message) in self.problems])
+        note = (
+            f"{len(self.problems)} samples that training does not need cannot be used, `evaluate` will refuse: {names}"
+        )
+        return replace(self, warnings=(*self.warnings, note))
 
-class _Seen(NamedTuple):
-    """What one reading of a sample showed; a problem is (kind, message)."""
 
-    digest: str = ""
-    size: tuple[int, int] = (0, 0)
-    problem: tuple[str, str] | None = None
-    levels: Levels | None = None
-    mask_note: str = ""
-    mask_share: float | None = None  # of the pixels that are defect
-
-
-def check(dataset: Dataset, workers: int = 2, progress: Callable[[int, int], None] | None = None) -> Report:
+def check(
+    dataset: Dataset,
+    workers: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+    training: bool = False,
+) -> Report:
     """Read every image and mask once, before anything is trained.
 
     `progress` is called with (done, total). Raises one InlierError that lists all problems: images and masks that
-    cannot be read, masks of another size than their image, defects without a mask where others have one.
+    cannot be read, masks of another size than their image, defects without a mask where others have one. training:
+    only problems of good training images are raised, those of others become a warning.
     """
-    seen = []
+    return examine(dataset, workers, progress).require(dataset, training)
+
+
+def examine(dataset: Dataset, workers: int = 2, progress: Callable[[int, int], None] | None = None) -> Report:
+    """`check` that raises nothing: the problems are in the report."""
+    seen: list[Look] = []
     with closing(read_ahead(_look, dataset.samples, workers, 4 * workers)) as looks:
         for look in looks:
             seen.append(look)
             if progress:
                 progress(len(seen), len(dataset.samples))
-    masked = {s.category for s in dataset.samples if s.mask}
-    problems = [look.problem for look in seen if look.problem]
-    bare = [s for s in dataset.samples if s.is_defect and not s.mask and s.category in masked]
-    problems += [("defect without a mask", f"{s.name}: others of {s.category} have one") for s in bare]
-    if problems:
-        lines = [f"  {kind}: {message}" for kind, message in sorted(problems, key=lambda problem: problem[0])]
-        rest = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []
-        total = f"{len(lines)} problem" + ("s" if len(lines) > 1 else "")
-        raise InlierError("\n".join([f"{dataset.name}: {total}; mend or remove these files:", *lines[:20], *rest]))
-    train = [look for s, look in zip(dataset.samples, seen, strict=True) if s.split == "train" and not s.is_defect]
-    digests = [look.digest for look in train]
-    numbers = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
+    pairs = list(zip(dataset.samples, seen, strict=True))
+    masked = {s.category for s in dataset.samples if s.is_defect and s.masks}
+    problems = [(s, look.problem) for s, look in pairs if look.problem]
+    problems += [
+        (s, Problem("defect without a mask", f"{s.name}: others of {s.category} have one"))
+        for s in dataset.samples
+        if s.is_defect and s.split == "test" and not s.masks and s.category in masked
+    ]
+    train = [(s, look) for s, look in pairs if _is_fitted_on(s)]
+    digests = [look.digest for _, look in train]
+    readable = [i for i, (_, look) in enumerate(train) if look.small is not None]
+    numbers = copies.group(
+        [small for _, look in train if (small := look.small) is not None],
+        [digests[i] for i in readable],
+        [train[i][0].category for i in readable],
+    )
+    place = dict(zip(readable, numbers, strict=True))
+    groups = tuple(place.get(i, -1) for i in range(len(train)))
+    suspicious = tuple(_suspicious(pairs))
     return Report(
-        _digest(sorted(digests)),
-        _digest(digests),
-        tuple(numbers[digest] for digest in digests),
-        tuple(look.size for look in train),
-        tuple(_warnings(dataset, seen)),
+        fingerprint=hashlib.sha256("".join(sorted(digests)).encode()).hexdigest(),
+        order=hashlib.sha256("".join(digests).encode()).hexdigest(),
+        groups=groups,
+        sizes=tuple(look.size[::-1] for _, look in train),
+        looks=tuple(look._replace(small=None) for look in seen),
+        problems=tuple(problems),
+        suspicious=suspicious,
+        warnings=(
+            *_copies(train, groups),
+            *_same_pictures(pairs),
+            *(
+                f"{len(samples)} images {what}: {first_names([s.name for s in samples])}"
+                for what, samples in suspicious
+            ),
+            *_masks(pairs, masked),
+            *doubts([look.levels for look in seen if look.levels]),
+        ),
     )
 
 
@@ -99,61 +176,125 @@ def grouped(samples: Sequence[Sample], copies: Sequence[int], pattern: str | Non
     return [order[label] for label in labels[list(copies)].tolist()]
 
 
-def _digest(digests: Sequence[str]) -> str:
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+def _is_fitted_on(sample: Sample) -> bool:
+    return sample.split == "train" and not sample.is_defect
 
 
-def _look(sample: Sample) -> _Seen:
+def _look(sample: Sample) -> Look:
     try:
         if isinstance(sample.source, Path):
             data = read_bytes(sample.source)
             image = decode_image(data, sample.name)
+            stored = image
+            with contextlib.suppress(Exception):  # only to tell people what kind of file it is; it was read already
+                stored = Image.open(io.BytesIO(data), formats=FORMATS)
         else:
             image = read_image(sample.source, sample.name)
             data = f"{image.mode} {image.size} ".encode() + image.tobytes()
+            stored = sample.source if isinstance(sample.source, Image.Image) else image
+        look = Look(
+            hashlib.sha256(data).hexdigest(),
+            size=image.size,
+            kind=_kind(stored),
+            levels=levels(image),
+            small=copies.small(image) if _is_fitted_on(sample) else None,
+        )
     except ImageError as error:
-        return _Seen(problem=("unreadable image", str(error)))
-    look = _Seen(hashlib.sha256(data).hexdigest(), (image.height, image.width), levels=levels(image))
-    if sample.mask is None:
-        return look
+        return Look(problem=Problem("unreadable image", str(error)))
     try:
-        mask, note = inspect_mask(sample.mask, sample.source)
+        mask, notes = sample.inspect_mask()
     except ImageError as error:
-        return look._replace(problem=("unreadable mask", str(error)))
+        return look._replace(problem=Problem("unreadable mask", str(error)))
+    if mask is None:
+        return look
     if mask.shape != (image.height, image.width):
         sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, its image {sample.name} has {image.width} x {image.height}"
-        return look._replace(problem=("mask of another size", f"{sample.mask}: {sizes}"))
-    return look._replace(mask_note=note, mask_share=float(mask.mean()))
+        return look._replace(problem=Problem("mask of another size", f"{sample.masks[0]}: {sizes}"))
+    return look._replace(mask_notes=notes, mask_share=float(mask.mean()))
 
 
-def _warnings(dataset: Dataset, seen: Sequence[_Seen]) -> Iterator[str]:
-    pairs = list(zip(dataset.samples, seen, strict=True))
+def _kind(stored: Image.Image) -> str:
+    name = "16-bit grey" if stored.mode.startswith("I") else KINDS.get(stored.mode, stored.mode)
+    return f"{name} with alpha" if stored.has_transparency_data else name
+
+
+def _suspicious(pairs: Sequence[tuple[Sample, Look]]) -> Iterator[tuple[str, tuple[Sample, ...]]]:
+    """What differs from what most of its category are like, and what no part looks like."""
+    found: dict[str, list[Sample]] = {}
+    for category in dict.fromkeys(sample.category for sample, _ in pairs):
+        own = [(s, look) for s, look in pairs if s.category == category and not look.problem]
+        model = [look for s, look in own if _is_fitted_on(s)] or [look for _, look in own]
+        size = _most([look.size for look in model])
+        ratio, kind = _most([_ratio(look.size) for look in model]), _most([look.kind for look in model])
+        for sample, look in own:
+            if look.levels and look.levels.is_flat:
+                found.setdefault("are of one colour, nothing is to be seen in them", []).append(sample)
+            if ratio is not None and _ratio(look.size) != ratio:
+                turned = _ratio(look.size[::-1]) == ratio
+                what = "are turned by a quarter against" if turned else "have another aspect ratio than"
+                found.setdefault(f"{what} most of {category}", []).append(sample)
+            elif size is not None and look.size != size:
+                what = f"have another size than most of {category} ({size[0]} x {size[1]})"
+                found.setdefault(what, []).append(sample)
+            if kind is not None and look.kind != kind:
+                found.setdefault(f"are {look.kind} where most of {category} are {kind}", []).append(sample)
+    yield from ((what, tuple(samples)) for what, samples in found.items())
+
+
+def _ratio(size: tuple[int, int]) -> int:
+    """The aspect ratio in steps of 3 %, which a border more or less does not change much."""
+    return round(float(np.log(size[0] / size[1])) / 0.03)
+
+
+def _most(values: Sequence[Value]) -> Value | None:
+    """The value that nearly all have; None if there is none."""
+    return next((value for value, count in Counter(values).most_common(1) if count >= MOST * len(values)), None)
+
+
+def _copies(train: Sequence[tuple[Sample, Look]], groups: Sequence[int]) -> Iterator[str]:
+    first: dict[int, tuple[Sample, Look]] = {}
+    again = [(first.setdefault(k, pair), pair) for k, pair in zip(groups, train, strict=True) if k >= 0]
+    again = [(one, other) for one, other in again if one is not other]
+    if again:
+        equal = sum(one[1].digest == other[1].digest for one, other in again)
+        names = first_names([f"{one[0].name} = {other[0].name}" for one, other in again])
+        yield (
+            f"{len(again)} training images are copies of others ({equal} byte-equal, {len(again) - equal} saved again) "
+            f"and count as one with them: {names}"
+        )
+
+
+def _same_pictures(pairs: Sequence[tuple[Sample, Look]]) -> Iterator[str]:
+    """Byte-equal pictures in places that exclude each other."""
     train: dict[str, str] = {}  # digest -> name of the first with it
-    copies = 0
+    good: dict[str, str] = {}
     for sample, look in pairs:
-        if sample.split == "train" and not sample.is_defect:
-            copies += look.digest in train
+        if look.digest and _is_fitted_on(sample):
             train.setdefault(look.digest, sample.name)
-    if copies:
-        yield f"{copies} training images are byte-equal copies of others"
+        if look.digest and not sample.is_defect:
+            good.setdefault(look.digest, sample.name)
     both = [f"{train[look.digest]} = {s.name}" for s, look in pairs if s.split == "test" and look.digest in train]
     if both:
         names = first_names(both)
         yield f"{len(both)} test images are byte-equal to training images, results will look too good: {names}"
-    empty = [str(sample.mask) for sample, look in pairs if look.mask_share == 0]
+    both = [f"{good[look.digest]} = {s.name}" for s, look in pairs if s.is_defect and look.digest in good]
+    if both:
+        yield f"{len(both)} images are there as good and as a defect, byte by byte: {first_names(both)}"
+
+
+def _masks(pairs: Sequence[tuple[Sample, Look]], masked: set[str]) -> Iterator[str]:
+    empty = [str(s.masks[0]) for s, look in pairs if s.is_defect and look.mask_share == 0]
     if empty:
         yield f"{len(empty)} masks show no defect pixel: {first_names(empty)}"
-    large = [str(sample.mask) for sample, look in pairs if (look.mask_share or 0) > 0.5]
+    large = [str(s.masks[0]) for s, look in pairs if (look.mask_share or 0) > 0.5]
     if large:
         yield f"{len(large)} masks call more than half of the picture defect; are they inverted? {first_names(large)}"
-    noted = [f"{sample.mask}: {look.mask_note}" for sample, look in pairs if look.mask_note]
+    noted = [note for _, look in pairs for note in look.mask_notes]
     if noted:
         yield f"{len(noted)} masks have more than two values; the first, {noted[0]}"
-    masked = {s.category for s in dataset.samples if s.mask}
-    unmasked = sorted({s.category for s in dataset.samples if s.is_defect} - masked)
+    marked = [s.name for s, look in pairs if not s.is_defect and look.mask_share]
+    if marked:
+        yield f"{len(marked)} good images have masks that show a defect: {first_names(marked)}"
+    unmasked = sorted({s.category for s, _ in pairs if s.is_defect} - masked)
     if unmasked:
         yield f"{first_names(unmasked)}: no masks: pixel metrics are not available"
-    flat = [sample.name for sample, look in pairs if look.levels and look.levels.is_flat]
-    if flat:
-        yield f"{len(flat)} images are of one colour, nothing is to be seen in them: {first_names(flat)}"
-    yield from doubts([look.levels for look in seen if look.levels])

@@ -5,7 +5,8 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -50,6 +51,19 @@ FEW = 16  # numbers of defects in one mask
 SMEAR = 17  # JPEG spreads an edge over blocks of 8 pixels, to both sides
 TWO_VALUES = "save masks as PNG with two values, 0 for good and 255 for defect"
 Result = TypeVar("Result")
+
+# suffixes that people take for pictures; those of SUFFIXES are read, files of the others are counted and named
+LIKE_PICTURES = frozenset(
+    (".3fr", ".apng", ".arw", ".avi", ".avif", ".cr2", ".cr3", ".cur", ".dcm", ".dds", ".dib", ".dng", ".emf", ".eps")
+    + (".exr", ".fits", ".gif", ".hdr", ".heic", ".heif", ".icns", ".ico", ".iiq", ".j2c", ".j2k", ".jfif", ".jif")
+    + (".jp2", ".jpc", ".jpe", ".jpf", ".jpx", ".jxl", ".jxr", ".mov", ".mp4", ".mpo", ".nef", ".orf", ".pam", ".pbm")
+    + (".pcx", ".pef", ".pfm", ".pgm", ".pnm", ".ppm", ".psb", ".psd", ".raf", ".raw", ".rw2", ".sgi", ".srw", ".svg")
+    + (".tga", ".wmf", ".xbm", ".xcf", ".xpm")
+)
+NO_PICTURES = frozenset(  # folders of storage servers and systems, lower case; what they hold was made by no camera
+    ("@eadir", "__macosx", "thumbs", "thumbnails", "@recycle", "#recycle", "$recycle.bin", "#snapshot", "~snapshot")
+    + ("system volume information", "lost+found", "@tmp", "@syno", "@sharebin", "@recently-snapshot")
+)
 
 # Pillow warns from half of the size that is refused here on. A filter set around each call would not be thread-safe.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -319,27 +333,63 @@ def _turned_as(mask: np.ndarray, picture: Path | str | Image.Image, name: str) -
     return turned
 
 
-def list_images(folder: Path | str, recursive: bool = True) -> list[Path]:
-    """Paths of the pictures in a folder, by suffix, in natural order (2.png before 10.png).
+class Listing(NamedTuple):
+    """What lies in a folder and the folders below it, each in natural order (2.png before 10.png)."""
 
-    Hidden files and folders are left out; links are followed, a circle of links only once. Raises InlierError when a
-    folder can't be read.
+    pictures: list[Path]  # by suffix
+    unread: list[Path]  # files of a kind that people take for pictures and that is not read
+    folders: list[Path]  # of storage servers and systems: thumbnails, waste; left out with all that they hold
+    links: list[Path]  # to folders that are listed already, or that lead back up
+
+
+def find_pictures(folder: Path | str, recursive: bool = True) -> Listing:
+    """List the pictures in a folder, and what was left out although it may be meant.
+
+    Hidden files and folders are passed over. Links are followed after all real folders, and no folder is listed twice,
+    whatever leads to it. Raises InlierError when a folder can't be read.
     """
 
     def refuse(error: OSError) -> None:
         raise InlierError(f"{error.filename}: cannot list this folder ({error.strerror})")
 
-    found, seen = [], set()
-    for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        real = os.path.realpath(parent)
-        folders[:] = [n for n in folders if recursive and not _is_hidden(n) and real not in seen]
-        seen.add(real)
-        found += [Path(parent, n) for n in files if Path(n).suffix.lower() in SUFFIXES and not _is_hidden(n)]
-    return sorted(found, key=_natural)
+    found, seen, starts = Listing([], [], [], []), set[str](), deque([os.fspath(folder)])
+    while starts:
+        start = starts.popleft()
+        for parent, folders, files in os.walk(start, onerror=refuse):
+            real = os.path.realpath(parent)
+            above = os.path.realpath(os.path.dirname(os.path.abspath(parent)))
+            if real in seen or (parent != os.fspath(folder) and Path(above).is_relative_to(real)):
+                found.links.append(Path(parent))
+                folders.clear()
+                continue
+            seen.add(real)
+            below = [Path(parent, name) for name in folders if recursive and not name.startswith(".")]
+            found.folders.extend(path for path in below if path.name.casefold() in NO_PICTURES)
+            below = sorted((path for path in below if path.name.casefold() not in NO_PICTURES), key=_natural)
+            starts.extend(str(path) for path in below if path.is_symlink())
+            folders[:] = [path.name for path in below if not path.is_symlink()]
+            for name in files:
+                suffix = Path(name).suffix.lower()
+                if not name.startswith(".") and suffix in LIKE_PICTURES.union(SUFFIXES):
+                    (found.pictures if suffix in SUFFIXES else found.unread).append(Path(parent, name))
+    for paths in found:
+        paths.sort(key=_natural)
+    return found
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+def list_images(folder: Path | str, recursive: bool = True) -> list[Path]:
+    """The pictures of `find_pictures`. Files of kinds that are not read are named in a warning."""
+    found = find_pictures(folder, recursive)
+    if found.unread:
+        kinds = f"{count_kinds(found.unread)}, such as {found.unread[0].name}"
+        log.warning("%s: files of kinds that are not read are left out: %s; save them as PNG", folder, kinds)
+    return found.pictures
+
+
+def count_kinds(paths: Iterable[Path]) -> str:
+    """For people: how many files have which suffix, such as "2 .gif, 1 .heic"."""
+    kinds = Counter(path.suffix.lower() or "without a suffix" for path in paths)
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
 
 
 def _natural(path: Path) -> tuple[list[Any], str]:

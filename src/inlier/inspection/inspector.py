@@ -184,14 +184,14 @@ class Inspector:
     def calibrate(self, good: Any, *, extend: bool = False, group: str | None = None, workers: int = 2) -> Self:
         """Replace the calibration by the scores of these good pictures, which the model was not fitted on.
 
-        good: a folder, a list or generator of pictures, or a Dataset, whose good training pictures are taken. Where the
-        model knows several categories, the data must name them. extend: keep the scores that are there, too. group: a
-        regular expression that finds in a picture's path what part, lot or board it shows; such pictures count as one.
-        Raises InlierError for data that cannot be used.
+        good: a folder, a list or generator of pictures, or a Dataset, whose good validation pictures are taken, or else
+        the good training pictures. Where the model knows several categories, the data must name them. extend: keep the
+        scores that are there, too. group: a regular expression that finds in a picture's path what part, lot or board
+        it shows; such pictures count as one. Raises InlierError for data that cannot be used.
         """
         self.check_fitted()
         dataset = open_dataset(good)
-        samples = dataset.train
+        samples = dataset.validation or dataset.train
         if not samples:
             raise InlierError("nothing to calibrate on: no good pictures found")
         of = [sample.category for sample in samples]
@@ -202,9 +202,13 @@ class Inspector:
                 f"the model knows {', '.join(self.categories_)}; these pictures are of {', '.join(unknown)}: give a "
                 "data set whose categories have those names"
             )
-        report = check(replace(dataset, samples=samples), workers)
+        report = check(replace(dataset, samples=tuple(replace(s, split="train") for s in samples)), workers)
         for warning in report.warnings:
             log.warning("%s", warning)
+        if report.fingerprint == getattr(self, "fingerprint_", None):
+            raise InlierError(
+                "these are the very pictures that the model was fitted on: it needs others to calibrate on"
+            )
         groups = grouped(samples, report.groups, group)
         scores = self.held_out([s.source for s in samples], [self.geometry_for(name) for name in of], workers)
         new = Calibration("split", *scores, np.array(of), np.array(groups))

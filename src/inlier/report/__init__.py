@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from inlier import artifact, drawing
-from inlier.data.images import read_image, read_mask
+from inlier.data.images import read_image
 from inlier.errors import InlierError
 from inlier.inspection.inspector import Inspector
 from inlier.names import shown
@@ -128,7 +128,7 @@ def _section(
         known = case.sample.category if case.sample.category in inspector.categories_ else None
         p = inspector.inspect(case.sample.source, category=known)
         assert p.map is not None
-        mask = read_mask(case.sample.mask, case.sample.source) if case.sample.mask else None
+        mask = case.sample.read_mask()
         # at once: all pictures at full size would fill the memory
         image, mask, map = drawing.shrink(read_image(case.sample.source), mask, p.map)
         repainted = [] if p.reconstruction is None else [Image.fromarray(p.reconstruction).resize(image.size)]

@@ -1,26 +1,33 @@
 """From a folder, a table, a list or a package to a dataset: each layout has its own module."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from inlier.data.datasets.dagm import open_dagm
 from inlier.data.datasets.elpv import open_elpv
 from inlier.data.datasets.folders import open_folders
+from inlier.data.datasets.kolektor import open_kolektor
 from inlier.data.datasets.pictures import open_list, open_pictures
-from inlier.data.datasets.sample import Dataset
+from inlier.data.datasets.realiad import open_realiad
+from inlier.data.datasets.sample import Dataset, first_names
 from inlier.data.datasets.table import open_table
+from inlier.data.datasets.tree import Tree, open_tree
 from inlier.data.datasets.visa import open_visa
-from inlier.data.images import SUFFIX_LIST, ImageSource
+from inlier.data.images import SUFFIX_LIST, ImageSource, count_kinds
 from inlier.errors import InlierError
 
 LAYOUTS = """inlier reads
   a folder of good images,
   the MVTec-AD layout: train/good, test/good, test/TYPE, ground_truth/TYPE, or a folder of such folders,
-  the BTAD layout: train/ok, test/ok, test/ko, ground_truth/ko, or a folder of such folders,
-  VisA: a folder with split_csv/1cls.csv,
+  with what BTAD (ok, ko), MVTec LOCO AD, MVTec 3D-AD and MVTec AD 2 change in it,
+  VisA (with or without split_csv/1cls.csv), KolektorSDD2, DAGM 2007 and Real-IAD as they are distributed,
   a .csv file with a column path, and if you like split, label, mask, category,
   the name of a dataset that comes as a Python package: elpv."""
+READERS = (open_visa, open_kolektor, open_dagm, open_folders)  # of folders that hold more than good pictures
+DEPTH = 3  # how far below the folder that was passed a layout is looked for, to name the right one
 
 
 def open_dataset(data: Dataset | Path | str | Iterable[ImageSource], categories: Sequence[str] = ()) -> Dataset:
@@ -28,7 +35,8 @@ def open_dataset(data: Dataset | Path | str | Iterable[ImageSource], categories:
 
     `data` is a folder or .csv file in one of the `LAYOUTS`, "elpv", a list or generator of good training images (paths
     or arrays; their category is "parts"), or a Dataset. `categories` keeps only these; none named keeps all.
-    Raises InlierError when nothing is found or a category is unknown.
+    Every picture in a folder is in a sample, or in the dataset's `left_out`. Raises InlierError when nothing is found,
+    when a category is unknown, and for a folder whose pictures do not all seem to be good and whose layout is unknown.
     """
     if isinstance(data, Dataset):
         dataset = data
@@ -52,15 +60,41 @@ def _open_path(data: Path | str) -> Dataset:
     if not path.exists():
         raise InlierError(f"{data}: no such file or folder. {LAYOUTS}")
     if path.is_file():
-        if path.suffix.lower() != ".csv":
-            raise InlierError(f"{data}: a file that is not a .csv; pass its folder, or a list of images. {LAYOUTS}")
-        return open_table(path)
-    dataset = open_visa(path) or open_folders(path)
+        if path.suffix.lower() == ".csv":
+            return open_table(path)
+        if dataset := open_realiad(path):
+            return dataset
+        raise InlierError(f"{data}: a file that is not a .csv; pass its folder, or a list of images. {LAYOUTS}")
+    if dataset := open_realiad(path):
+        return dataset
+    tree, found = open_tree(path)
+    if not tree.pictures:
+        others = count_kinds(file for file in path.rglob("*") if file.is_file()) or "no file at all"
+        raise InlierError(f"{data}: no images {SUFFIX_LIST} found, but {others}. {LAYOUTS}")
+    dataset = _recognise(tree)
     if dataset is None:
-        for name in ("train", "test", "ground_truth"):  # a folder of good pictures has none of these
-            if (path / name).is_dir():
-                raise InlierError(f"{path}: has a folder {name}, but no train/good, test/good or train/ok. {LAYOUTS}")
-        dataset = open_pictures(path)
-    if not dataset.samples:
-        raise InlierError(f"{data}: no images {SUFFIX_LIST} found. {LAYOUTS}")
-    return dataset
+        if deeper := list(_deeper(tree, DEPTH)):
+            names = first_names([f"{place.root} ({layout})" for place, layout in deeper])
+            raise InlierError(f"{data}: is no dataset itself, but holds some; pass one of: {names}")
+        dataset = open_pictures(tree)
+    used = {path for sample in dataset.samples for path in (sample.source, *sample.masks)}
+    used |= {path for left in dataset.left_out for path in left.paths}
+    dataset = dataset.leaving_out(
+        "images are not used, they fit nowhere in this layout",
+        [file for parts in tree.pictures if (file := tree.path(parts)) not in used],
+    )
+    return replace(dataset, notes=dataset.notes + found.notes, left_out=dataset.left_out + found.left_out)
+
+
+def _recognise(tree: Tree) -> Dataset | None:
+    return next((dataset for reader in READERS if (dataset := reader(tree))), None)
+
+
+def _deeper(tree: Tree, depth: int) -> Iterable[tuple[Tree, str]]:
+    """The datasets in the folders below, and their layouts; none inside another."""
+    for name in tree.folders() if depth else ():
+        below = tree.below(name)
+        if dataset := _recognise(below):
+            yield below, dataset.layout
+        else:
+            yield from _deeper(below, depth - 1)

@@ -3,9 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-import numpy as np
-
-from inlier.data.datasets.sample import Dataset, Sample
+from inlier.data.datasets.sample import Dataset, Sample, split_good
 from inlier.errors import InlierError
 
 
@@ -28,9 +26,7 @@ def open_elpv() -> Dataset:
             unsure += 1
     samples = []
     for category, paths in good.items():
-        order = np.random.default_rng(0).permutation(len(paths))
-        in_train = set(order[: round(0.8 * len(paths))].tolist())
-        samples += [Sample(p, category, "train" if i in in_train else "test", None) for i, p in enumerate(paths)]
+        samples += [Sample(p, category, split, None) for p, split in zip(paths, split_good(len(paths)), strict=True)]
     notes = (
         f"{unsure} cells whose defect probability is neither 0 nor 1 are left out",
         "good cells are split 80 to 20 into train and test with a fixed seed",

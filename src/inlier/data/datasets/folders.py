@@ -1,58 +1,164 @@
-"""The folders of MVTec-AD (train/good, test/TYPE, ground_truth/TYPE) and BTAD (train/ok, test/ko)."""
+"""The folders of MVTec AD and of the sets that took its layout: BTAD, MPDD, MVTec LOCO AD, MVTec 3D-AD, MVTec AD 2.
 
+A category has train/good, test/good, test/TYPE and ground_truth/TYPE. Good folders may be called good, ok or normal,
+everything in any case. LOCO and AD 2 have validation/good; AD 2 calls its tests test_public (with ground_truth inside)
+and test_private, whose truth is not public; 3D-AD has folders rgb, gt and xyz inside of each type.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from inlier.data.datasets.masks import is_marked, match_masks
 from inlier.data.datasets.sample import Dataset, Sample, Split, count_categories, first_names
-from inlier.data.images import list_images
+from inlier.data.datasets.tree import MASKS, SPLITS, TRUTH, Parts, Tree, is_good, is_other, lower
+from inlier.errors import InlierError
+
+DEPTH = frozenset({"xyz", "depth"})
 
 
-def open_folders(root: Path) -> Dataset | None:
-    """`root` is one category, or its folders are; None if neither."""
-    if good := _good_name(root):
-        found, others = {root: good}, []
-    else:
-        children = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
-        found = {child: good for child in children if (good := _good_name(child))}
-        others = [child.name for child in children if child not in found]
+@dataclass
+class _Category:
+    """What lies in the folder of one category, by the place it takes there."""
+
+    pictures: dict[Parts, tuple[Split, str]] = field(default_factory=dict)  # parts below the category -> split, type
+    masks: dict[Split, dict[Parts, Parts]] = field(default_factory=dict)  # TYPE/name -> parts below the category
+    left: dict[str, list[Parts]] = field(default_factory=dict)  # reason -> parts
+
+
+def open_folders(tree: Tree) -> Dataset | None:
+    """None where neither the folder nor one of those in it is a category. Raises InlierError for masks among tests."""
+    found = tree.categories(_is_category)
     if not found:
         return None
-    notes = [f"folders that are no category (no train/good) are not used: {first_names(others)}"] if others else []
     samples: list[Sample] = []
-    for folder, good in found.items():
-        of_category, unused = _category(folder, good)
-        samples += of_category
-        if unused:
-            notes.append(f"images outside train/{good} and test/TYPE are not used: {first_names(unused)}")
-    layout = "BTAD" if "ok" in found.values() else "MVTec-AD"
-    return Dataset(root.resolve().name, f"{layout} layout, {count_categories(samples)}", tuple(samples), tuple(notes))
+    left: dict[str, list[Path]] = {}
+    good_names: dict[str, None] = {}
+    names = set()
+    for category, folder in found.items():
+        places = _places(folder)
+        samples += _samples(category, folder, places, left)
+        used = [p for p, (_, kind) in places.pictures.items() if is_good(kind)]
+        good_names |= dict.fromkeys(f"{p[0]}/{p[1]}" for p in used)
+        names |= {name for p in places.pictures for name in lower(p[:-1])}
+    kinds = {name for name in names if is_good(name)}
+    layout = (
+        "MVTec AD 2"
+        if "test_public" in names
+        else "MVTec LOCO AD"
+        if {"logical_anomalies", "structural_anomalies"} & names
+        else "BTAD"
+        if kinds == {"ok"}
+        else "MVTec-AD"
+    )
+    dataset = Dataset(tree.name, f"{layout} layout, {count_categories(samples)}", tuple(samples))
+    unusual = [name for name in good_names if name not in ("train/good", "validation/good", "test/good")]
+    notes = [f"taken as good: {', '.join(unusual)}"] if unusual else []
+    if "test_public" in names:
+        notes.append("the test images are those of test_public")
+    notes += _of_validation(dataset, tree, found)
+    dataset = replace(dataset, notes=tuple(notes))
+    for reason, paths in left.items():
+        dataset = dataset.leaving_out(reason, paths)
+    return dataset
 
 
-def _good_name(folder: Path) -> str | None:
-    """What a category folder calls its good pictures: "good" (MVTec-AD) or "ok" (BTAD). None: it is no category."""
-    for name in ("good", "ok"):
-        if (folder / "train" / name).is_dir() or (folder / "test" / name).is_dir():
-            return name
+def _of_validation(dataset: Dataset, tree: Tree, found: dict[str, Tree]) -> list[str]:
+    counts = Counter(sample.category for sample in dataset.validation)
+    where = {
+        category: next(p for p in found[category].pictures if SPLITS.get(p[0].casefold()) == "validation")
+        for category in counts
+    }
+    return [
+        f"{n} good images of {category}/{'/'.join(where[category][:2])} are neither fitted on nor tested on; "
+        f"`inlier calibrate MODEL {found[category].path(where[category][:2])}` can use them"
+        for category, n in counts.items()
+    ]
+
+
+def _is_category(folder: Tree) -> bool:
+    heads = {lower(p[:2]) for p in folder.pictures if len(p) > 2}
+    if any(head in SPLITS and is_good(kind) for head, kind in heads):
+        return True
     # defects alone can be evaluated too
-    return "good" if (folder / "test").is_dir() and (folder / "ground_truth").is_dir() else None
+    tops = {head for head, _ in heads}
+    return "test" in tops and bool(tops & set(TRUTH))
 
 
-def _category(folder: Path, good: str) -> tuple[list[Sample], list[str]]:
-    """The samples of one category folder, and the pictures in train and test that fit nowhere."""
-    masks = {path.with_suffix(""): path for path in _images_in(folder / "ground_truth")}
-    samples, unused = [], []
-    splits: tuple[Split, ...] = ("train", "test")
-    for split in splits:
-        for path in _images_in(folder / split):
-            place = path.relative_to(folder / split)
-            kind = place.parts[0]
-            if len(place.parts) == 1 or (split == "train" and kind != good):
-                unused.append(str(path))
-                continue
-            key = folder / "ground_truth" / place.with_suffix("")
-            mask = None if kind == good else masks.get(key.with_name(key.name + "_mask")) or masks.get(key)
-            samples.append(Sample(path, folder.resolve().name, split, None if kind == good else kind, mask))
-    return samples, unused
+def _places(folder: Tree) -> _Category:
+    found = _Category()
+    for parts in folder.pictures:
+        head, *inside = lower(parts)
+        split = SPLITS.get(head)
+        if head in TRUTH:
+            found.masks.setdefault("test", {})[parts[1:]] = parts
+        elif split and inside[0] in TRUTH and len(parts) > 2:  # test_public/ground_truth/bad
+            found.masks.setdefault(split, {})[parts[2:]] = parts
+        elif split and len(parts) > 3 and inside[1] == "gt":  # test/hole/gt/000.png
+            found.masks.setdefault(split, {})[(parts[1], *parts[3:])] = parts
+        elif split and len(parts) > 3 and inside[1] in DEPTH:
+            found.left.setdefault("depth pictures (xyz) are not used", []).append(parts)
+        elif head.startswith("test_"):
+            if split:
+                found.pictures[parts] = split, parts[1]
+            else:
+                found.left.setdefault(f"images of {parts[0]} are not used, their truth is not public", []).append(parts)
+        elif split and len(parts) > 2 and (split == "test" or is_good(inside[0])):
+            found.pictures[parts] = split, parts[1]
+        else:
+            found.left.setdefault("images outside train/good and test/TYPE are not used", []).append(parts)
+    return found
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return list_images(folder) if folder.is_dir() else []
+def _samples(category: str, folder: Tree, places: _Category, left: dict[str, list[Path]]) -> list[Sample]:
+    """The samples of a category; what is not used goes into `left`, by reason."""
+    masks: dict[Parts, tuple[Parts, ...]] = {}  # of each picture
+    for split in ("train", "validation", "test"):
+        truth = places.masks.get(split, {})
+        keys = {_key(parts): parts for parts, (of, _) in places.pictures.items() if of == split}
+        found, unmatched = match_masks(keys, truth)
+        masks |= {keys[key]: tuple(truth[mask] for mask in own) for key, own in found.items()}
+        if unmatched:
+            places.left.setdefault("masks match no image", []).extend(truth[mask] for mask in unmatched)
+    for reason, parts in places.left.items():
+        left.setdefault(reason, []).extend(map(folder.path, parts))
+    _refuse_what_is_misplaced(folder, places)
+    return [
+        Sample(
+            folder.path(parts),
+            category,
+            split,
+            None if is_good(kind) else kind,
+            tuple(map(folder.path, masks.get(parts, ()))),
+        )
+        for parts, (split, kind) in places.pictures.items()
+    ]
+
+
+def _key(parts: Parts) -> Parts:
+    """TYPE/name of a picture, as its mask is called: test/hole/rgb/000.png is hole/000.png."""
+    return (parts[1], *parts[3:]) if len(parts) > 3 and parts[2].casefold() == "rgb" else parts[1:]
+
+
+def _refuse_what_is_misplaced(folder: Tree, places: _Category) -> None:
+    stems = {(p[:-1], Path(p[-1]).stem.casefold()) for p in places.pictures}
+    strange = [
+        str(folder.path(p))
+        for p, (split, _) in places.pictures.items()
+        if MASKS & set(lower(p[1:-1])) or ((marked := is_marked(p[-1])) and (p[:-1], marked.casefold()) in stems)
+    ]
+    if strange:
+        raise InlierError(
+            f"{folder.root}: {len(strange)} files among the images seem to be masks: {first_names(strange)}; "
+            f"masks belong into {folder.root / 'ground_truth' / 'TYPE'}"
+        )
+    strange = [str(folder.path(p)) for p, (_, kind) in places.pictures.items() if is_good(kind) and _holds_others(p)]
+    if strange:
+        raise InlierError(
+            f"{folder.root}: {len(strange)} images of good parts lie in folders whose names say otherwise: "
+            f"{first_names(strange)}; move or rename them"
+        )
+
+
+def _holds_others(parts: Parts) -> bool:
+    return any(is_other(name) for name in parts[2:-1])

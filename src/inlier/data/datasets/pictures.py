@@ -6,21 +6,24 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from inlier.data.datasets.masks import is_marked
 from inlier.data.datasets.sample import Dataset, Sample, first_names
-from inlier.data.images import ImageSource, list_images
+from inlier.data.datasets.tree import SPLITS, TRUTH, Tree, is_good, is_other
+from inlier.data.images import ImageSource
 from inlier.errors import InlierError
 
 
-def open_pictures(root: Path) -> Dataset:
-    """All pictures in a folder and its subfolders are good; there may be none."""
-    real = root.resolve()
-    # part/train/good is the training folder of `part`: a model of it should fit the whole dataset later
-    name = real.parent.parent.name if (real.parent.name, real.name) == ("train", "good") else real.name
-    images = list_images(root)
-    inside = sorted({path.relative_to(root).parts[0] for path in images if path.parent != root})
-    notes = (f"images in folders inside {name} are taken as good too: {first_names(inside)}",) if inside else ()
-    samples = tuple(Sample(path, name, "train", None) for path in images)
-    return Dataset(name, "folder of good images", samples, notes)
+def open_pictures(tree: Tree) -> Dataset:
+    """All pictures in a folder and its subfolders are good. Raises InlierError where that does not seem to be true."""
+    _refuse_part_of_a_category(tree)
+    _refuse_what_is_not_good(tree)
+    good = [name for name in tree.folders() if is_good(name)]
+    name = _name(tree.root)
+    inside = [folder for folder in tree.folders() if not is_good(folder)]
+    notes = [f"images in folders inside {name} are taken as good too: {first_names(inside)}"] if inside else []
+    notes += [f"taken as good: {', '.join(good)}"] if good else []
+    samples = tuple(Sample(tree.path(parts), name, "train", None) for parts in tree.pictures)
+    return Dataset(name, "folder of good images", samples, tuple(notes))
 
 
 def open_list(images: Iterable[ImageSource]) -> Dataset:
@@ -34,3 +37,47 @@ def open_list(images: Iterable[ImageSource]) -> Dataset:
     if not samples:
         raise InlierError("an empty list of images: pass the pictures of good parts")
     return Dataset("parts", f"list of {len(samples)} good images", tuple(samples))
+
+
+def _name(root: Path) -> str:
+    """A model of part/train/good, part/train or part/good should fit the whole dataset of `part` later."""
+    real = root.resolve()
+    while real.parent.name and (is_good(real.name) or real.name.casefold() in SPLITS):
+        real = real.parent
+    return real.name
+
+
+def _refuse_part_of_a_category(tree: Tree) -> None:
+    """The defects or masks of a category were passed alone."""
+    real = tree.root.resolve()
+    for folder in (real, real.parent):
+        part = folder.parent
+        if folder.name.casefold() in TRUTH:
+            raise InlierError(f"{tree.root}: holds the masks of {part.name}, not good parts; pass {part}")
+        good = is_good(real.name) or (folder is real and all(len(p) > 1 and is_good(p[0]) for p in tree.pictures))
+        of_part = any((part / name).is_dir() for name in ("train", "Train", "TRAIN"))
+        is_test = of_part and SPLITS.get(folder.name.casefold()) == "test"
+        if is_test and not good:
+            raise InlierError(f"{tree.root}: holds tests of {part.name}, not only good parts; pass {part}")
+
+
+def _refuse_what_is_not_good(tree: Tree) -> None:
+    """Some name says that not all of this is good."""
+    folders = {parts[:i] for parts in tree.pictures for i in range(1, len(parts))}
+    strange = sorted({"/".join(f) for f in folders if is_other(f[-1])})
+    good = sorted("/".join(f) for f in folders if is_good(f[-1]))
+    # what stands beside a folder of good parts is something else
+    tops = {f[:-1] for f in folders if is_good(f[-1])}
+    beside = [p for p in (*sorted(folders), *tree.pictures) if p[:-1] in tops and not is_good(p[-1])]
+    strange = list(dict.fromkeys((*strange, *("/".join(p) for p in beside))))
+    if not strange:
+        stems = {(p[:-1], Path(p[-1]).stem.casefold()) for p in tree.pictures}
+        strange = [
+            "/".join(p) for p in tree.pictures if (own := is_marked(p[-1])) and (p[:-1], own.casefold()) in stems
+        ]
+    if strange:
+        advice = "the folder of the good ones alone" + (f" ({tree.root / good[0]})" if good else "")
+        raise InlierError(
+            f"{tree.root}: is no layout that inlier knows, and not all of it seems to be good parts: it holds "
+            f"{first_names(strange)}. Pass {advice}, a .csv table that says what each picture is, or a list of paths"
+        )

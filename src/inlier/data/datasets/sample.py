@@ -1,18 +1,19 @@
 """What a dataset is made of: samples with a category, a split and a defect."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from inlier.data.images import source_name
-from inlier.errors import InlierError
+from inlier.data.images import inspect_mask, source_name
+from inlier.errors import ImageError, InlierError
 
-Split = Literal["train", "test"]
+Split = Literal["train", "validation", "test"]
+GOOD = frozenset({"good", "ok", "normal"})  # what folders and labels of good parts are called, in lower case
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Sample:
     category: str
     split: Split
     defect: str | None  # None: good; else the name of the type of defect
-    mask: Path | None = None
+    masks: tuple[Path, ...] = ()  # together they show the defect
     number: int = 0  # place in the list the user passed, counted from 0
 
     @property
@@ -35,6 +36,36 @@ class Sample:
         """The path, or "image 3" for an array."""
         return source_name(self.source, self.number)
 
+    def inspect_mask(self) -> tuple[np.ndarray | None, tuple[str, ...]]:
+        """(bool (H, W), True where any of its masks shows the defect, or None without masks; notes of the masks).
+
+        Raises ImageError.
+        """
+        joined: np.ndarray | None = None
+        notes = []
+        for path in self.masks:
+            mask, note = inspect_mask(path, self.source)
+            if joined is not None and joined.shape != mask.shape:
+                sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, {self.masks[0].name} has"
+                raise ImageError(f"{path}: {sizes} {joined.shape[1]} x {joined.shape[0]}")
+            joined = mask if joined is None else joined | mask
+            notes += [f"{path}: {note}"] if note else []
+        return joined, tuple(notes)
+
+    def read_mask(self) -> np.ndarray | None:
+        """`inspect_mask` without its notes."""
+        return self.inspect_mask()[0]
+
+
+class LeftOut(NamedTuple):
+    """Files of a dataset that serve nothing, and why."""
+
+    reason: str  # goes on after a number: "pictures are not used: ..."
+    paths: tuple[Path, ...]
+
+    def __str__(self) -> str:
+        return f"{len(self.paths)} {self.reason}: {first_names([str(path) for path in self.paths])}"
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -43,7 +74,8 @@ class Dataset:
     name: str
     layout: str  # for people, such as "MVTec-AD layout, 1 category"
     samples: tuple[Sample, ...]
-    notes: tuple[str, ...] = ()  # decisions worth printing
+    notes: tuple[str, ...] = ()  # decisions worth printing, and what was left out
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -52,11 +84,19 @@ class Dataset:
     @property
     def train(self) -> tuple[Sample, ...]:
         """The good samples of the train split."""
-        return tuple(s for s in self.samples if s.split == "train" and not s.is_defect)
+        return self._of("train")
+
+    @property
+    def validation(self) -> tuple[Sample, ...]:
+        """The good samples of the validation split: not fitted on, not tested on, fit for `inlier calibrate`."""
+        return self._of("validation")
 
     @property
     def test(self) -> tuple[Sample, ...]:
         return tuple(s for s in self.samples if s.split == "test")
+
+    def _of(self, split: Split) -> tuple[Sample, ...]:
+        return tuple(s for s in self.samples if s.split == split and not s.is_defect)
 
     def select(self, categories: Sequence[str]) -> "Dataset":
         """The samples of some categories only. Raises InlierError for an unknown name."""
@@ -68,6 +108,24 @@ class Dataset:
                 hint = f" Did you mean {close[0]!r}?" if close else ""
                 raise InlierError(f"{self.name}: no category {name!r}.{hint} There are: {', '.join(known)}")
         return replace(self, samples=tuple(s for s in self.samples if s.category in wanted))
+
+    def leaving_out(self, reason: str, paths: Iterable[Path]) -> "Dataset":
+        """The same, with a note of files that are not used; without any, the same."""
+        left = LeftOut(reason, tuple(paths))
+        return replace(self, notes=(*self.notes, str(left)), left_out=(*self.left_out, left)) if left.paths else self
+
+
+def split_good(n: int) -> list[Split]:
+    """80 to 20 into train and test, for sets that come without a split: the same for the same n, everywhere."""
+    order = np.random.default_rng(0).permutation(n)
+    in_train = set(order[: round(0.8 * n)].tolist())
+    return ["train" if i in in_train else "test" for i in range(n)]
+
+
+def unused_defects(samples: Iterable[Sample]) -> tuple[str, ...]:
+    """A note, where defects lie outside of the test split."""
+    unused = sum(s.is_defect and s.split != "test" for s in samples)
+    return (f"{unused} defect images of the train split are not used for training",) if unused else ()
 
 
 def count_categories(samples: Sequence[Sample]) -> str:

@@ -1,0 +1,80 @@
+"""A contact sheet of a dataset: one self-contained page with samples of each role, and of all that looks wrong."""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from inlier import artifact, drawing
+from inlier.data.check import Report
+from inlier.data.datasets.sample import Dataset, Sample
+from inlier.data.images import read_image
+from inlier.errors import ImageError, InlierError
+from inlier.report.charts import data_uri
+
+SHOWN = 6  # pictures of each role
+SIDE = 160  # pixels
+
+
+def check_installed() -> None:
+    """Raise InlierError if the page could not be written, before the work that it is about."""
+    if not importlib.util.find_spec("jinja2"):
+        raise InlierError("a page needs jinja2: pip install 'inlier[report]'")
+
+
+def write_contact_sheet(
+    dataset: Dataset, found: Report, folder: Path, roles: Callable[[Sequence[Sample]], dict[str, list[Sample]]]
+) -> Path:
+    """Write folder/index.html and return its path. Masks are outlined. Raises ArtifactError if it cannot be written."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    sections = []
+    for category in dataset.categories:
+        of = roles([s for s in dataset.samples if s.category == category])
+        sections.append((category, [(role, len(own), [_tile(s) for s in _spread(own)]) for role, own in of.items()]))
+    first: dict[int, Sample] = {}
+    copies = [
+        (first[group], sample)
+        for sample, group in zip(dataset.train, found.groups, strict=True)
+        if first.setdefault(group, sample) is not sample and group >= 0
+    ]
+    shown = [s for pair in copies[: SHOWN // 2] for s in pair]
+    strange = [(f"{what}", len(own), [_tile(s) for s in own[:SHOWN]]) for what, own in found.suspicious]
+    if copies:
+        strange.append(("are copies of one another", len(copies), [_tile(s) for s in shown]))
+    environment = Environment(
+        loader=PackageLoader("inlier.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = environment.get_template("contact.html.j2").render(
+        dataset=dataset, found=found, sections=sections, strange=strange
+    )
+    path = Path(folder) / "index.html"
+    artifact.write_bytes(path, page.encode(errors="backslashreplace"))
+    return path
+
+
+def _spread(samples: Sequence[Sample]) -> list[Sample]:
+    """A few of them, evenly spread over all."""
+    chosen = np.linspace(0, len(samples) - 1, min(SHOWN, len(samples))).round().astype(int)
+    return [samples[i] for i in chosen]
+
+
+def _tile(sample: Sample) -> dict[str, Any]:
+    """A small picture with the outline of its defect, and its name; without a picture where it cannot be read."""
+    name = "/".join(PurePath(sample.name).parts[-3:])
+    try:
+        picture = drawing.to_rgb(read_image(sample.source))
+        picture.thumbnail((SIDE, SIDE))
+        mask = sample.read_mask()
+    except ImageError:
+        return {"name": name, "uri": None}
+    if mask is not None and mask.any():
+        small = Image.fromarray(mask.astype(np.float32)).resize(picture.size, Image.Resampling.BOX)
+        pixels = np.array(picture)
+        line, rim = drawing.outline(np.asarray(small) > 0)
+        pixels[rim], pixels[line] = drawing.RIM, drawing.OUTLINE
+        picture = Image.fromarray(pixels)
+    return {"name": name, "uri": data_uri(picture)}
