@@ -213,7 +213,7 @@ def test_a_broken_test_picture_stops_an_evaluation_and_no_training(broken: Path)
         "2 samples that training does not need cannot be used, `evaluate` will refuse: unreadable"
     )
     (broken / "plate/train/good/000.png").write_bytes(b"no picture")
-    with pytest.raises(InlierError, match=r"1 problem; mend(.|\n)*train/good/000.png"):
+    with pytest.raises(InlierError, match=r"3 problems; mend(.|\n)*train/good/000.png"):
         check(dataset, training=True)
 
 
@@ -353,7 +353,7 @@ def test_the_page_is_not_written_among_the_pictures(inlier, odd: Path) -> None: 
 def test_training_warns_of_the_same(inlier, odd: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     (odd / "x.gif").touch()
     out = tmp_path / "m.inlier"
-    arguments = ("--method", "padim", "--backbone", "tiny", "--set", "size=64", "--set", "taps=4", "--out", out)
+    arguments = ("--method", "padim", "--backbone", "tiny", "--set", "size=64", "--set", "taps=4,8", "--out", out)
     code, _, err = inlier("train", odd, *arguments)
     assert code == 0
     for said in ("1 files are of kinds that are not read (1 .gif)", "1 images are of one colour", "alpha 0"):

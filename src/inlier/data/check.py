@@ -66,9 +66,10 @@ class Report:
 
     def require(self, dataset: Dataset, training: bool = False) -> "Report":
         """The report; problems that `check` lets pass have become a warning. Raises InlierError for the others."""
-        serious = [p for s, p in self.problems if not training or (s.split == "train" and not s.is_defect)]
-        if serious:
-            lines = [f"  {kind}: {message}" for kind, message in sorted(serious, key=lambda problem: problem.kind)]
+        # those that training does not need stop it not, but who mends files mends all at once
+        if any(not training or _is_fitted_on(sample) for sample, _ in self.problems):
+            found = sorted((problem for _, problem in self.problems), key=lambda problem: problem.kind)
+            lines = [f"  {kind}: {message}" for kind, message in found]
             rest = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []
             total = f"{len(lines)} problem" + ("s" if len(lines) > 1 else "")
             raise InlierError("\n".join([f"{dataset.name}: {total}; mend or remove these files:", *lines[:20], *rest]))
