@@ -79,8 +79,10 @@ def parts_alone(detector: DiAD, data: Dataset) -> dict[str, Any]:
         masks: list[Tensor] = []
         for batch in read_batches([s.source for s in samples], detector.geometry_, 16, 2):
             nothing = np.zeros(batch.images.shape[2:], bool)
-            found = [samples[i].mask for i in batch.indices]
-            truth = np.stack([detector.geometry_.mask(read_mask(mask)) if mask else nothing for mask in found])
+            found = [samples[i] for i in batch.owners]
+            truth = np.stack(
+                [detector.geometry_.mask(read_mask(s.mask, s.source)) if s.mask else nothing for s in found]
+            )
             images, is_defect = torch.from_numpy(batch.images).to(device), torch.from_numpy(truth)[:, None].to(device)
             with torch.inference_mode():
                 latent = network.latent_scale * network.autoencoder.moments(network.normalise(images))[0]

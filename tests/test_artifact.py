@@ -1,16 +1,23 @@
 """The model file is read whole or not at all, and writing never harms an older one."""
 
+import contextlib
+import errno
 import json
 import os
 import pickle
+import stat
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from inlier import artifact
+from inlier import artifact, load
 from inlier.artifact import ArtifactError
 
 TENSORS = {"a": torch.arange(3000.0), "b": torch.eye(3, dtype=torch.float16), "empty": torch.zeros(0)}
@@ -36,8 +43,9 @@ def test_cut_at_every_hundred_bytes(path, tmp_path):
             artifact.read(tmp_path / "cut.inlier")
 
 
-def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path, monkeypatch):
     """0x4B50 bytes of header: the file starts with PK, as a zip does."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # hundreds of files take a while
     for padding in range(0, 40_000, 7):
         if len(json.dumps({"x": "a" * padding})) > 18_500:
             break
@@ -105,7 +113,7 @@ def test_killed_while_writing_leaves_the_old_file(path):
     """Kill -9 at random moments of a loop that overwrites the file: what lies there is always whole."""
     code = f"""
 import torch
-from inlier import artifact
+from inlier import artifact, load
 print("ready", flush=True)
 n = 0
 while True:
@@ -129,7 +137,7 @@ def test_a_full_disk_is_an_error_and_changes_nothing(path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "fsync", full)
     before = path.read_bytes()
     with pytest.raises(ArtifactError, match="No space left on device"):
         artifact.write(path, {"a": torch.ones(9)}, {})
@@ -152,3 +160,219 @@ def test_an_unwritable_place_is_known_before_training(tmp_path):
 def test_the_header_can_be_read_alone(path):
     header = artifact.read_header(path)
     assert header.pop("sha256") and header == artifact.read(path)[1]
+
+
+def mode(path):
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+WRITERS = {
+    "tensors": lambda path: artifact.write(path, {"a": torch.ones(9)}, {}),
+    "bytes": lambda path: artifact.write_bytes(path, b"new"),
+}
+
+
+@pytest.fixture(params=WRITERS)
+def write(request):
+    return WRITERS[request.param]
+
+
+def test_what_was_read_is_no_window_into_the_file(path):
+    tensors, _ = artifact.read(path)
+    with open(path, "r+b") as file:  # as copying another model over it does
+        file.write(os.urandom(path.stat().st_size))
+    assert all(torch.equal(tensors[name], value) for name, value in TENSORS.items())
+
+
+def test_a_new_file_has_the_mode_that_the_umask_leaves(tmp_path, write):
+    before = os.umask(0o027)
+    try:
+        write(tmp_path / "m")
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "m") == 0o640
+
+
+def test_writing_changes_nothing_for_other_threads(tmp_path, write, monkeypatch):
+    monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the umask belongs to the whole process"))
+    write(tmp_path / "m")
+    threads = [threading.Thread(target=write, args=[tmp_path / "m"]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert os.listdir(tmp_path) == ["m"]
+
+
+def test_replacing_keeps_the_link_and_the_mode(tmp_path, write):
+    (tmp_path / "real").mkdir()
+    target = tmp_path / "real" / "model-7"
+    target.write_text("old")
+    target.chmod(0o604)
+    (tmp_path / "m").symlink_to("real/model-7")
+    (tmp_path / "new").symlink_to("real/model-8")  # what it points to is not there yet
+    for name in ("m", "new"):
+        artifact.check_writable(tmp_path / name)
+        write(tmp_path / name)
+    assert os.readlink(tmp_path / "m") == "real/model-7" and target.read_bytes() != b"old" and mode(target) == 0o604
+    assert (tmp_path / "new").is_symlink() and sorted(os.listdir(tmp_path / "real")) == ["model-7", "model-8"]
+
+
+def test_file_and_folder_are_flushed_to_disk(tmp_path, write, monkeypatch):
+    flushed, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(stat.S_ISDIR(os.fstat(handle).st_mode)))
+    write(tmp_path / "m")
+    assert flushed == [False, True], "first the file, then its name"
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EIO])
+def test_a_folder_that_cannot_be_flushed_is_no_failure(tmp_path, write, monkeypatch, number, caplog):
+    def refuse(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write(tmp_path / "m")
+    assert os.listdir(tmp_path) == ["m"]
+    assert ("may not outlast a power cut" in caplog.text) == (number == errno.EIO)
+
+
+def test_no_temporary_name_is_longer_than_the_file_systems_take(tmp_path, write):
+    artifact.check_writable(tmp_path / ("x" * 255))
+    write(tmp_path / ("x" * 255))
+    with pytest.raises(ArtifactError, match="too long"):
+        artifact.check_writable(tmp_path / ("x" * 256))
+    assert os.listdir(tmp_path) == ["x" * 255]
+
+
+def test_a_file_that_is_mounted_by_itself_is_known_before_training(tmp_path, monkeypatch):
+    (tmp_path / "m 1.inlier").write_text("old")
+    (tmp_path / "mounts").write_text(f"36 35 98:0 /m {tmp_path}/m\\0401.inlier rw,noatime - ext4 /dev/sda rw\n")
+    monkeypatch.setattr(artifact, "MOUNTS", tmp_path / "mounts")
+    artifact.check_writable(tmp_path / "m 2.inlier")
+    with pytest.raises(ArtifactError, match="m 1.inlier: is mounted by itself.*mount its folder"):
+        artifact.check_writable(tmp_path / "m 1.inlier")
+
+
+def test_a_folder_or_file_of_any_bytes(tmp_path):
+    folder = tmp_path / os.fsdecode(b"pr\xfcf")
+    header = {"categories": [folder.name, "Prüfling"]}
+    artifact.write(folder / folder.name, TENSORS, header)
+    tensors, found = artifact.read(folder / folder.name)
+    assert found == {"format": artifact.FORMAT, **header} and torch.equal(tensors["a"], TENSORS["a"])
+
+
+# -- whatever lies in the file ----------------------------------------------------------------------------------------
+
+WHOLE = bytearray()
+
+
+def whole(tmp_path_factory):
+    if not WHOLE:
+        path = tmp_path_factory.mktemp("whole") / "m"
+        artifact.write(path, {"a": torch.arange(20.0), "b": torch.zeros(2, 3, dtype=torch.int64)}, {"name": "x"})
+        WHOLE.extend(path.read_bytes())
+    return bytearray(WHOLE)
+
+
+def read_as_a_file(data, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "fuzzed"
+    path.write_bytes(data)
+    with contextlib.suppress(ArtifactError):  # and nothing else
+        artifact.read(path)
+    with contextlib.suppress(ArtifactError):
+        artifact.read_header(path)
+
+
+EDITS = st.lists(st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=9)), max_size=5)
+
+
+@settings(max_examples=100, deadline=None)
+@given(EDITS, st.integers(0, 10**6))
+def test_damaged_files_are_errors_of_the_artifact(tmp_path_factory, edits, end):
+    data = whole(tmp_path_factory)
+    for place, new in edits:
+        place %= len(data)
+        data[place : place + len(new)] = new
+    read_as_a_file(data[: len(data) - end % len(data)] if end % 2 else data, tmp_path_factory)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+TENSOR = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F32", "F4", "F8_E8M0", "BOOL", "U16", "C64", "X", "I64"]) | JSON,
+        "shape": st.lists(st.integers(-1, 2**65), max_size=3) | JSON,
+        "data_offsets": st.lists(st.sampled_from([0, 1, 4, 8, 2**63, -1]), min_size=2, max_size=2) | JSON,
+    }
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.dictionaries(st.text(max_size=3), TENSOR | JSON, max_size=2),
+    JSON | JSON.map(json.dumps) | st.dictionaries(st.sampled_from(["format", "sha256", "x"]), JSON).map(json.dumps),
+    st.none() | st.integers(0, 2**64 - 1),
+)
+def test_headers_of_nonsense_are_errors_of_the_artifact(tmp_path_factory, tensors, ours, length):
+    text = json.dumps(tensors | {"__metadata__": {"inlier": ours}}).encode()
+    length = len(text) if length is None else length
+    read_as_a_file(length.to_bytes(8, "little") + text + bytes(16), tmp_path_factory)
+
+
+@pytest.mark.parametrize(
+    "ours",
+    ["[" * 100_000, '{"format": ' + "9" * 5000 + "}", "[1]", '{"format": true}', '{"format": NaN}', '"x"', "null"],
+)
+def test_headers_that_once_ended_in_a_traceback(tmp_path, ours):
+    save_file({"x": torch.zeros(2)}, tmp_path / "m", metadata={"inlier": ours})
+    with pytest.raises(ArtifactError, match="m: is not a whole inlier model"):
+        artifact.read(tmp_path / "m")
+
+
+MODEL = Path(__file__).parent / "models/format1/padim.inlier"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": ["padim"]},
+        {"settings": 3},
+        {"settings": {"size": "large"}},
+        {"settings": {"size": 10**400}},
+        {"settings": {"backbone": "resnet18"}},
+        {"settings": {"taps": ["no such layer"]}},
+        {"settings": {"epsilon": float("nan")}},
+        {"preset": None},
+        {"seed": "one"},
+        {"categories": "plate"},
+        {"categories": [1]},
+        {"calibration": []},
+        {"calibration": {"kind": "guess"}},
+        {"weights": None},
+        {"data": 5},
+        {"calibration.scores": torch.full((4,), float("nan"))},
+        {"calibration.scores": torch.ones(2, 2)},
+        {"calibration.scores": torch.ones(3)},
+        {"calibration.scores": torch.ones(4, dtype=torch.int64)},
+        {"calibration.peaks": None},
+        {"network.mean": None},
+        {"network.mean": torch.zeros(1)},
+    ],
+    ids=str,
+)
+def test_models_whose_checksum_is_right_and_whose_content_is_nonsense(tmp_path, changes):
+    tensors, header = artifact.read(MODEL)
+    for key, value in changes.items():
+        part = tensors if "." in key else header
+        if value is None and part is tensors:
+            del tensors[key]
+        else:
+            part[key] = value if key != "settings" or not isinstance(value, dict) else header[key] | value
+    artifact.write(tmp_path / "m.inlier", tensors, header)
+    with pytest.raises(ArtifactError, match=r"m\.inlier: "):
+        load(tmp_path / "m.inlier")

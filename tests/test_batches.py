@@ -26,8 +26,8 @@ def save(path: Path, array: np.ndarray) -> Path:
 def test_batches_keep_the_order(tmp_path: Path) -> None:
     paths = [save(tmp_path / f"{i}.png", np.full((4 + i, 5), i, np.uint8)) for i in range(11)]
     batches = list(read_batches(paths, Geometry(4), batch_size=4, workers=3))
-    assert [batch.indices for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
-    assert [size for batch in batches for size in batch.sizes] == [(4 + i, 5) for i in range(11)]
+    assert [batch.owners for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    assert [p.size for batch in batches for p in batch.pictures] == [(4 + i, 5) for i in range(11)]
     images = np.concatenate([batch.images for batch in batches])
     assert images.shape == (11, 3, 4, 4)
     np.testing.assert_allclose(images[:, 0, 0, 0] * 255, range(11), atol=1e-5)
@@ -38,10 +38,10 @@ def test_failures_stay_in_their_batch(tmp_path: Path) -> None:
     good = save(tmp_path / "good.png", GREY)
     sources = [good, tmp_path / "gone.png", GREY, np.zeros(3), tmp_path / "gone.png", good]
     batches = list(read_batches(sources, Geometry(4), batch_size=2, errors="keep"))
-    assert [batch.indices for batch in batches] == [[0], [2], [5]]
-    assert [[index for index, _ in batch.failures] for batch in batches] == [[1], [3], [4]]
-    assert "gone.png: No such file" in batches[0].failures[0][1]
-    assert batches[1].failures[0][1].startswith("image 3: ")
+    assert [batch.owners for batch in batches] == [[0], [2], [5]]
+    assert [[p.number for p in batch.pictures if p.error] for batch in batches] == [[1], [3], [4]]
+    assert "gone.png: No such file" in batches[0].pictures[1].error
+    assert batches[1].pictures[1].error.startswith("image 3: ")
     (nothing,) = read_batches([tmp_path / "gone.png"], Geometry(4), errors="keep")
     assert nothing.images.shape == (0, 3, 4, 4)
     with pytest.raises(ImageError, match="gone.png"):
@@ -51,15 +51,15 @@ def test_failures_stay_in_their_batch(tmp_path: Path) -> None:
 def test_an_image_the_geometry_refuses_is_a_failure_with_its_name() -> None:
     strip = np.zeros((1, 60_000, 3), np.uint8)
     (batch,) = read_batches([GREY, strip], Geometry(224, 256), errors="keep")
-    assert batch.indices == [0]
-    assert batch.failures[0][1].startswith("image 1: 60000 x 1 pixels")
+    assert batch.owners == [0]
+    assert batch.pictures[1].error.startswith("image 1: 60000 x 1 pixels")
 
 
 def test_a_batch_knows_its_sources_and_those_that_failed(tmp_path: Path) -> None:
     sources = [GREY, tmp_path / "gone.png", str(save(tmp_path / "a.png", GREY))]
     first, second = read_batches(sources, Geometry(4), batch_size=2, errors="keep")
-    assert list(first.sources) == [0, 1] and list(second.sources) == [2]
-    assert all({**first.sources, **second.sources}[i] is source for i, source in enumerate(sources))
+    assert [p.number for p in first.pictures] == [0, 1] and [p.number for p in second.pictures] == [2]
+    assert all(p.source is source for p, source in zip([*first.pictures, *second.pictures], sources, strict=True))
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 9])
@@ -67,7 +67,7 @@ def test_a_generator_gives_what_a_list_gives(count: int) -> None:
     pictures = [np.full((5, 6), i, np.uint8) for i in range(count)]
     listed = list(read_batches(pictures, Geometry(4), batch_size=4))
     generated = list(read_batches((picture for picture in pictures), Geometry(4), batch_size=4))
-    assert [batch.indices for batch in generated] == [batch.indices for batch in listed]
+    assert [batch.owners for batch in generated] == [batch.owners for batch in listed]
     for one, other in zip(generated, listed, strict=True):
         np.testing.assert_array_equal(one.images, other.images)
 
@@ -84,7 +84,7 @@ def test_an_endless_generator_is_read_a_bounded_part_ahead() -> None:
     batches = read_batches(camera(), Geometry(4), batch_size=4, workers=2)
     assert asked == 0
     for number in (1, 2, 3):
-        assert next(batches).indices == list(range(4 * number - 4, 4 * number))
+        assert next(batches).owners == list(range(4 * number - 4, 4 * number))
         time.sleep(0.02)
         assert 4 * number <= asked <= 4 * number + 4 + 2
     batches.close()

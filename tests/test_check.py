@@ -125,7 +125,9 @@ def odd(tmp_path: Path) -> Path:
     for i in range(40):
         part(rng)[0].save(folder / f"{i:03}.png")
     Image.new("L", (64, 64), 70).save(folder / "flat.png")
-    Image.new("LA", (64, 64), (70, 0)).save(folder / "clear.png")
+    glass = part(rng)[0].convert("LA")
+    glass.putalpha(200)
+    glass.save(folder / "clear.png")
     part(rng)[0].resize((32, 32)).save(folder / "half.png")
     part(rng)[0].resize((64, 40)).save(folder / "wide.png")
     return folder
@@ -134,14 +136,13 @@ def odd(tmp_path: Path) -> Path:
 def test_odd_pictures_are_named_in_warnings(odd: Path) -> None:
     found = {what: [Path(s.name).name for s in samples] for what, samples in check(open_dataset(odd)).suspicious}
     assert found == {
-        "are of one colour": ["flat.png"],
-        "are transparent everywhere (alpha 0), black is what is left": ["clear.png"],
+        "are of one colour, nothing is to be seen in them": ["flat.png"],
         "are grey with alpha where most of plate are grey": ["clear.png"],
         "have another size than most of plate (64 x 64)": ["half.png"],
         "have another aspect ratio than most of plate": ["wide.png"],
     }
     warnings = check(open_dataset(odd)).warnings
-    assert f"1 images are of one colour: {odd / 'flat.png'}" in warnings
+    assert f"1 images are of one colour, nothing is to be seen in them: {odd / 'flat.png'}" in warnings
     assert len(warnings) == len(found)
 
 
@@ -313,8 +314,8 @@ def test_the_command_shows_what_would_be_used_as_what(inlier, plates: Path) -> N
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in out.splitlines() if line.startswith("│")]
     assert rows == [
         ["plate", "train, good", "16", ""],
-        ["", "test, good", "6", ""],
-        ["", "test, dent", "6", "6"],
+        ["plate", "test, good", "6", ""],
+        ["plate", "test, dent", "6", "6"],
     ]
     assert "plate: 64 x 64; 28 grey" in out
     assert "for training: usable\nfor evaluation: usable" in out
@@ -356,5 +357,9 @@ def test_training_warns_of_the_same(inlier, odd: Path, tmp_path: Path) -> None: 
     arguments = ("--method", "padim", "--backbone", "tiny", "--set", "size=64", "--set", "taps=4,8", "--out", out)
     code, _, err = inlier("train", odd, *arguments)
     assert code == 0
-    for said in ("1 files are of kinds that are not read (1 .gif)", "1 images are of one colour", "alpha 0"):
+    for said in (
+        "1 files are of kinds that are not read (1 .gif)",
+        "1 images are of one colour",
+        "1 images are grey with alpha",
+    ):
         assert said in err

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import part
+from inlier import drift
 from inlier.cli import main
 
 TINY = ("--set", "size=64")
@@ -273,7 +275,7 @@ def start(arguments, before=""):
         [sys.executable, "-c", code, *map(str, arguments)],
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.path.dirname(__file__)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
 
 
@@ -469,3 +471,91 @@ def test_options_that_a_method_does_not_have(inlier, plates, tmp_path):
     ):
         code, _, stderr = inlier("train", plates, "--method", "padim", *options, "--out", tmp_path / "m.inlier")
         assert code == 2 and words in stderr
+
+
+# -- a stream that is watched -----------------------------------------------------------------------------------------
+
+
+def new_parts(folder, seed, brighter=1.0, n=20):
+    folder.mkdir()
+    rng = np.random.default_rng(seed)
+    for i in range(n):
+        picture = np.asarray(part(rng)[0]) * brighter
+        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def test_monitor_carries_a_stream_from_run_to_run_and_says_when_parts_change(inlier, model, tmp_path):
+    state, chart = tmp_path / "line 1" / "state.json", tmp_path / "chart.png"
+    code, stdout, stderr = inlier("predict", model, new_parts(tmp_path / "good", 1), "--monitor", state)
+    assert code == 0 and len(stdout.splitlines()) == 20 and "alarm:" not in stderr
+    assert "a new stream, compared with the 16 scores" in stderr and "20 pictures watched, no alarm" in stderr
+    changed = new_parts(tmp_path / "changed", 2, brighter=1.2)
+    code, _, stderr = inlier("--quiet", "predict", model, changed, "--monitor", state, "--monitor-chart", chart)
+    assert code == 0 and stderr.count("alarm: the parts no longer look like the calibration") == 1
+    stored = json.loads(state.read_bytes())
+    assert stored["pictures"] == 40 and stored["alarm"]["direction"] == "rise" and 10 < stored["alarm"]["began"] <= 21
+    with Image.open(chart) as drawn:
+        assert drawn.size == (900, 420)
+    code, _, stderr = inlier("predict", model, new_parts(tmp_path / "more", 3), "--monitor", state)
+    assert code == 0 and "alarm:" not in stderr and "60 pictures watched, alarm at picture" in stderr  # said once
+
+
+def test_monitor_keeps_what_was_judged_when_stopped_and_nothing_where_nothing_was(
+    inlier, model, plates, tmp_path, monkeypatch
+):
+    state, good = tmp_path / "state.json", plates / "plate/test/good"
+    assert inlier("predict", model, good, "--monitor", state, "--alpha", "7")[0] == 2
+    assert not state.exists()
+    judge, seen = drift.Monitor.update, []
+
+    def stopped(self, score):
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append(score)
+        return judge(self, score)
+
+    monkeypatch.setattr(drift.Monitor, "update", stopped)
+    assert inlier("predict", model, good, "--monitor", state)[0] == 130
+    assert json.loads(state.read_bytes())["pictures"] == 3
+
+
+def test_monitor_refuses_another_models_state_and_what_another_run_changed(
+    inlier, model, plates, tmp_path, monkeypatch
+):
+    state, good, picture = tmp_path / "state.json", plates / "plate/test/good", plates / "plate/test/good/000.png"
+    inlier("predict", model, good, "--monitor", state)
+    before, other = state.read_bytes(), tmp_path / "other.inlier"
+    assert inlier("train", plates / "plate/test/good", "--method", "padim", *TINY, "--out", other)[0] == 0
+    for arguments, words in (
+        ((other, good, "--monitor", state), "watches the stream of another model"),
+        ((model, good, "--monitor", other), "cannot be used to go on"),
+        ((model, good, "--monitor", picture), "overwritten"),
+        ((model, good, "--monitor-chart", tmp_path / "c.png"), "give that, too"),
+        ((model, good, "--monitor", state, "--monitor-chart", tmp_path / "c.svg"), "ends in .png"),
+    ):
+        code, stdout, stderr = inlier("predict", *arguments)
+        assert code == 2 and words in stderr and not stdout, stderr
+    assert state.read_bytes() == before
+    judge = drift.Monitor.update
+
+    def meanwhile(self, score):
+        state.write_bytes(before + b" ")
+        return judge(self, score)
+
+    monkeypatch.setattr(drift.Monitor, "update", meanwhile)
+    code, stdout, stderr = inlier("predict", model, good, "--monitor", state)
+    assert code == 2 and len(stdout.splitlines()) == 6 and "another run changed it meanwhile" in stderr
+    assert state.read_bytes() == before + b" "
+
+
+def test_monitor_needs_a_calibration_and_one_kind_of_part(inlier, plates, tmp_path):
+    bare, state = tmp_path / "bare.inlier", tmp_path / "state.json"
+    inlier("train", plates, "--method", "padim", *TINY, "--calibration", "none", "--out", bare)
+    code, _, stderr = inlier("predict", bare, plates / "plate/test/good", "--monitor", state)
+    assert code == 2 and "compared with a calibration" in stderr
+    shutil.copytree(plates / "plate", tmp_path / "data/bolt")
+    shutil.copytree(plates / "plate", tmp_path / "data/nut")
+    inlier("train", tmp_path / "data", "--method", "padim", *TINY, "--out", tmp_path / "two.inlier")
+    code, _, stderr = inlier("predict", tmp_path / "two.inlier", plates / "plate/test/good", "--monitor", state)
+    assert code == 2 and "judges bolt, nut" in stderr and not state.exists()

@@ -26,7 +26,9 @@ def picture(path: Path, seed: int = 0, size: tuple[int, int] = (8, 6)) -> Path:
 
 def mask(path: Path, size: tuple[int, int] = (8, 6), value: int = 255) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full(size, value, np.uint8)).save(path)
+    pixels = np.zeros(size, np.uint8)
+    pixels[:3] = value
+    Image.fromarray(pixels).save(path)
     return path
 
 
@@ -243,14 +245,13 @@ def test_the_category_is_the_real_name_of_the_folder(
 
 def test_a_list_of_good_images(tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png")
-    array = np.zeros((4, 4), np.uint8)
-    dataset = open_dataset([path, str(path), array, Image.new("RGB", (4, 4))])
+    array = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    dataset = open_dataset([path, str(path), array, Image.fromarray(array)])
     assert dataset.layout == "list of 4 good images"
     assert dataset.categories == ("parts",)
     assert [sample.name for sample in dataset.train] == [str(path), str(path), "image 2", "image 3"]
-    first, second = check(dataset).warnings
+    (first,) = check(dataset).warnings
     assert first.startswith("2 training images are copies of others (2 byte-equal, 0 saved again) and count as one")
-    assert second == "2 images are of one colour: image 2, image 3"
 
 
 def test_a_generator_of_good_images_is_as_good_as_a_list() -> None:
@@ -439,12 +440,47 @@ def test_equal_files_are_a_warning(tmp_path: Path) -> None:
     assert leak.endswith(f"{good} = {root / 'test' / 'good' / 'leak.png'}")
 
 
-@pytest.mark.parametrize(("brightest", "dark"), [(4095, True), (4096, False), (65535, False)])
-def test_12_bit_data_in_16_bit_files_is_a_warning(tmp_path: Path, brightest: int, dark: bool) -> None:
+@pytest.mark.parametrize(
+    ("low", "high", "weak"),
+    [(0, 4095, True), (30_200, 30_400, True), (7_000, 9_000, True), (0, 8191, False), (0, 65535, False)],
+)
+def test_16_bit_pictures_of_little_contrast_are_a_warning(tmp_path: Path, low: int, high: int, weak: bool) -> None:
     for i in range(3):
-        Image.fromarray(np.full((4, 4), brightest if i == 2 else 100 + i, np.uint16)).save(tmp_path / f"{i}.png")
+        pixels = np.random.default_rng(i).integers(low, high, (30, 30), np.uint16)
+        pixels[3, i] = 65535  # a hot pixel
+        pixels[4, i] = 0  # and a dead one
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
     warnings = check(open_dataset(tmp_path)).warnings
-    assert any("12-bit data in 16-bit files" in warning for warning in warnings) == dark
+    assert [text for text in warnings if "16-bit images use" in text and "stretch" in text] == list(warnings)
+    assert len(warnings) == weak
+
+
+def test_12_bit_colour_in_16_bit_files_is_a_warning() -> None:
+    colour = np.random.default_rng(0).integers(0, 4096, (30, 30, 3), np.uint16)
+    assert "nearly black (12-bit colour" in check(open_dataset([colour, colour[::-1]])).warnings[0]
+    assert check(open_dataset([colour * 16, colour[::-1] * 16])).warnings == ()
+
+
+def test_pictures_of_one_colour_are_a_warning(tmp_path: Path) -> None:
+    for i in range(3):
+        picture(tmp_path / f"{i}.png", i)
+    Image.new("RGB", (8, 8), (200, 100, 0)).save(tmp_path / "3.png")
+    (warning,) = check(open_dataset(tmp_path)).warnings
+    assert warning == f"1 images are of one colour, nothing is to be seen in them: {tmp_path / '3.png'}"
+
+
+def test_masks_that_mark_nearly_all_or_have_soft_edges_are_a_warning(tmp_path: Path) -> None:
+    root = mvtec(tmp_path / "bottle")
+    path = mask(root / "ground_truth" / "dent" / "002_mask.png")
+    pixels = 255 - np.asarray(Image.open(path))
+    Image.fromarray(pixels).save(path)
+    (warning,) = check(open_dataset(root)).warnings
+    assert warning == f"1 masks call more than half of the picture defect; are they inverted? {path}"
+    pixels = np.zeros((8, 6), np.uint8)
+    pixels[2:4] = 1, 2, 3, 3, 3, 3
+    Image.fromarray(pixels).save(path)
+    (warning,) = check(open_dataset(root)).warnings
+    assert warning.startswith(f"1 masks have more than two values; the first, {path}: holds the values 0, 1, 2, 3")
 
 
 def test_arrays_are_checked_too() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy import ndimage
+from torch.nn import functional as F
 
 from golden import built, close, fill_module, load
 from inlier import DifferNet, InlierError
@@ -22,7 +23,10 @@ from inlier.methods.differnet import (
     negative_log_likelihood,
     pool_features,
     rotate,
+    smaller,
+    spline_matrix,
     training_views,
+    turn,
     whitening,
 )
 
@@ -136,16 +140,37 @@ def test_gradient_picture(monkeypatch):
         assert ours.shape == GOLDEN[golden].shape and (ours - GOLDEN[golden]).norm() < 1e-3 * GOLDEN[golden].norm()
 
 
-def test_turning_back_by_the_nearest_pixel_gives_the_picture_that_splines_give():
-    network = built(DifferNet("paper", size=256, width=16, test_views=16))
-    _, gradients = network.input_gradients(torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)))
+def test_gradients_are_turned_back_by_splines_as_scipy_does():
+    rng = np.random.default_rng(0)
+    for n in (37, 64):  # noise: what interpolation changes most
+        image = rng.normal(size=(2, 3, n, n)).astype(np.float32)
+        for degrees in (-360 / 64, 30.0, 120.0, -217.3, 90.0, 180.0, 359.0):
+            expected = ndimage.rotate(image, degrees, axes=(2, 3), reshape=False)
+            ours = turn(torch.from_numpy(image), degrees, spline_matrix(n)).numpy()
+            np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
+
+
+def test_the_picture_is_that_of_the_code():
+    network = built(DifferNet("paper", size=128, scales=1, width=16, test_views=16))
+    _, gradients = network.input_gradients(torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
     turned = [
         ndimage.rotate(g.numpy(), -degrees, axes=(2, 1), reshape=False) for g, degrees in zip(gradients, network.angles)
     ]
-    expected = np.abs(ndimage.gaussian_filter(np.stack(turned), (0, 0, 3, 3))).mean((0, 1))
-    ours = network.picture(gradients).sqrt().numpy()
-    assert np.corrcoef(ours.ravel(), expected.ravel())[0, 1] > 0.95
-    assert abs(ours.mean() / expected.mean() - 1) < 0.1
+    expected = np.abs(ndimage.gaussian_filter(np.stack(turned), (0, 0, 3, 3))).mean((0, 1)) ** 2
+    np.testing.assert_allclose(network.picture(gradients).numpy(), expected, rtol=0, atol=1e-4 * expected.max())
+
+
+def test_smaller_scales_are_floored_as_torchs_nearest_interpolation_does():
+    for side in (64, 270, 271, 449):
+        views = torch.rand(1, 3, side, side + 2)
+        for stride in (1, 2, 4, 8):
+            expected = F.interpolate(views, size=(side // stride, (side + 2) // stride), mode="nearest")
+            assert torch.equal(smaller(views, stride), expected)
+    network = built(DifferNet("paper", size=135, scales=2, width=16, test_views=1))
+    seen = []
+    network.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[2]))
+    network.features(torch.rand(1, 3, 135, 135))
+    assert seen == [135, 67]
 
 
 def test_rotation():

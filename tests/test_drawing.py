@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image, ImageColor, ImageFont
+from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
 
 from inlier import drawing
 
@@ -38,6 +40,53 @@ def test_overlay_of_a_region_at_the_edge_and_of_values_at_the_threshold():
     expected[:3, :6] = True
     expected[1, 1:5] = False
     np.testing.assert_array_equal(line, expected)
+
+
+def test_large_pictures_are_drawn_in_bands_as_if_whole(monkeypatch):
+    rng = np.random.default_rng(0)
+    map_ = gaussian_filter(rng.normal(size=(700, 400)), 15).astype(np.float32) * 50
+    map_[:, :50] = np.nan
+    picture = Image.fromarray(rng.integers(0, 256, (700, 400, 3), np.uint8))
+    assert len(drawing._bands(map_)) == 1
+    whole = drawing.overlay(picture, map_, 0.8, (-1, 2)), drawing.heat_map(map_, (-1, 2))
+    monkeypatch.setattr(drawing, "_bands", lambda map: [slice(top, min(top + 9, 700)) for top in range(0, 700, 9)])
+    for drawn, expected in zip((drawing.overlay(picture, map_, 0.8, (-1, 2)), drawing.heat_map(map_, (-1, 2))), whole):
+        np.testing.assert_array_equal(np.asarray(drawn), np.asarray(expected))
+
+
+def test_overlay_mixes_picture_and_heat_map():
+    rng = np.random.default_rng(0)
+    map_ = rng.normal(size=(60, 80)).astype(np.float32)
+    map_[:20] = np.nan
+    part = rng.integers(0, 256, (60, 80, 3))
+    share = 0.6 * np.clip((map_ + 1) / 2, 0, 1)[..., None]
+    share[np.isnan(share)] = 0.35
+    expected = part * (1 - share) + np.asarray(drawing.heat_map(map_, (-1, 1))) * share
+    drawn = drawing.overlay(Image.fromarray(part.astype(np.uint8)), map_, None, (-1, 1))
+    # half a grey level by rounding, and as much by 256 levels of the map
+    np.testing.assert_allclose(np.asarray(drawn), expected, rtol=0, atol=0.5 + 0.6 * 255 / 510)
+
+
+def test_outlines_are_of_even_width_on_large_pictures():
+    rng = np.random.default_rng(0)
+    region = gaussian_filter(rng.normal(size=(900, 700)), 30) > 0.01
+    line, rim = drawing.outline(region)
+    width = round(900 / 200)
+    np.testing.assert_array_equal(line, region & ~binary_erosion(region, iterations=width))
+    np.testing.assert_array_equal(rim, binary_dilation(region, iterations=width) & ~region)
+    for nothing_to_outline in (np.zeros((30, 40), bool), np.ones((30, 40), bool)):
+        line, rim = drawing.outline(nothing_to_outline)
+        assert not rim.any() and line.any() == nothing_to_outline.any()
+
+
+def test_drawing_a_large_picture_takes_little_more_memory_than_the_result():
+    picture, map_ = Image.new("RGB", (2500, 2000)), np.zeros((2000, 2500), np.float32)
+    map_[500:1500, 500:1500] = 2
+    tracemalloc.start()
+    drawing.overlay(picture, map_, 1.0, (0, 3))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * 2500 * 2000  # bytes a pixel; whole pictures of float would take 64
 
 
 def test_overlay_without_threshold_has_no_outline():
@@ -206,3 +255,14 @@ def test_cut_text_ends_in_an_ellipsis():
 def test_panels_wants_a_caption_for_each_picture():
     with pytest.raises(ValueError):
         drawing.panels([Image.new("RGB", (8, 8))], [])
+
+
+def test_evidence_is_drawn_with_its_limit_and_the_change():
+    calm = drawing.evidence([(0, 0.0), (50, -0.3), (100, -0.5)], 2.0, None)
+    assert (
+        painted(calm, ImageColor.getrgb(drawing.CURVE)).any() and painted(calm, ImageColor.getrgb(drawing.LIMIT)).any()
+    )
+    alarmed = np.asarray(drawing.evidence([(0, 0.0), (50, -0.3), (100, 300.0)], 2.0, (50, 80)))
+    shaded = np.flatnonzero((alarmed == ImageColor.getrgb(drawing.CHANGED)).all(2).any(axis=0))
+    assert shaded.min() >= 60 + 0.5 * 810 - 2 and shaded.max() <= 60 + 0.8 * 810 + 2
+    assert drawing.evidence([(0, 0.0)], 2.0, None).size == calm.size  # before the first picture

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from inlier.data.geometry import Geometry
+from inlier.data.geometry import Box, Geometry
 from inlier.data.images import read_image
 from inlier.errors import InlierError
 
@@ -59,14 +59,14 @@ def test_a_thin_strip_does_not_fill_the_memory() -> None:
 
 
 def test_crop_box_in_pixels_of_the_original() -> None:
-    assert Geometry(256).crop_box(100, 300) == (0, 0, 100, 300)
-    assert Geometry(224, 256).crop_box(512, 1024) == (32, 288, 480, 736)
+    assert Geometry(256).crop_box(Box(0, 0, 100, 300)) == (0, 0, 100, 300)
+    assert Geometry(224, 256).crop_box(Box(0, 0, 512, 1024)) == (32, 288, 480, 736)
 
 
 @settings(deadline=None)
 @given(geometries, sides, sides)
 def test_the_crop_box_lies_inside_the_original(geometry: Geometry, height: int, width: int) -> None:
-    top, left, bottom, right = geometry.crop_box(height, width)
+    top, left, bottom, right = geometry.crop_box(Box(0, 0, height, width))
     assert 0 <= top < bottom <= height + 1e-9
     assert 0 <= left < right <= width + 1e-9
 
@@ -85,9 +85,9 @@ def test_image_mask_and_map_share_one_geometry(geometry: Geometry, height: int, 
 def test_a_constant_map_stays_constant_and_nan_marks_what_was_not_inspected(
     geometry: Geometry, height: int, width: int, value: float
 ) -> None:
-    back = geometry.to_original(np.full((geometry.size, geometry.size), value, np.float32), height, width)
+    back = geometry.to_original(np.full((geometry.size, geometry.size), value, np.float32)[None], height, width)
     assert (back.dtype, back.shape) == (np.float32, (height, width))
-    top, left, bottom, right = geometry.crop_box(height, width)
+    top, left, bottom, right = geometry.crop_box(Box(0, 0, height, width))
     y, x = np.arange(height) + 0.5, np.arange(width) + 0.5
     slack = 1e-6  # pixels whose centre is on the very edge may fall on either side
     inside = np.outer((y > top + slack) & (y < bottom - slack), (x > left + slack) & (x < right - slack))
@@ -97,8 +97,30 @@ def test_a_constant_map_stays_constant_and_nan_marks_what_was_not_inspected(
     np.testing.assert_allclose(back[inside], value, rtol=1e-5, atol=1e-6)
 
 
+def test_defects_smaller_than_a_network_pixel_do_not_vanish() -> None:
+    defects = [np.zeros((1024, 1024), bool) for _ in range(16)]
+    for i, mask in enumerate(defects):
+        mask[100 + i // 4 : 103 + i // 4, 200 + i % 4] = True  # 3 x 1 pixels, where a network pixel has 4 x 4
+    geometry = Geometry(256)
+    assert {int(geometry.mask(mask).sum()) for mask in defects} == {1, 2}
+    assert sum(geometry.rescued(mask) for mask in defects) == 13  # nearest neighbour sees one column of four, if a row
+    large = np.zeros((1024, 1024), bool)
+    large[300:400, 500:720] = True
+    nearest = np.asarray(Image.fromarray(large).resize((256, 256), Image.Resampling.NEAREST))
+    assert geometry.rescued(large) == 0
+    np.testing.assert_array_equal(geometry.mask(large), nearest)
+    np.testing.assert_array_equal(geometry.mask(large | defects[0]), nearest | geometry.mask(defects[0]))
+
+
+def test_a_defect_outside_of_the_crop_is_not_brought_in() -> None:
+    mask = np.zeros((64, 128), bool)
+    mask[30, 2] = True
+    assert not Geometry(16, 16).mask(mask).any()
+    assert Geometry(16, 16).rescued(mask) == 0
+
+
 def test_a_crop_smaller_than_one_pixel_inspects_none() -> None:
-    assert np.isnan(Geometry(8, 18).to_original(np.zeros((8, 8), np.float32), 2, 2)).all()
+    assert np.isnan(Geometry(8, 18).to_original(np.zeros((1, 8, 8), np.float32), 2, 2)).all()
 
 
 @settings(max_examples=300, deadline=None)
@@ -111,14 +133,14 @@ def test_what_lies_in_the_original_comes_back_to_its_place(
     y, x = np.mgrid[:height, :width]
     ramp = ((y + 0.5) / height if along_y else (x + 0.5) / width).astype(np.float32)
     seen = geometry(Image.fromarray(ramp))[0]
-    back = geometry.to_original(seen, height, width)
+    back = geometry.to_original(seen[None], height, width)
     off = np.abs(back - ramp) * (height if along_y else width)  # in original pixels
     # at the borders the filters see only one side, within one network pixel
     margin = int(np.ceil(2 * max(height, width) / geometry.size)) + 2
     inner = np.zeros_like(off, bool)
     inner[margin:-margin, margin:-margin] = True
     inner &= np.isfinite(off)
-    top, left, bottom, right = geometry.crop_box(height, width)
+    top, left, bottom, right = geometry.crop_box(Box(0, 0, height, width))
     inner &= (y > top + margin) & (y < bottom - margin) & (x > left + margin) & (x < right - margin)
     assert (off[inner] < 0.1).all()
 
@@ -128,14 +150,14 @@ def test_what_lies_in_the_original_comes_back_to_its_place(
 def test_a_blob_in_the_mask_comes_back_within_one_pixel(
     geometry: Geometry, height: int, width: int, data: st.DataObject
 ) -> None:
-    top, left, bottom, right = geometry.crop_box(height, width)
+    top, left, bottom, right = geometry.crop_box(Box(0, 0, height, width))
     radius = 8
     cy = data.draw(st.integers(int(np.ceil(top)) + radius, max(int(np.ceil(top)) + radius, int(bottom) - radius)))
     cx = data.draw(st.integers(int(np.ceil(left)) + radius, max(int(np.ceil(left)) + radius, int(right) - radius)))
     mask = np.zeros((height, width), bool)
     mask[max(cy - radius, 0) : cy + radius, max(cx - radius, 0) : cx + radius] = True
     seen = geometry.mask(mask).astype(np.float32)
-    back = geometry.to_original(seen, height, width)
+    back = geometry.to_original(seen[None], height, width)
     inside = np.isfinite(back)
     step = max((bottom - top), (right - left)) / geometry.size  # original pixels per network pixel
     y, x = np.nonzero((back > 0.5) & inside)

@@ -10,8 +10,8 @@ import pytest
 SRC = Path(__file__).parent.parent / "src"
 # from the ground up; a module stands on the floor of its longest name here and may use its own floor and those below
 FLOORS = (
-    ("errors", "version"),
-    ("artifact", "calibration", "drawing", "machine", "maps", "metrics", "processes", "progress", "settings"),
+    ("errors", "names", "version"),
+    ("artifact", "calibration", "drawing", "drift", "machine", "maps", "metrics", "processes", "progress", "settings"),
     ("data", "features", "training"),
     ("inspection",),
     ("runtime.torch",),
@@ -111,7 +111,8 @@ def test_capabilities_are_declared_and_not_probed():
 
 
 @pytest.mark.parametrize(
-    "module", ["inlier.inspection.inspector", "inlier.inspection.result", "inlier.drawing", "inlier.data.check"]
+    "module",
+    ["inlier.inspection.inspector", "inlier.inspection.result", "inlier.drawing", "inlier.drift", "inlier.data.check"],
 )
 def test_judging_needs_no_torch(module):
     code = f"import sys; sys.modules['torch'] = None; import {module}; assert 'matplotlib' not in sys.modules"

@@ -12,9 +12,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
-from inlier.data.images import list_images, read_image, read_mask, source_name
+from inlier.data import images
+from inlier.data.images import (
+    SUFFIX_LIST,
+    decode_image,
+    inspect_mask,
+    list_images,
+    read_image,
+    read_mask,
+    source_name,
+)
 from inlier.errors import ImageError, InlierError
 
 RNG = np.random.default_rng(0)
@@ -86,21 +96,39 @@ def test_float_tiff(tmp_path: Path) -> None:
     image = read_image(save(tmp_path / "a.tif", np.full((3, 3), 0.25, np.float32)))
     assert image.mode == "F"
     assert np.asarray(image).max() == 0.25
-    with pytest.raises(ImageError, match=r"in \[0, 1\]"):
+    with pytest.raises(
+        ImageError, match=r"in \[0, 1\], .* 200.0; divide all pictures by one number, or save them with"
+    ):
         read_image(save(tmp_path / "b.tif", np.full((3, 3), 200, np.float32)))
 
 
-def test_transparent_parts_are_black(tmp_path: Path) -> None:
-    Image.new("RGBA", (4, 4), (200, 100, 50, 0)).save(tmp_path / "rgba.png")
-    Image.new("LA", (4, 4), (200, 0)).save(tmp_path / "la.png")
-    palette = Image.new("P", (4, 4), 1)
+def transparent_but_for_one_pixel(folder: Path, opaque: bool) -> None:
+    """A PNG of each kind of transparency."""
+    rgba, grey = Image.new("RGBA", (4, 4), (200, 100, 50, 0)), Image.new("LA", (4, 4), (200, 0))
+    palette, key = Image.new("P", (4, 4), 1), Image.new("RGB", (4, 4), (9, 9, 9))
     palette.putpalette([0, 0, 0, 255, 0, 0])
-    palette.save(tmp_path / "palette.png", transparency=1)
-    Image.new("RGB", (4, 4), (9, 9, 9)).save(tmp_path / "key.png", transparency=(9, 9, 9))
+    if opaque:
+        for image, value in ((rgba, (0, 0, 0, 255)), (grey, (0, 255)), (palette, 0), (key, (0, 0, 0))):
+            image.putpixel((0, 0), value)
+    rgba.save(folder / "rgba.png")
+    grey.save(folder / "la.png")
+    palette.save(folder / "palette.png", transparency=1)
+    key.save(folder / "key.png", transparency=(9, 9, 9))
+
+
+def test_transparent_parts_are_black(tmp_path: Path) -> None:
+    transparent_but_for_one_pixel(tmp_path, opaque=True)
     for path in list_images(tmp_path):
         assert not np.asarray(read_image(path)).any(), path
     half = read_image(Image.new("RGBA", (1, 1), (200, 100, 50, 128)))
     assert half.getpixel((0, 0)) == (100, 50, 25)
+
+
+def test_a_picture_that_is_transparent_everywhere_is_refused(tmp_path: Path) -> None:
+    transparent_but_for_one_pixel(tmp_path, opaque=False)
+    for source in (*list_images(tmp_path), np.zeros((4, 4, 4), np.uint8)):
+        with pytest.raises(ImageError, match=r"transparent everywhere, .*save it without an alpha channel"):
+            read_image(source)
 
 
 def test_palette_cmyk_and_one_bit(tmp_path: Path) -> None:
@@ -141,6 +169,179 @@ def test_paths_with_spaces_and_other_alphabets(tmp_path: Path) -> None:
     assert read_image(path).size == (20, 12)
 
 
+# --- read_image: files are read as a viewer shows them
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPE", ".ppm", ".pgm", ".pnm", ".pbm", ".jp2", ".j2k"])
+def test_less_common_suffixes_are_listed_and_read(tmp_path: Path, suffix: str) -> None:
+    image = Image.fromarray(GREY)
+    image = {".pbm": image.convert("1"), ".pgm": image}.get(suffix, image.convert("RGB"))
+    image.save(tmp_path / f"a{suffix}")
+    assert list_images(tmp_path) == [tmp_path / f"a{suffix}"]
+    assert read_image(tmp_path / f"a{suffix}").size == (20, 12)
+    assert suffix.lower() in SUFFIX_LIST
+
+
+def test_metadata_does_not_stop_whole_pixels(tmp_path: Path) -> None:
+    garbage, text = PngInfo(), PngInfo()
+    garbage.add(b"eXIf", b"garbage" * 3)
+    text.add_text("settings", "x" * 2_000_000, zip=True)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", COLOUR, pnginfo=garbage)), COLOUR)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "b.png", COLOUR, pnginfo=text)), COLOUR)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_exif_that_cannot_be_written_back_still_turns(tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 7 / 3  # orientation, resolution
+    broken = exif.tobytes().replace(struct.pack(">II", 7, 3), struct.pack(">II", 7, 0))
+    assert broken != exif.tobytes()
+    assert read_image(save(tmp_path / f"a{suffix}", COLOUR, exif=broken)).size == (12, 20)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_that_of_pillow(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / "a.png", COLOUR, exif=exif)
+    np.testing.assert_array_equal(read_image(path), ImageOps.exif_transpose(Image.open(path)))
+    np.testing.assert_array_equal(read_image(Image.open(path)), ImageOps.exif_transpose(Image.open(path)))
+
+
+def tiff(values: bytes, bits: int, photometric: int, height: int = 12) -> bytes:
+    """An uncompressed grey TIFF with one strip of 12 rows of 20 pixels."""
+    tags = {256: 20, 257: height, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1, 278: 12, 279: len(values)}
+    start = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, start if tag == 273 else n) for tag, n in tags.items())
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + values
+
+
+def test_tiff_of_packed_12_bit_uses_the_bits_it_states(tmp_path: Path) -> None:
+    twelve = DEEP >> 4
+    pairs = twelve.reshape(-1, 2).astype(np.uint32)
+    packed = ((pairs[:, 0] << 12) | pairs[:, 1]).astype(">u4").view(np.uint8).reshape(-1, 4)[:, 1:]
+    (tmp_path / "a.tif").write_bytes(tiff(packed.tobytes(), 12, 1))
+    np.testing.assert_array_equal(np.rint(np.asarray(read_image(tmp_path / "a.tif")) * 4095), twelve)
+
+
+def test_white_is_zero_is_honoured(tmp_path: Path) -> None:
+    for bits, values in ((8, GREY), (16, DEEP)):
+        (tmp_path / "white.tif").write_bytes(tiff(values.tobytes(), bits, 0))
+        (tmp_path / "black.tif").write_bytes(tiff(values.tobytes(), bits, 1))
+        white, black = (np.asarray(read_image(tmp_path / f"{n}.tif"), float) for n in ("white", "black"))
+        np.testing.assert_allclose(white + black, 255 if bits == 8 else 1, atol=1e-6)
+
+
+def test_of_several_pages_the_first_is_taken_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "_said_pages", set())
+    for name in ("a", "b"):
+        save(tmp_path / f"{name}.tif", COLOUR, save_all=True, append_images=[Image.fromarray(COLOUR[::-1])] * 2)
+        np.testing.assert_array_equal(read_image(tmp_path / f"{name}.tif"), COLOUR)
+    save(tmp_path / "c.webp", COLOUR, save_all=True, append_images=[Image.fromarray(COLOUR[::-1])])
+    read_image(tmp_path / "c.webp")
+    assert caplog.messages == [
+        f"{tmp_path / 'a.tif'}: holds 3 pages; the first is taken, here and in every TIFF file",
+        f"{tmp_path / 'c.webp'}: holds 2 pages; the first is taken, here and in every WEBP file",
+    ]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("options", [{"subsampling": s} for s in (0, 1, 2)] + [{"progressive": True}, {"quality": 30}])
+def test_jpeg_has_the_bits_that_pillow_gives(tmp_path: Path, mode: str, options: dict) -> None:
+    path = tmp_path / "a.jpg"
+    texture().convert(mode).save(path, **options)
+    np.testing.assert_array_equal(read_image(path), Image.open(path).convert("RGB"))
+
+
+def test_other_kinds_of_jpeg_are_read_too(tmp_path: Path) -> None:
+    texture().save(tmp_path / "rgb.jpg", keep_rgb=True)
+    texture().convert("CMYK").save(tmp_path / "cmyk.jpg")
+    for path in list_images(tmp_path):
+        np.testing.assert_array_equal(read_image(path), Image.open(path).convert("RGB"))
+
+
+# --- read_image: damaged files
+
+
+def texture(height: int = 320, width: int = 400) -> Image.Image:
+    """Colour with fine and coarse structure, as a photograph has."""
+    y, x = np.mgrid[:height, :width]
+    waves = [128 + 50 * np.sin(x / (9 + c)) * np.cos(y / (17 - c)) for c in range(3)]
+    noise = np.random.default_rng(0).normal(0, 12, (height, width, 3))
+    return Image.fromarray((np.stack(waves, 2) + noise).clip(0, 255).astype(np.uint8))
+
+
+DAMAGED = [  # format, mode, options, and the share that must be refused: bytes missing; set to zero in the middle
+    ("JPEG", "RGB", {}, 1.0, 0.9),
+    ("JPEG", "L", {}, 1.0, 0.9),
+    ("JPEG", "RGB", {"progressive": True}, 0.9, 0.6),
+    ("PNG", "RGB", {}, 1.0, 1.0),
+    ("WEBP", "RGB", {}, 1.0, 0.8),
+    ("TIFF", "RGB", {"compression": "tiff_adobe_deflate"}, 1.0, 1.0),
+    ("TIFF", "RGB", {"compression": "tiff_lzw"}, 1.0, 1.0),
+    ("TIFF", "RGB", {"compression": "jpeg"}, 1.0, 0.9),
+    ("TIFF", "L", {"compression": "jpeg"}, 1.0, 0.9),
+    ("JPEG2000", "RGB", {"quality_mode": "rates", "quality_layers": [8]}, 1.0, 1.0),
+]
+
+
+@pytest.mark.parametrize("kind, mode, options, missing, zeroed", DAMAGED)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_damaged_pictures_are_refused_and_whole_ones_are_not(
+    kind: str, mode: str, options: dict, missing: float, zeroed: float
+) -> None:
+    rng, buffer = np.random.default_rng(0), io.BytesIO()
+    texture().convert(mode).save(buffer, kind, **options)
+    data = buffer.getvalue()
+    assert decode_image(data, "whole").size == (400, 320)
+    refused = np.zeros(2)
+    for _ in range(20):
+        n = int(rng.integers(512, 2048))
+        start = int(rng.integers(len(data) // 4, 3 * len(data) // 4 - n))
+        for i, filling in enumerate((b"", bytes(n))):
+            try:
+                decode_image(data[:start] + filling + data[start + n :], "hurt")
+            except ImageError:
+                refused[i] += 1
+    assert (refused / 20 >= (missing, zeroed)).all()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "kind, options",
+    [(kind, {}) for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000")]
+    + [("TIFF", {"compression": c}) for c in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")],
+)
+def test_cut_files_are_refused_whatever_pillow_was_told(
+    kind: str, options: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    buffer = io.BytesIO()
+    texture(64, 80).save(buffer, kind, **options)
+    data = buffer.getvalue()
+    assert decode_image(data, "whole").size == (80, 64)
+    for kept in (0.5, 0.9, 0.99):
+        with pytest.raises(ImageError, match="cut: .*(probably damaged or incomplete|cut off)"):
+            decode_image(data[: int(kept * len(data))], "cut")
+
+
+def test_a_tiff_with_fewer_parts_than_its_size_needs_is_refused() -> None:
+    """Pillow leaves the rest black."""
+    assert decode_image(tiff(GREY.tobytes(), 8, 1), "whole").size == (20, 12)
+    with pytest.raises(ImageError, match="tall: .*fewer parts than its size needs"):
+        decode_image(tiff(GREY.tobytes(), 8, 1, height=30_000), "tall")
+
+
+@pytest.mark.parametrize("value", [0, 127, 255])
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"quality": 100, "method": 0}])
+def test_flat_webp_is_whole_though_it_holds_many_zeros(value: int, options: dict) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (1600, 1200), (value,) * 3).save(buffer, "WEBP", **options)
+    assert decode_image(buffer.getvalue(), "flat").size == (1600, 1200)
+
+
 # --- read_image: what cannot be used
 
 
@@ -151,7 +352,7 @@ def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"empty.png: the file is empty"):
         read_image(tmp_path / "empty.png")
     (tmp_path / "text.png").write_text("not a picture at all")
-    with pytest.raises(ImageError, match=r"text.png: not a PNG, JPEG, BMP, TIFF or WebP image"):
+    with pytest.raises(ImageError, match=r"text.png: not a PNG, JPEG, BMP, TIFF, WebP, PPM or JPEG 2000 image"):
         read_image(tmp_path / "text.png")
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(ImageError, match=r"folder.png: Is a directory"):
@@ -166,7 +367,7 @@ def test_formats_that_are_not_offered_are_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "a.gif")
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp", ".ppm", ".jp2"])
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own remarks on broken TIFF
 @settings(max_examples=30, deadline=None)
 @given(share=st.floats(0.01, 0.97))
@@ -183,7 +384,7 @@ def test_truncated_files_are_refused(tmp_path_factory: pytest.TempPathFactory, s
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @settings(max_examples=150, deadline=None)
 @given(
-    suffix=st.sampled_from([".png", ".jpg", ".bmp", ".tif", ".webp"]),
+    suffix=st.sampled_from([".png", ".jpg", ".bmp", ".tif", ".webp", ".ppm", ".jp2"]),
     where=st.floats(0, 0.2),
     value=st.binary(min_size=4, max_size=4),
 )
@@ -292,11 +493,17 @@ def test_pil_images_are_read_and_left_as_they_are() -> None:
 # --- read_mask
 
 
+def square(height: int = 64, width: int = 64, side: int = 16) -> np.ndarray:
+    """bool (H, W): a defect in the upper left."""
+    mask = np.zeros((height, width), bool)
+    mask[8 : 8 + side, 8 : 8 + side] = True
+    return mask
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "1", "P", "I;16", "RGBA"])
 @pytest.mark.parametrize("value", [1, 255])
-def test_any_value_above_zero_is_defect(tmp_path: Path, mode: str, value: int) -> None:
-    expected = np.zeros((6, 9), bool)
-    expected[2:4, 3:5] = True
+def test_masks_of_two_values(tmp_path: Path, mode: str, value: int) -> None:
+    expected = square()
     grey = Image.fromarray(expected.astype(np.uint8) * value)
     if mode == "I;16":
         grey = Image.fromarray(expected.astype(np.uint16) * value)
@@ -307,9 +514,134 @@ def test_any_value_above_zero_is_defect(tmp_path: Path, mode: str, value: int) -
     else:
         grey = grey.convert(mode)
     grey.save(tmp_path / "m.png")
-    mask = read_mask(tmp_path / "m.png")
-    assert mask.dtype == bool
+    mask, note = inspect_mask(tmp_path / "m.png")
+    assert (mask.dtype, note) == (bool, "")
     np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize(("good", "defect"), [(1, 2), (1, 255), (127, 255)])
+def test_the_lower_of_two_values_is_good(tmp_path: Path, good: int, defect: int) -> None:
+    path = save(tmp_path / "m.png", np.where(square(), defect, good).astype(np.uint8))
+    np.testing.assert_array_equal(read_mask(path), square())
+
+
+def test_empty_full_and_transparent_masks(tmp_path: Path) -> None:
+    assert not read_mask(save(tmp_path / "empty.png", np.zeros((9, 9), np.uint8))).any()
+    assert read_mask(save(tmp_path / "full.png", np.full((9, 9), 255, np.uint8))).all()
+    assert not read_mask(save(tmp_path / "empty.jpg", np.zeros((9, 9), np.uint8))).any()
+    drawn = np.zeros((64, 64, 4), np.uint8)
+    drawn[square()] = 0, 255, 0, 255
+    drawn[~square()] = 255, 255, 255, 0  # white, but not to be seen
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "drawn.png", drawn)), square())
+
+
+@pytest.mark.parametrize("values", [(1, 2, 3), (128, 255), (250, 254, 255), (64, 128, 192)])
+def test_numbers_of_defects(tmp_path: Path, values: tuple[int, ...]) -> None:
+    pixels = np.zeros((64, 64), np.uint8)
+    for place, value in enumerate(values):
+        pixels[10:14, 10 * place : 10 * place + 5] = value
+    mask, note = inspect_mask(save(tmp_path / "m.png", pixels))
+    np.testing.assert_array_equal(mask, pixels > 0)
+    assert "all but 0 are counted as defect" in note
+
+
+@pytest.mark.parametrize("options", [{"quality": 60}, {"quality": 95}, {"quality": 75, "subsampling": 2}])
+@pytest.mark.parametrize("colour", [(255, 255, 255), (255, 0, 0)])
+def test_masks_as_jpeg_do_not_grow(tmp_path: Path, options: dict, colour: tuple[int, int, int]) -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[np.roll(square(), 3, (0, 1))] = colour  # across the blocks
+    mask, note = inspect_mask(save(tmp_path / "m.jpg", pixels, **options))
+    assert abs(int(mask.sum()) - 256) <= 16  # any value that is not 0 would be up to 409
+    assert "soft edges, cut in the middle" in note
+
+
+def test_smoothed_masks_are_cut_in_the_middle(tmp_path: Path) -> None:
+    large = Image.fromarray(square(512, 512, 130)).convert("L").resize((110, 110), Image.Resampling.BICUBIC)
+    large.save(tmp_path / "m.png")
+    mask, note = inspect_mask(tmp_path / "m.png")
+    assert abs(mask.sum() - (130 * 110 / 512) ** 2) < 30
+    assert "soft edges" in note
+
+
+def no_masks() -> dict[str, np.ndarray]:
+    y, x = np.mgrid[:64, :64]
+    wave = (127 + 60 * np.sin(x / 9) + 60 * np.cos(y / 7)).astype(np.uint8)
+    part = np.where((x - 32) ** 2 + (y - 32) ** 2 < 400, wave, 250).astype(np.uint8)
+    painted = np.repeat(part[..., None], 3, 2)
+    painted[square()] = 255, 0, 0
+    return {
+        "photo": wave,
+        "part on white": part,
+        "painted photo": painted,
+        "noise": RNG.integers(0, 256, (64, 64), np.uint8),
+        "colour map": np.where(square()[..., None], (253, 231, 37), (68, 1, 84)).astype(np.uint8),
+        "red on white": np.where(square()[..., None], (255, 0, 0), (255, 255, 255)).astype(np.uint8),
+        "defect and ignored": np.select([square(), x > 50], [1, 255], 0).astype(np.uint8),
+    }
+
+
+@pytest.mark.parametrize("kind", no_masks())
+def test_what_is_no_mask_is_refused(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ImageError, match=r"m.png: not a mask: .*(values|colours) .*save masks as PNG with two values"):
+        read_mask(save(tmp_path / "m.png", no_masks()[kind]))
+    if kind != "defect and ignored":
+        with pytest.raises(ImageError, match="not a mask"):
+            read_mask(save(tmp_path / "m.jpg", no_masks()[kind], quality=90))
+
+
+def test_a_palette_with_a_white_background(tmp_path: Path) -> None:
+    image = Image.fromarray(square().astype(np.uint8))
+    image.putpalette([255, 255, 255, 200, 0, 0])
+    image.save(tmp_path / "m.png")
+    with pytest.raises(ImageError, match=r"colours \(200, 0, 0\), \(255, 255, 255\) lack black"):
+        read_mask(tmp_path / "m.png")
+
+
+# --- masks of pictures that EXIF turns
+
+
+def turned_picture(path: Path, orientation: int, height: int = 64, width: int = 96) -> Path:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return save(path, np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8), exif=exif)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_mask_drawn_over_the_stored_picture_is_turned_with_it(tmp_path: Path, suffix: str, orientation: int) -> None:
+    picture = turned_picture(tmp_path / f"a{suffix}", orientation)
+    stored = save(tmp_path / "m.png", square(64, 96))
+    same = turned_picture(tmp_path / "same.png", orientation)  # EXIF of its own: read like the picture
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    save(same, square(64, 96).astype(np.uint8), exif=exif)
+    mask = read_mask(stored, picture)
+    assert mask.shape == (96, 64)
+    np.testing.assert_array_equal(mask, read_mask(same, picture))
+    with Image.open(picture) as opened:
+        np.testing.assert_array_equal(mask, read_mask(stored, opened))
+    upright = save(tmp_path / "upright.png", mask)  # drawn over the picture as it is shown
+    np.testing.assert_array_equal(read_mask(upright, picture), mask)
+
+
+@pytest.mark.parametrize(("orientation", "width"), [(3, 96), (2, 96), (4, 96), (6, 64), (8, 64)])
+def test_a_mask_that_fits_either_way_is_refused(tmp_path: Path, orientation: int, width: int) -> None:
+    picture = turned_picture(tmp_path / "a.jpg", orientation, 64, width)
+    path = save(tmp_path / "m.png", square(64, width))
+    with pytest.raises(
+        ImageError, match=rf"m.png: EXIF turns its picture \(orientation {orientation}\), the mask has no"
+    ):
+        read_mask(path, picture)
+    assert not read_mask(save(tmp_path / "empty.png", np.zeros((64, width), bool)), picture).any()
+    symmetric = np.zeros((64, width), bool)
+    symmetric[20:-20, 20:-20] = True
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "s.png", symmetric), picture), symmetric)
+
+
+def test_masks_of_upright_pictures_and_arrays_are_left_as_they_are(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.png", square())
+    for picture in (turned_picture(tmp_path / "a.jpg", 1, 64, 64), np.zeros((64, 64), np.uint8)):
+        np.testing.assert_array_equal(read_mask(path, picture), square())
 
 
 # --- names and lists

@@ -21,7 +21,7 @@ class Darkness:
     def __init__(self):
         self.asked = []
 
-    def __call__(self, images, maps):
+    def __call__(self, images, inspected, maps):
         self.asked.append((len(images), maps))
         dark = 1 - images.mean(1)
         return Output(dark.max((1, 2)), dark if maps else None)
@@ -123,6 +123,8 @@ def test_calibrate_replaces_the_scores(inspector):
     assert inspector.inspect(grey(150)).p_value == 0.2 and inspector.header()["calibration"] == {
         "kind": "split",
         "n": 4,
+        "groups": 4,
+        "categories": [""],
     }
 
 
@@ -140,7 +142,7 @@ def test_verdict_threshold_and_p_value_agree_for_every_alpha_and_tie():
 
 
 def test_boxes_are_the_parts_of_the_region_highest_first(inspector):
-    p = Prediction("x", 1.0, pixel_threshold=0.5, network_map=1 - spotted() / np.float32(255), size=(16, 16),
+    p = Prediction("x", 1.0, pixel_threshold=0.5, network_maps=1 - spotted()[None] / np.float32(255), size=(16, 16),
                    geometry=Geometry(16))  # fmt: skip
     assert p.boxes() == [Box(4, 2, 6, 6, 1.0, 8), Box(8, 12, 12, 14, 1.0, 8)]
     assert [box.area for box in p.boxes()] == [8, 8] and Prediction("x").boxes() == []

@@ -316,7 +316,7 @@ def test_every_suffix_that_is_read_is_listed_in_any_case(tmp_path: Path) -> None
 
 
 def test_what_looks_like_a_picture_and_is_not_read_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    unread = sorted(LIKE_PICTURES - SUFFIXES)
+    unread = sorted(LIKE_PICTURES - set(SUFFIXES))
     assert {".gif", ".heic", ".dng", ".nef", ".psd"} <= set(unread)
     touch(tmp_path / "parts", "0.png", *(f"x{suffix}" for suffix in unread), "notes.txt")
     assert f"{len(unread)} files are of kinds that are not read" in notes(tmp_path / "parts")
@@ -373,7 +373,7 @@ def test_every_picture_is_in_a_sample_or_named(names: set[str]) -> None:
         named |= {path for s in dataset.samples for path in (s.source, *s.masks) if isinstance(path, Path)}
         for path in root.rglob("*.*"):
             hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-            if path.is_file() and not hidden and path.suffix.lower() in SUFFIXES | LIKE_PICTURES:
+            if path.is_file() and not hidden and path.suffix.lower() in LIKE_PICTURES | set(SUFFIXES):
                 assert named & {path, *path.parents}, path
         for sample in dataset.train:
             assert isinstance(sample.source, Path)

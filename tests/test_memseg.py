@@ -21,6 +21,7 @@ from inlier.methods.memseg import (
     learning_rate,
     losses,
     nearest,
+    rounding,
     take_turns,
 )
 from inlier.training import Run
@@ -95,7 +96,7 @@ def test_the_search_finds_the_nearest_entry_by_the_summed_mean_squared_differenc
         assert torch.equal(torch.cat([query, (entry - query).square()], 1), GOLDEN[f"out.memory.ci{level}"])
 
 
-def test_near_ties_are_settled_exactly():
+def test_near_ties_are_settled_in_double_precision():
     torch.manual_seed(0)
     query = 100 + torch.randn(1, 4, 16, 16)
     entry = query[0].permute(1, 2, 0)
@@ -103,6 +104,36 @@ def test_near_ties_are_settled_exactly():
     norms = bank.square().mean((1, 2, 3))
     assert nearest([bank], norms, [query]).tolist() == [1]
     assert (distances([bank], norms, [query])[0, :3] + own_square([query])[0]).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+@pytest.mark.parametrize("sides, channels", [((16, 8, 4), 32), ((128, 64, 32), 64)])
+def test_rounding_stays_far_below_its_bound(sides, channels, shift):
+    """Up to the size of ResNet18's features of a picture of 512 pixels."""
+    torch.manual_seed(0)
+    shapes = [(side, side, channels * 2**k) for k, side in enumerate(sides)]
+    banks = [torch.randn(6, *shape).abs() + shift for shape in shapes]
+    queries = [(bank[:1] + 0.1 * torch.randn(1, *bank.shape[1:])).permute(0, 3, 1, 2) for bank in banks]
+    norms = torch.stack([bank.square().mean((1, 2, 3)) for bank in banks]).sum(0)
+    exact_norms = sum(bank.double().square().mean((1, 2, 3)) for bank in banks)
+    exact = distances([bank.double() for bank in banks], exact_norms, [query.double() for query in queries])
+    off = (distances(banks, norms, queries) - exact).abs() / rounding(banks, norms, queries)
+    assert off.max() < 0.05  # 0.01 on the machine of the comment in memseg.py
+
+
+def test_the_nearest_is_found_whatever_rounding_does_within_its_bound(monkeypatch):
+    """Two entries whose distances differ by less than the bound, which errors of either sign would swap."""
+    torch.manual_seed(0)
+    query = 1 + torch.rand(1, 8, 64, 64)
+    entry = query[0].permute(1, 2, 0)
+    bank = torch.stack([entry + 0.0101, entry + 0.01, entry + 0.5])
+    norms = bank.square().mean((1, 2, 3))
+    true = distances([bank.double()], bank.double().square().mean((1, 2, 3)), [query.double()]).float()
+    error = 0.9 * rounding([bank], norms, [query])
+    assert true[0, 0] - true[0, 1] < 2 * error[0, 0]
+    for signs in ([-1, 1, 1], [1, -1, -1], [1, 1, 1]):
+        monkeypatch.setattr(memseg, "distances", lambda *_, s=signs: true + error * torch.tensor(s))
+        assert nearest([bank], norms, [query]).tolist() == [1]
 
 
 def test_an_unused_place_of_the_memory_is_never_found():

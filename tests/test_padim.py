@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from golden import built, close, fill_module, load
+from inlier import InlierError
 from inlier.maps import smooth_upsample_matrix
-from inlier.methods.padim import GaussianSums, Network, PaDiM, join, leave_one_out, select_channels, whiten
+from inlier.methods.padim import GaussianSums, Network, PaDiM, join, leave_out, select_channels, whiten
 
 CASE, GOLDEN = load("padim")
 
@@ -25,7 +26,7 @@ def test_streamed_mean_and_covariance_equal_numpy_cov(batch):
     sums = GaussianSums(torch.empty(256, 20, 20))
     for part in x.split(batch, dim=1):
         sums.add(part)
-    close(sums.mean().T, GOLDEN["out.small.mean"], 5e-6)
+    close(sums.mean.T, GOLDEN["out.small.mean"], 5e-6)
     covariance = sums.covariance(slice(None)) + 0.01 * torch.eye(20)
     close(covariance.permute(1, 2, 0), GOLDEN["out.small.cov"], 2e-5)
 
@@ -41,7 +42,7 @@ def test_distances_maps_and_scores():
     network, order = small_network(), GOLDEN["out.index.small"]
     sums = GaussianSums(network.whitening)
     sums.add(embedding("train", order))
-    network.mean.copy_(sums.mean())
+    network.mean.copy_(sums.mean)
     whiten(sums, epsilon=0.01)
     squared = network.distances(embedding("test", order))
     close(squared.sqrt().T.reshape(3, 16, 16), GOLDEN["out.small.distance64"], 1e-3)
@@ -63,7 +64,7 @@ def test_whole_method_through_resnet18():
         sums = GaussianSums(network.whitening)
         for batch in images.split(4):
             sums.add(network.embed(batch))
-        network.mean.copy_(sums.mean())
+        network.mean.copy_(sums.mean)
         whiten(sums, detector.settings.epsilon)
         scores, maps = network(GOLDEN["in.e2e.test"])
         distances = network.distances(network.embed(GOLDEN["in.e2e.test"])).sqrt().T.reshape(2, 16, 16)
@@ -84,39 +85,54 @@ def test_all_channels_leave_nothing_to_chance():
     assert select_channels([2, 3], None, seed=1) == select_channels([2, 3], None, seed=2) == [[0, 1], [0, 1, 2]]
 
 
-@pytest.mark.parametrize("n", [6, 40])  # fewer and more images than channels
-def test_leave_one_out_equals_refitting_without_the_image(n):
+def distances_to(train, test, epsilon):
+    """(P, m) squared Mahalanobis distances of test (P, m, d) to the Gaussians of train (P, n, d), the long way."""
+    centred = train - train.mean(1, keepdim=True)
+    covariance = centred.mT @ centred / (train.shape[1] - 1) + epsilon * torch.eye(train.shape[2], dtype=torch.float64)
+    u = (test - train.mean(1, keepdim=True)).mT
+    return (u * torch.linalg.solve(covariance, u)).sum(1)
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 1e-4, 1e-6])
+@pytest.mark.parametrize("n", [4, 10, 40])  # fewer and more images than channels
+def test_leaving_one_out_equals_refitting_without_it(n, epsilon):
     torch.manual_seed(0)
-    d, positions, epsilon = 12, 5, 0.01
-    x = torch.randn(positions, n, d, dtype=torch.float64) @ torch.randn(d, d, dtype=torch.float64)
-
-    def distances(train, test, epsilon):
-        centred = train - train.mean(1, keepdim=True)
-        covariance = centred.mT @ centred / (train.shape[1] - 1) + epsilon * torch.eye(d, dtype=torch.float64)
-        u = test - train.mean(1, keepdim=True)
-        return (u @ torch.linalg.inv(covariance) * u).sum(-1)
-
-    fast = leave_one_out(distances(x, x, epsilon), n)
+    x = torch.randn(5, n, 12, dtype=torch.float64) @ torch.randn(12, 12, dtype=torch.float64)
+    fast = leave_out(x, [[i] for i in range(n)], epsilon)
     for i in range(n):
         others = torch.cat([x[:, :i], x[:, i + 1 :]], 1)
-        slow = distances(others, x[:, i : i + 1], epsilon * (n - 1) / (n - 2))[:, 0]
-        torch.testing.assert_close(fast[:, i].double(), slow, rtol=2e-5, atol=0)
+        torch.testing.assert_close(fast[:, [i]].double(), distances_to(others, x[:, [i]], epsilon), rtol=1e-4, atol=0)
 
 
-def test_leave_one_out_survives_float32_when_images_are_fewer_than_channels():
+def test_a_group_is_left_out_whole():
     torch.manual_seed(0)
-    x = torch.randn(4, 10, 50)
-    sums = GaussianSums(torch.empty(4, 50, 50))
-    sums.add(x)
-    network = small_network()
-    network.mean, network.whitening = sums.mean(), sums.scatter
-    whiten(sums, 0.01)
-    fast = leave_one_out(network.distances(x), 10)
-    others = torch.cat([x[:, :3], x[:, 4:]], 1)
-    sums.add(others) if (sums := GaussianSums(torch.empty(4, 50, 50))) else None
-    network.mean, network.whitening = sums.mean(), sums.scatter
-    whiten(sums, 0.01 * 9 / 8)
-    torch.testing.assert_close(fast[:, 3], network.distances(x[:, 3:4])[:, 0], rtol=0.01, atol=0)
+    x = torch.randn(5, 12, 20, dtype=torch.float64)
+    x[:, 1] = x[:, 0]  # a copy
+    groups = [[0, 1], [2], [3, 7, 9], [4], [5, 6], [8, 10, 11]]
+    fast = leave_out(x, groups, 0.01)
+    for group in groups:
+        others = x[:, [i for i in range(12) if i not in group]]
+        torch.testing.assert_close(fast[:, group].double(), distances_to(others, x[:, group], 0.01), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("apart", [1, 100, 10_000])
+def test_float32_sums_are_exact_however_far_the_first_pictures_lie(apart):
+    torch.manual_seed(0)
+    x = torch.randn(4, 64, 8, dtype=torch.float64)
+    x[:, :16] += apart
+    sums = GaussianSums(torch.empty(4, 8, 8))
+    for part in x.float().split(16, 1):
+        sums.add(part)
+    centred = x.float().double() - x.float().double().mean(1, keepdim=True)
+    expected = centred.mT @ centred / 63
+    torch.testing.assert_close(sums.covariance(slice(None)), expected, rtol=1e-6, atol=1e-6 * float(expected.max()))
+
+
+def test_an_epsilon_that_rounding_swallows_is_named():
+    sums = GaussianSums(torch.empty(2, 30, 30))
+    sums.add(1000 * torch.randn(2, 5, 30))
+    with pytest.raises(InlierError, match=r"setting 'epsilon': 1e-09 is lost in the rounding"):
+        whiten(sums, 1e-9)
 
 
 def test_the_map_matrix_equals_interpolate_then_scipy():

@@ -66,7 +66,7 @@ class Pictures:
         return (to_input(pictures) for pictures in self.pictures.split(batch_size))
 
     def cache(self, run):
-        return self.pictures
+        return self.pictures, None
 
 
 def learned(case):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from conftest import part
 from inlier import ArtifactError
+from inlier.calibration import Rule
 from inlier.data.datasets.sample import Sample
 from inlier.inspection.inspector import Inspector
 from inlier.inspection.result import Prediction
@@ -52,9 +53,9 @@ class Fake(Inspector):
 
     def __init__(self, cases=()):
         self.scores_of = {case.sample.source: case.score for case in cases}
-        self.asked = []
+        self.asked, self.categories_ = [], ()
 
-    def inspect(self, picture, *, alpha=None, maps=True):
+    def inspect(self, picture, *, category=None):
         self.asked.append(picture)
         map_ = np.full((40, 40), 1.0, np.float32)
         map_[:, :5], map_[20:30, 10:30] = np.nan, self.scores_of.get(picture, 1.0)
@@ -82,11 +83,9 @@ def category(name="plate", goods=8, defects=9, judged=True, masks=True):
         intervals={"auroc": (0.8011, 0.9922), "ap": (0.7, 0.9), "f1_max": (0.6, 0.8)} if both else {},
         pixel=PixelMetrics(0.9561, 0.4562, 0.5563, 1.2, 0.8564) if masks else None,
         pixel_note="",
-        alpha=0.01 if judged else None,
+        rule=Rule(0.01, None, 1.7, 1.5, 0.01, 0.03) if judged else None,
         false_alarm_rate=0.1271 if judged and goods else None,
         detection_rate=0.8872 if judged and defects else None,
-        threshold=1.7 if judged else None,
-        pixel_threshold=1.5 if judged else None,
         defects={"dent": DefectResult(4, 0.9333, 0.75), "crack": DefectResult(5, 0.8444, None)} if defects else {},
         not_inspected=0.034,
         cases=tuple(cases),
@@ -193,7 +192,9 @@ def test_page_has_every_number(tmp_path):
         "resnet18",
         "99 good images",
         "never used for fitting",
-        "conformal guarantee",
+        "The promise: of good parts, 1 % raise a false alarm on average",
+        "with 95 % confidence at most 3 %",
+        "(95 % interval 0.3\N{EN DASH}52.7 %)",
         "12.3 s",
         "0.567 s per image",
         "3.4 % of the defect pixels",

@@ -1,8 +1,13 @@
 """Settings: every mistake names the field."""
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, fields
+from fractions import Fraction
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from inlier import InlierError
 from inlier.settings import Settings, setting
@@ -56,3 +61,51 @@ def test_every_mistake_names_the_field(text, words):
 def test_whole_numbers_serve_as_numbers_and_lists_as_tuples():
     oven = Oven(degrees=200, taps=[4, 8])
     assert oven.degrees == 200.0 and isinstance(oven.degrees, float) and oven.taps == (4, 8)
+
+
+NAMES = st.sampled_from([f.name for f in fields(Oven)])
+TEXTS = st.one_of(
+    st.text(),
+    st.from_regex(r"[+-]?[0-9_]{1,400}(\.[0-9]*)?(e[+-]?[0-9]{1,4})?", fullmatch=True),
+    st.from_regex(r"[(\[]?[a-z0-9.]*(,[a-z0-9.]*)*[)\]]?", fullmatch=True),
+)
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers()
+ODD = st.sampled_from(
+    [
+        10**400,
+        -(10**400),
+        Fraction(10**400),
+        np.float64("nan"),
+        np.int64(1),
+        np.bool_(True),
+        np.str_("x"),
+        object,
+    ]
+    + [np.array(3), np.arange(3), [np.arange(3)], (np.arange(3), np.arange(3)), [[]], [[[1]]], "\0", "\udcff"]
+)
+VALUES = st.recursive(PLAIN | ODD, lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner), max_leaves=5)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text() | st.tuples(NAMES | st.text(), TEXTS).map("=".join), max_size=3))
+def test_no_text_ends_in_another_error_than_one_of_a_person(texts):
+    with contextlib.suppress(InlierError):
+        Oven().replace(**Oven.parse(texts))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(NAMES, VALUES, max_size=3))
+def test_no_value_ends_in_another_error_than_one_of_a_person(values):
+    with contextlib.suppress(InlierError):
+        Oven(**values)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**400, -(10**400), 10**5000, Fraction(10**400), np.arange(3), [np.arange(3)]],
+    ids=["huge", "low", "thousands of digits", "fraction", "array", "list of arrays"],
+)
+@pytest.mark.parametrize("name", ["degrees", "minutes", "taps", "filter"])
+def test_values_that_once_ended_in_a_traceback(name, value):
+    with pytest.raises(InlierError, match=f"setting '{name}'"):
+        Oven(**{name: value})

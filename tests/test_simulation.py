@@ -1,5 +1,6 @@
 """Simulated defects: the numbers of the released code, exact masks, and nothing left to the order of things."""
 
+import hashlib
 import pickle
 from dataclasses import replace
 
@@ -143,6 +144,22 @@ def test_structure_is_made_of_the_picture():
 def test_grey_weighs_the_colours():
     pixels = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]], np.uint8)
     assert grey(pixels).tolist() == [[76, 150, 29, 255]]
+    assert grey(np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)).tolist() == [list(range(256))]
+
+
+def test_grey_of_every_colour_is_opencvs():
+    """Table by table, as OpenCV's fixed point: 15 bits, the weights of red and green rounded, blue the rest."""
+    weights = round(0.299 * 2**15), round(0.587 * 2**15)
+    red, green, blue = (w * np.arange(256) for w in (*weights, 2**15 - sum(weights)))
+    digest, square = hashlib.sha256(), np.zeros((256, 256, 3), np.uint8)
+    square[..., 1:] = np.moveaxis(np.indices((256, 256)), 0, 2)
+    for value in range(256):
+        square[..., 0] = value
+        found = grey(square)
+        np.testing.assert_array_equal(found, (red[value] + green[:, None] + blue + 2**14) // 2**15)
+        digest.update(found.tobytes())
+    # of cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY), in this order
+    assert digest.hexdigest() == "6d4f6d7f4301c52d2672db66451b4a06a5502bef956dd81b577660f956f410ae"
 
 
 def test_otsu_splits_in_the_middle_of_two_peaks():

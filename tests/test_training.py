@@ -3,6 +3,8 @@
 import itertools
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -11,7 +13,7 @@ from PIL import Image
 
 from inlier import InlierError, artifact, training
 from inlier.progress import progress
-from inlier.training import Check, Run, train
+from inlier.training import Check, Run, alone, train
 
 
 def fit(run, steps, explode_at=None):
@@ -149,22 +151,71 @@ def test_replacing_the_checkpoint_of_a_stopped_run_is_said(tmp_path, monkeypatch
     assert "left by a stopped run, replaced by this one" in caplog.text
 
 
-def test_closing_a_run_takes_its_checkpoints_and_nothing_else(tmp_path):
-    for name in ("checkpoint.safetensors", "fold0/checkpoint.safetensors", "mine.safetensors", "look-000100.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+def test_closing_a_run_takes_its_own_checkpoints_and_nothing_else(tmp_path):
+    for name in ("mine.safetensors", "look-000100.png", "fold7/checkpoint.safetensors", "empty/of mine/x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    Run(folder=tmp_path).close()
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["look-000100.png", "mine.safetensors"]
+    (tmp_path / "empty/of mine/x").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    run = Run(folder=tmp_path)
+    fit(run, 2)
+    fit(run.fold(0), 2)
+    assert (tmp_path / "checkpoint.safetensors").exists() and (tmp_path / "fold0/checkpoint.safetensors").exists()
+    run.close()
+    assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_fresh_start_clears_pictures_and_logs_of_the_run_before(tmp_path):
-    (tmp_path / "fold0/log").mkdir(parents=True)
-    for name in ("look-000100.png", "fold0/log/events.out.tfevents.1", "mine.png"):
+def test_a_checkpoint_that_another_run_put_there_stays(tmp_path):
+    first, second = Run(folder=tmp_path), Run(folder=tmp_path)
+    fit(first, 2)
+    fit(second, 2)
+    first.close()
+    assert (tmp_path / "checkpoint.safetensors").exists()
+    second.close()
+    assert not tmp_path.exists()
+
+
+def test_a_fresh_start_clears_pictures_and_logs_of_the_run_before_and_no_others(tmp_path):
+    old = Run(folder=tmp_path).fold(0)
+    old.show(Image.new("RGB", (4, 4)), "look", 100)
+    Image.new("RGB", (4, 4)).save(tmp_path / "camera-000100.png")  # of the user, in a folder that is not empty
+    for name in ("broken-000100.png", "events.out.tfevents.1", "fold0/events.out.tfevents.1.inlier"):
         (tmp_path / name).touch()
     Run(folder=tmp_path, resume=True).clear()
-    assert (tmp_path / "look-000100.png").exists()
+    assert (tmp_path / "fold0/look-000100.png").exists()
     Run(folder=tmp_path).clear()
-    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["mine.png"]
+    left = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert left == ["broken-000100.png", "camera-000100.png", "events.out.tfevents.1"]
+
+
+def test_a_run_folder_holds_one_fit_at_a_time(tmp_path):
+    folder = tmp_path / "new" / "run"
+    with alone(folder):
+        with pytest.raises(InlierError, match="run: belongs to a training that runs now"), alone(folder):
+            pass
+        with alone(tmp_path / "other"):
+            pass
+    assert not os.listdir(tmp_path), "what was made for the lock alone goes with it"
+    with alone(folder):
+        (folder / "kept").touch()
+    assert os.listdir(folder) == ["kept"]
+
+
+def test_what_a_killed_fit_leaves_locks_nothing_and_goes(tmp_path):
+    code = f"""
+import os, pathlib
+from inlier import artifact
+from inlier.training import alone
+artifact._new_file(pathlib.Path({str(tmp_path)!r}), 0o666)
+with alone(pathlib.Path({str(tmp_path)!r})):
+    artifact._new_file(pathlib.Path({str(tmp_path)!r}), 0o666)
+    os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert len(os.listdir(tmp_path)) == 2  # the lock, and half a file
+    with alone(tmp_path):
+        assert os.listdir(tmp_path) == [".lock"]
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("keep, looks", [("best", [4, 6]), ("last", [4])])

@@ -5,11 +5,15 @@ pickle is read or written, and loading runs no code from the file.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
+import logging
 import os
-import tempfile
-from collections.abc import Mapping
+import re
+import secrets
+import stat
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,37 +22,40 @@ from inlier.errors import ArtifactError
 if TYPE_CHECKING:
     from torch import Tensor
 
+log = logging.getLogger("inlier")
 FORMAT = 1
+TEMPORARY = ".inlier-"  # what unfinished files are called, and what a kill -9 leaves
+MOUNTS = Path("/proc/self/mountinfo")
+NO_FLUSHING = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)  # from file systems that cannot flush a folder, or anything
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, "Tensor"], header: Mapping[str, Any]) -> None:
-    """Write atomically: a temporary file beside `path`, flushed to disk, then renamed over it.
-
-    Whatever goes wrong, an older file at `path` stays whole. Raises ArtifactError if the disk refuses.
-    """
+    """Write a file whole or not at all, as `write_bytes` does."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    path = Path(path)
     data = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
     content = {"format": FORMAT, **header}
     text = json.dumps({**content, "sha256": _digest(content, data)}, ensure_ascii=False)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        _allocate(temporary, sum(tensor.nbytes for tensor in data.values()) + 2 * len(text) + 200 * len(data))
-        save_file(data, temporary, metadata={"inlier": text})
-        _flush(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp made it private
-        os.replace(temporary, path)
-        _flush(path.parent)
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed") from error
-    finally:
-        if temporary:
-            with contextlib.suppress(FileNotFoundError):  # renamed: all went well
-                os.unlink(temporary)
+    # names of other bytes than UTF-8 hold surrogates, which JSON can escape
+    metadata = {"inlier": text.encode(errors="backslashreplace").decode()}
+
+    def fill(file: Path) -> None:
+        try:
+            save_file(data, file, metadata=metadata)
+        except SafetensorError as error:  # a full disk, for one
+            raise OSError(str(error)) from error
+
+    _replace(Path(path), fill)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file whole or not at all: under another name beside it, flushed to disk, then renamed.
+
+    Whatever goes wrong, an older file stays whole. Its mode is kept, a link stays a link, `~` is the home folder.
+    Raises ArtifactError if the disk refuses.
+    """
+    _replace(Path(path), lambda file: file.write_bytes(content))
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -58,38 +65,75 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     try:
-        blocked = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
+        target = _target(path)
+        blocked = next((parent for parent in target.parents if parent.exists() and not parent.is_dir()), None)
         if blocked:
             raise ArtifactError(f"{path}: cannot be written, {blocked} is a file and not a folder")
-        if path.exists() and not path.is_file():
-            kind = "is a folder" if path.is_dir() else "is a device or a pipe, not a file"
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(target)  # a name that is too long, for one
+        if target.exists() and not target.is_file():
+            kind = "is a folder" if target.is_dir() else "is a device or a pipe, not a file"
             raise ArtifactError(f"{path}: {kind}; give the name of a file")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        if _is_mounted(target):
+            raise ArtifactError(
+                f"{path}: is mounted by itself, as containers do with single files, and cannot be replaced as a whole; "
+                "mount its folder instead"
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _new_file(target.parent, 0o666).unlink()
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file whole or not at all. Raises ArtifactError if the disk refuses."""
-    path = Path(path)
+def _replace(path: Path, fill: Callable[[Path], Any]) -> None:
+    target, temporary = _target(path), None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            temporary = Path(folder) / path.name
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        old = target.stat() if target.exists() else None
+        temporary = _new_file(target.parent, 0o666 if old is None else 0o600)
+        mode = temporary.stat().st_mode if old is None else old.st_mode
+        fill(temporary)  # may put another file there, of another mode
+        _flush(temporary)
+        if old is not None and hasattr(os, "chown"):
+            with contextlib.suppress(OSError):  # only root may give files away
+                os.chown(temporary, old.st_uid, old.st_gid)
+        os.chmod(temporary, stat.S_IMODE(mode))
+        os.replace(temporary, target)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be written ({error.strerror or error}); nothing was changed") from error
+    finally:
+        if temporary:
+            with contextlib.suppress(FileNotFoundError):  # renamed: all went well
+                os.unlink(temporary)
+    try:
+        _flush(target.parent)
+    except OSError as error:  # the new file is there all the same
+        log.warning("%s: is written, but may not outlast a power cut now (%s)", path, error.strerror or error)
+
+
+def _target(path: Path) -> Path:
+    """The file that is replaced: what a link points to."""
+    return Path(os.path.realpath(path.expanduser()))
+
+
+def _new_file(folder: Path, mode: int) -> Path:
+    """A new empty file, hidden, whose name is short whatever it is for. The system applies the process's umask."""
+    path = folder / f"{TEMPORARY}{secrets.token_hex(8)}.tmp"
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode))
+    return path
+
+
+def _is_mounted(path: Path) -> bool:
+    """Nothing can be renamed over a file that is mounted by itself."""
+    if not MOUNTS.is_file():
+        return os.path.ismount(path)
+    place = re.sub(rb"[ \t\n\\]", lambda found: b"\\%03o" % found[0][0], os.fsencode(path))
+    return any(line.split(b" ")[4] == place for line in MOUNTS.read_bytes().split(b"\n") if line)
 
 
 def read(path: str | os.PathLike[str], device: str = "cpu") -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     """(tensors, header) of an artifact. Raises ArtifactError for a file that is missing, foreign, damaged or newer."""
-    tensors, header = _read(Path(path), device)
-    if header.pop("sha256", None) != _digest(header, dict(sorted(tensors.items()))):
-        raise ArtifactError(f"{path}: is damaged; its content does not match its checksum")
-    return tensors, header
+    return _read(Path(path), device)
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -98,35 +142,57 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _read(path: Path, device: str, header_only: bool = False) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
+    path = path.expanduser()
     if not path.is_file():
         raise ArtifactError(f"{path}: {'is a folder, not a model file' if path.is_dir() else 'no such model file'}")
     try:
-        with path.open("rb") as file:
-            start = file.read(9)
-        # a safetensors file starts with eight bytes of length, which may be anything, and a brace
-        if start[8:] != b"{" and start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-            raise ArtifactError(f"{path}: is a pickle (PyTorch) file. inlier never opens those: they can run code")
-        with safe_open(path, framework="pt", device=device) as file:
-            text = (file.metadata() or {}).get("inlier")
-            if text is None:
-                raise ArtifactError(f"{path}: is a safetensors file, but not one that inlier wrote")
-            header = json.loads(text)
-            if header["format"] > FORMAT:
-                raise ArtifactError(
-                    f"{path}: has format {header['format']}, this inlier reads up to {FORMAT}; "
-                    f"it was written by inlier {header.get('library', '(unknown)')}: please upgrade"
-                )
-            # copies: a tensor of safetensors is a window into the file, and changes when the file does
-            tensors = {name: file.get_tensor(name).clone() for name in ([] if header_only else list(file.keys()))}
+        with path.open("rb") as source:
+            start = source.read(9)
+            # a safetensors file starts with eight bytes of length, which may be anything, and a brace
+            if start[8:] != b"{" and start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+                raise ArtifactError(f"{path}: is a pickle (PyTorch) file. inlier never opens those: they can run code")
+            with safe_open(_utf8(path, source.fileno()), framework="pt", device=device) as file:
+                header = _header(path, (file.metadata() or {}).get("inlier"))
+                if header_only:
+                    return {}, header
+                # copies: a tensor of safetensors is a window into the file, and changes when the file does
+                tensors = {name: file.get_tensor(name).clone() for name in sorted(file.keys())}
+        if header.pop("sha256", None) != _digest(header, tensors):
+            raise ArtifactError(f"{path}: is damaged; its content does not match its checksum")
+        return tensors, header
+    except ArtifactError:
+        raise
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except Exception as error:  # the readers of a damaged file raise all kinds
         raise ArtifactError(
             f"{path}: is not a whole inlier model; it is damaged, cut short or of another kind"
         ) from error
-    return tensors, header
+
+
+def _header(path: Path, text: str | None) -> dict[str, Any]:
+    if text is None:
+        raise ArtifactError(f"{path}: is a safetensors file, but not one that inlier wrote")
+    header: dict[str, Any] = {**json.loads(text)}
+    if type(header["format"]) is not int:
+        raise TypeError("a format is a whole number")
+    if header["format"] > FORMAT:
+        raise ArtifactError(
+            f"{path}: has format {header['format']}, this inlier reads up to {FORMAT}; "
+            f"it was written by inlier {header.get('library', '(unknown)')}: please upgrade"
+        )
+    return header
+
+
+def _utf8(path: Path, number: int) -> str:
+    """The path, or where it is no UTF-8, which safetensors cannot open, another one of the open file `number`."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return f"/dev/fd/{number}"
+    return os.fspath(path)
 
 
 def _digest(header: Mapping[str, Any], tensors: Mapping[str, "Tensor"]) -> str:
@@ -140,24 +206,14 @@ def _digest(header: Mapping[str, Any], tensors: Mapping[str, "Tensor"]) -> str:
     return digest.hexdigest()
 
 
-def _allocate(path: str, size: int) -> None:
-    """Claim the space first: safetensors writes through a memory map, where a full disk would be a crash (SIGBUS)."""
-    if hasattr(os, "posix_fallocate"):
-        with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, max(size, 1))
-
-
-def _flush(path: str | os.PathLike[str]) -> None:
-    if os.name == "nt" and Path(path).is_dir():
+def _flush(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
         return  # Windows opens no folders; the rename is durable there once the file is
     handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_FLUSHING:
+            raise
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -5,6 +5,7 @@ subclass that gives `presets`, `build` and `learn`, and declares what its networ
 are here, once; judging is the inspector's.
 """
 
+import hashlib
 import importlib.util
 import inspect
 import json
@@ -13,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -23,9 +24,12 @@ from torch import Tensor
 from inlier import artifact, calibration
 from inlier.calibration import Calibration
 from inlier.data.batches import read_batches
-from inlier.data.check import check
+from inlier.data.check import Report, check, grouped
 from inlier.data.datasets import open_dataset
+from inlier.data.datasets.sample import Sample
 from inlier.data.geometry import Geometry
+from inlier.data.images import ImageSource
+from inlier.data.region import Region, open_regions
 from inlier.errors import ArtifactError, InlierError
 from inlier.features import Backbone
 from inlier.features.weights import Weights
@@ -34,49 +38,94 @@ from inlier.machine import find_device, free_memory, own_torch_state
 from inlier.progress import progress
 from inlier.runtime.torch import Network, TorchRuntime
 from inlier.settings import Settings
-from inlier.training import Run
+from inlier.training import Run, alone
 from inlier.version import __version__
 
 log = logging.getLogger("inlier")
 GIB = 2**30
+TOP = {torch.uint8: 255, torch.uint16: 65535}  # white, in the pictures that are kept for training
 S = TypeVar("S", bound=Settings)
 N = TypeVar("N", bound=Network)
 
 
-class Images:
-    """Good images as the network sees them: a re-iterable source of batches. `categories`: each one's, in order."""
+class Good(NamedTuple):
+    """One good picture to learn from."""
 
-    def __init__(self, sources: Sequence[Any], geometry: Geometry, workers: int, categories: Sequence[str]):
-        self.sources, self.geometry, self.workers = list(sources), geometry, workers
-        self.categories = list(categories)
+    source: ImageSource
+    category: str
+    group: int  # pictures of one part or lot, and copies of one picture, have the same
+    geometry: Geometry
+    views: int  # inputs of the network that it gives: tiles, or 1
+
+
+class Images:
+    """Good pictures as the network sees them: a re-iterable source of batches of views; `len` counts views.
+
+    For each view, in order: `categories`, and `owners`, the number of its picture.
+    """
+
+    def __init__(self, pictures: Sequence[Good], workers: int):
+        self.pictures, self.workers = list(pictures), workers
+        self.owners = [i for i, picture in enumerate(self.pictures) for _ in range(picture.views)]
+        self.categories = [self.pictures[i].category for i in self.owners]
 
     def __len__(self) -> int:
-        return len(self.sources)
+        return len(self.owners)
 
     def subset(self, indices: Sequence[int]) -> "Images":
-        sources, categories = [self.sources[i] for i in indices], [self.categories[i] for i in indices]
-        return Images(sources, self.geometry, self.workers, categories)
+        """Some of the pictures, with all their views."""
+        return Images([self.pictures[i] for i in indices], self.workers)
 
     def batches(self, batch_size: int, device: torch.device) -> Iterator[Tensor]:
         """RGB batches (B, 3, size, size) in [0, 1], in order."""
-        for batch in read_batches(self.sources, self.geometry, batch_size, self.workers):
-            yield torch.from_numpy(batch.images).to(device)
+        return (images for images, _ in self.batches_and_regions(batch_size, device))
 
-    def cache(self, run: Run) -> Tensor:
-        """(N, size, size, 3) uint8: all of them, read once; `to_input` makes batches of it."""
-        size = self.geometry.size
-        pictures, done = run.cache((len(self), size, size, 3), torch.uint8, "pictures"), 0
+    def batches_and_regions(self, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The same, with what shows the region of interest, bool (B, size, size); None: everything."""
+        for batch in read_batches(*self.sources_and_geometries(), batch_size, self.workers):
+            inspected = None if batch.inspected is None else torch.from_numpy(batch.inspected).to(device)
+            yield torch.from_numpy(batch.images).to(device), inspected
+
+    def sources_and_geometries(self) -> tuple[list[ImageSource], list[Geometry]]:
+        return [picture.source for picture in self.pictures], [picture.geometry for picture in self.pictures]
+
+    def cache(self, run: Run) -> tuple[Tensor, Tensor | None]:
+        """(N, size, size, 3) uint8, or uint16 where any has more than 8 bit: all views, read once.
+
+        `to_input` makes batches of it, with the same bits for a picture of 8 bit either way. Then (N, size, size) bool,
+        what shows the region of interest; None: everything.
+        """
+        size = self.pictures[0].geometry.size
+        shape = (len(self), size, size, 3)
+        pictures, done = run.cache(shape, torch.uint8, "pictures"), 0
+        limited = any(picture.geometry.region for picture in self.pictures)
+        regions = run.cache(shape[:3], torch.bool, "regions of interest") if limited else None
         with progress("reading images", len(self)) as show:
-            for batch in self.batches(8, torch.device("cpu")):
-                pictures[done : done + len(batch)] = (255 * batch).round().byte().permute(0, 2, 3, 1)
+            for batch, inspected in self.batches_and_regions(8, torch.device("cpu")):
+                if pictures.dtype == torch.uint8 and not torch.equal(batch, (255 * batch).round() / 255):
+                    deep = run.cache(shape, torch.uint16, "pictures of 16 bit")
+                    for i in range(done):  # one by one: there may be more than fit into memory
+                        deep[i] = (TOP[torch.uint16] // TOP[torch.uint8] * pictures[i].int()).to(torch.uint16)
+                    pictures = deep
+                part = slice(done, done + len(batch))
+                levels = (TOP[pictures.dtype] * batch).round().to(pictures.dtype)
+                pictures[part] = levels.permute(0, 2, 3, 1)
+                if regions is not None:
+                    regions[part] = True if inspected is None else inspected
                 done += len(batch)
                 show(done)
-        return pictures
+        return pictures, regions
 
 
 def to_input(pictures: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) in [0, 1]"""
-    return pictures.permute(0, 3, 1, 2).float() / 255
+    """(B, H, W, 3) uint8 or uint16 -> (B, 3, H, W) in [0, 1]"""
+    return pictures.permute(0, 3, 1, 2).float() / TOP[pictures.dtype]
+
+
+def to_8_bit(pictures: Tensor) -> Tensor:
+    """(..., H, W, 3) uint8 or uint16 -> uint8"""
+    scale = TOP[pictures.dtype] // 255
+    return pictures if scale == 1 else (pictures.float() / scale).round().byte()
 
 
 class Detector(Inspector, Generic[S, N]):
@@ -178,19 +227,20 @@ class Detector(Inspector, Generic[S, N]):
     def held_out_scores(
         self, network: N, images: Images, run: Run, backbone_weights: dict[str, Tensor]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """(scores, highest map values), each (N,): every image scored by a model fitted without it (5 folds).
+        """(scores, highest map values) of each picture, scored by a model fitted without its group (5 folds).
 
         network: fitted on all of them. backbone_weights: what a fit starts from.
         """
-        scores, peaks = np.empty(len(images), np.float32), np.empty(len(images), np.float32)
-        folds = calibration.folds(len(images), self.seed)
+        n = len(images.pictures)
+        scores, peaks = np.empty(n, np.float32), np.empty(n, np.float32)
+        folds = calibration.folds(*groups_and_categories(images), self.seed)
         for k, (fitting, held_out) in enumerate(folds):
             log.info("fold %d of %d: fitting on %d images", k + 1, len(folds), len(fitting))
             fold = self._network(run.device, backbone_weights)
             self.learn(fold, images.subset(fitting), run.fold(k))
-            part = images.subset(held_out)
-            judge = Inspector(self._runtime(fold, run.device), images.geometry)
-            scores[held_out], peaks[held_out] = judge.held_out(part.sources, part.workers)
+            judge = Inspector(self._runtime(fold, run.device), self.geometry_)
+            part = images.subset(held_out).sources_and_geometries()
+            scores[held_out], peaks[held_out] = judge.held_out(*part, images.workers)
         return scores, peaks
 
     # -- fit ----------------------------------------------------------------------------------------------------------
@@ -201,6 +251,8 @@ class Detector(Inspector, Generic[S, N]):
         *,
         categories: Sequence[str] = (),
         calibration: str | None = None,
+        roi: Any = None,
+        group: str | None = None,
         run_folder: str | os.PathLike[str] | None = None,
         resume: bool = False,
         workers: int = 2,
@@ -209,11 +261,15 @@ class Detector(Inspector, Generic[S, N]):
         """Learn what good parts look like.
 
         data: a folder, a list or generator of paths, arrays or PIL images, a dataset's name, or a Dataset; only its
-        good training images are used. calibration: "split", "folds" or "none" (default: the method's own). With
-        `run_folder`, a killed fit can be resumed. log_with: "tensorboard" writes event files to the run folder. Raises
-        InlierError for data that cannot be used, before anything is learned.
+        good training images are used. calibration: "split", "folds" or "none" (default: the method's own).
+        roi: the region of interest, nothing outside of which counts: a mask (height, width), a picture of one (not
+        black = inspected) or a .json file of polygons, or a dictionary of these by category. group: a regular
+        expression that finds in a picture's path what part, lot or board it shows; such pictures are held out together
+        and count as one. With `run_folder`, a killed fit can be resumed. log_with: "tensorboard" writes event files to
+        the run folder. Raises InlierError for data that cannot be used, before anything is learned.
         """
-        with own_torch_state():
+        folder = Path(run_folder).expanduser() if run_folder else None
+        with own_torch_state(), alone(folder):
             kind = calibration or self.default_calibration
             self.settings_ = settings = self.complete()
             dataset = open_dataset(data, categories)
@@ -222,13 +278,15 @@ class Detector(Inspector, Generic[S, N]):
                 log.info("note: %s", note)
             device = find_device(self.device)
             self._check_can_fit(kind, len(dataset.train), device)
+            regions = open_regions(roi)
+            if unknown := sorted(set(regions) - {"", *dataset.categories}):
+                raise InlierError(
+                    f"roi: the data has no category {', '.join(unknown)}, only: {', '.join(dataset.categories)}"
+                )
             self._check_log(log_with, run_folder)
             plain = json.loads(json.dumps(asdict(settings)))  # as a checkpoint gives it back: tuples become lists
             identity = {"method": self.name, "settings": plain, "seed": self.seed, "calibration": kind}
-            folder = Path(run_folder) if run_folder else None
             run = Run(self.seed, device, folder, resume, identity, workers, log_with)
-            if folder and folder.exists() and not folder.is_dir():
-                raise InlierError(f"{folder}: is a file; the run is kept in a folder of that name: move or rename one")
             run.check_resumable()
             # a wrong tap or a missing weight file is known before thousands of pictures are read
             backbone_weights = self._load_backbone()
@@ -236,17 +294,39 @@ class Detector(Inspector, Generic[S, N]):
                 report = check(dataset, workers, lambda done, _total: show(done), training=True)
             for warning in report.warnings:
                 log.warning("%s", warning)
-            run.identity["data"] = report.fingerprint
-            run.clear()
             good = dataset.train
-            categories_of = [sample.category for sample in good]
-            self.geometry_ = geometry_of(settings)
-            images = Images([sample.source for sample in good], self.geometry_, workers, categories_of)
-            self._fit_and_calibrate(images, kind, run, backbone_weights)
-            self.categories_ = tuple(sorted(set(categories_of)))
+            self.geometry_, self.regions_ = geometry_of(settings), regions
+            self.categories_ = tuple(sorted({sample.category for sample in good}))
+            pictures = self._good_pictures(good, report, group)
+            self._check_groups(kind, pictures)
+            run.identity["data"] = report.fingerprint
+            run.identity["order, groups and regions"] = _fingerprint(pictures, report.order)
+            run.clear()
+            self._fit_and_calibrate(Images(pictures, workers), kind, run, backbone_weights)
             self.fingerprint_ = report.fingerprint
             self._run = run  # its folder goes when the model is safe on disk
         return self
+
+    def _good_pictures(self, samples: Sequence[Sample], report: Report, group: str | None) -> list[Good]:
+        groups, pictures = grouped(samples, report.groups, group), []
+        for sample, number, size in zip(samples, groups, report.sizes, strict=True):
+            geometry = self.geometry_for(sample.category)
+            try:
+                views = len(geometry.boxes(*size))
+            except InlierError as error:
+                raise InlierError(f"{sample.name}: {error}") from None
+            pictures.append(Good(sample.source, sample.category, number, geometry, views))
+        return pictures
+
+    def _check_groups(self, kind: str, pictures: Sequence[Good]) -> None:
+        """Every category needs some groups to hold out, or it has no verdicts."""
+        for category in self.categories_ if kind != "none" else ():
+            n = len({picture.group for picture in pictures if picture.category == category})
+            if n < 2:
+                raise InlierError(
+                    f"{category}: all pictures are copies of one or belong to one group; calibration '{kind}' holds "
+                    "out whole groups and needs at least 2 of each category, better 100 or more"
+                )
 
     def _check_can_fit(self, kind: str, n: int, device: torch.device) -> None:
         if kind not in calibration.KINDS:
@@ -280,16 +360,22 @@ class Detector(Inspector, Generic[S, N]):
 
     def _fit_and_calibrate(self, images: Images, kind: str, run: Run, backbone_weights: dict[str, Tensor]) -> None:
         network = self._network(run.device, backbone_weights)
-        fitting, held_out = list(range(len(images))), list[int]()
+        groups, categories = groups_and_categories(images)
+        fitting, held_out = list(range(len(groups))), list[int]()
         if kind == "split":
-            fitting, held_out = calibration.split(len(images), self.seed)
-        log.info("fitting %s (%s) on %d good images, %s", self.name, self.preset, len(fitting), run.device)
-        self.learn(network, images.subset(fitting), run)
+            fitting, held_out = calibration.split(groups, categories, self.seed)
+        part = images.subset(fitting)
+        tiles = f" ({len(part)} tiles)" if self.geometry_.tile else ""
+        log.info("fitting %s (%s) on %d good images%s, %s", self.name, self.preset, len(fitting), tiles, run.device)
+        self.learn(network, part, run)
         self.runtime_, self.calibration_ = self._runtime(network, run.device), Calibration(kind)
         if kind == "split":
-            self.calibration_ = Calibration(kind, *self.held_out(images.subset(held_out).sources, images.workers))
+            scores = self.held_out(*images.subset(held_out).sources_and_geometries(), images.workers)
+            of = np.array(categories)[held_out], np.array(groups)[held_out]
+            self.calibration_ = Calibration(kind, *scores, *of)
         elif kind == "folds":
-            self.calibration_ = Calibration(kind, *self.held_out_scores(network, images, run, backbone_weights))
+            scores = self.held_out_scores(network, images, run, backbone_weights)
+            self.calibration_ = Calibration(kind, *scores, np.array(categories), np.array(groups))
         log.info("calibration: %s", self.calibration_)
 
     def _load_backbone(self) -> dict[str, Tensor]:
@@ -330,10 +416,16 @@ class Detector(Inspector, Generic[S, N]):
         """Write the fitted detector, backbone included, as one `.inlier` file. Atomic: never half a model."""
         self.check_fitted()
         tensors = {f"network.{key}": value for key, value in self.pack(self.network_.state_dict()).items()}
+        names = np.unique(self.calibration_.categories).tolist()
+        numbers = np.searchsorted(names, self.calibration_.categories)
         tensors |= {
             "calibration.scores": torch.from_numpy(self.calibration_.scores),
             "calibration.peaks": torch.from_numpy(self.calibration_.peaks),
+            "calibration.groups": torch.from_numpy(self.calibration_.groups.astype(np.int64)),
+            "calibration.categories": torch.from_numpy(numbers.astype(np.int64)),  # places in the header's list
         }
+        for name, region in self.regions_.items():  # eight pixels a byte
+            tensors[f"region.{name}"] = torch.from_numpy(np.packbits(region.mask))
         artifact.write(path, tensors, self.header())
         if "_run" in vars(self):
             self._run.close()
@@ -344,7 +436,7 @@ class Detector(Inspector, Generic[S, N]):
             "library": __version__,
             "method": self.name,
             "preset": self.preset,
-            "settings": asdict(self.settings_),
+            "settings": self.settings_.public(),
             "seed": self.seed,
             **super().header(),
             "data": self.fingerprint_,
@@ -362,7 +454,9 @@ class Detector(Inspector, Generic[S, N]):
     @classmethod
     def from_artifact(cls, path: Path, tensors: dict[str, Tensor], header: dict[str, Any], device: str) -> Self:
         """A fitted detector from what `save` wrote. Raises ArtifactError if the content does not fit the method."""
+        place = find_device(device)
         try:
+            _check_content(tensors, header)
             stored = dict(header["settings"])
             kind = type(next(iter(cls.presets.values())))
             # settings that this version no longer has decided nothing about a finished network
@@ -383,19 +477,70 @@ class Detector(Inspector, Generic[S, N]):
                 prefix = "network."
                 state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
                 network.load_state_dict(detector.unpack(state))
-                detector.runtime_ = detector._runtime(network, find_device(device))
+                detector.runtime_ = detector._runtime(network, place)
             detector.geometry_ = geometry_of(settings)
-            scores, peaks = (tensors[f"calibration.{name}"].numpy() for name in ("scores", "peaks"))
-            detector.calibration_ = Calibration(header["calibration"]["kind"], scores, peaks)
+            detector.regions_ = {
+                name: Region(np.unpackbits(tensors[f"region.{name}"].numpy(), count=h * w).astype(bool).reshape(h, w))
+                for name, (h, w) in header.get("regions", {}).items()
+            }
+            detector.calibration_ = _stored_calibration(tensors, header["calibration"])
             detector.categories_, detector.fingerprint_ = tuple(header["categories"]), header["data"]
             detector.weights_ = header["weights"]
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ArtifactError(f"{path}: does not fit method '{cls.name}' of inlier {__version__}: {error}") from error
         except InlierError as error:
-            raise InlierError(f"{path}: {error}") from error
+            raise ArtifactError(f"{path}: {error}") from error
+        except Exception as error:  # building from settings that make no sense together raises all kinds
+            reason = f"{error or type(error).__name__}"
+            raise ArtifactError(
+                f"{path}: does not fit method '{cls.name}' of inlier {__version__}: {reason}"
+            ) from error
         return detector
+
+
+def _stored_calibration(tensors: dict[str, Tensor], header: dict[str, Any]) -> Calibration:
+    """Models of before know no categories and groups: one pool, each picture alone."""
+    stored = {name: tensors[key].numpy() for name in ("scores", "peaks", "categories", "groups")
+              if (key := f"calibration.{name}") in tensors}  # fmt: skip
+    if "categories" in stored:
+        stored["categories"] = np.array(header["categories"], str)[stored["categories"]]
+    return Calibration(header["kind"], **stored)
+
+
+def groups_and_categories(images: Images) -> tuple[list[int], list[str]]:
+    """Of each picture."""
+    return [picture.group for picture in images.pictures], [picture.category for picture in images.pictures]
+
+
+def _fingerprint(pictures: Sequence[Good], order: str) -> str:
+    """Changes with whatever decides which pictures are held out, and what is seen of them."""
+    digest = hashlib.sha256(order.encode())
+    for picture in pictures:
+        region = picture.geometry.region
+        digest.update(f"{picture.category} {picture.group} {picture.views} ".encode(errors="backslashreplace"))
+        digest.update(b"" if region is None else np.packbits(region.mask).tobytes())
+    return digest.hexdigest()
+
+
+def _check_content(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Raise KeyError or TypeError for what `save` never writes, whatever a checksum says of it."""
+    kinds = {"preset": str, "seed": int, "settings": dict, "categories": list, "calibration": dict, "data": str}
+    for key, kind in (kinds | {"weights": dict}).items():
+        if not isinstance(header[key], kind):
+            raise TypeError(f"'{key}' cannot be {header[key]!r}")
+    if not all(isinstance(category, str) for category in header["categories"]):
+        raise TypeError(f"'categories' cannot be {header['categories']!r}")
+    if header["calibration"]["kind"] not in calibration.KINDS:
+        raise TypeError(f"the calibration cannot be {header['calibration']['kind']!r}")
+    scores, peaks = tensors["calibration.scores"], tensors["calibration.peaks"]
+    if (
+        scores.dim() != 1
+        or scores.shape != peaks.shape
+        or not (scores.is_floating_point() and peaks.dtype == scores.dtype)
+    ):
+        raise TypeError("its calibration is no list of scores, and of as many peaks of maps")
+    if not (scores.isfinite().all() and peaks.isfinite().all()):
+        raise TypeError("its calibration scores are not all numbers")
 
 
 def geometry_of(s: Settings) -> Geometry:
     """How pictures become the network's input."""
-    return Geometry(s.size, s.shorter_side, s.filter)  # type: ignore[arg-type]
+    return Geometry(s.size, s.shorter_side, s.filter, s.tile, s.overlap)  # type: ignore[arg-type]

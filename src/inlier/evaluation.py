@@ -18,6 +18,7 @@ from inlier.calibration import Rule
 from inlier.data.check import check
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset, Sample
+from inlier.data.geometry import Geometry
 from inlier.errors import InlierError
 from inlier.inspection.inspector import Inspector
 from inlier.metrics import PixelHistogram, PixelMetrics, bootstrap_interval, image_metrics, pixel_metrics
@@ -34,16 +35,18 @@ def evaluate(
     *,
     categories: Sequence[str] = (),
     alpha: float | None = None,
+    confidence: float | None = None,
     batch_size: int = 8,
     workers: int = 2,
 ) -> Results:
     """Score the test images of `data` and compare with the truth.
 
     categories: default, those that the model was fitted on. alpha: accepted false-alarm rate of the verdicts
-    (default: 0.01, or the lowest that the calibration can promise). Raises InlierError for unusable data.
+    (default: 0.01, or the lowest that the calibration can promise); on average, or with `confidence`.
+    Raises InlierError for unusable data.
     """
     inspector.check_fitted()
-    rule = inspector.calibration_.rule(alpha)
+    inspector.calibration_.rule(alpha, confidence)  # what cannot be promised is said at once
     dataset = _select(open_dataset(data), categories or inspector.categories_, bool(categories))
     if not dataset.test:
         raise InlierError(
@@ -59,11 +62,13 @@ def evaluate(
     for category in dataset.categories:
         samples = [sample for sample in dataset.test if sample.category == category]
         if samples:
-            truth = _Pixels(samples, inspector)
+            known = category if category in inspector.categories_ else None
+            truth = _Pixels(samples, inspector.geometry_for(known))
+            asked: dict[str, Any] = {"alpha": alpha, "confidence": confidence, "category": known}
             start = time.perf_counter()
-            cases = _score(inspector, category, samples, truth, alpha, batch_size, workers)
+            cases = _score(inspector, category, samples, truth, asked, batch_size, workers)
             total += time.perf_counter() - start
-            results[category] = _summary(category, cases, truth, rule)
+            results[category] = _summary(category, cases, truth, inspector.calibration_.rule(**asked))
     return Results(inspector.header(), results, {"total": total, "per_image": total / len(dataset.test)})
 
 
@@ -72,7 +77,7 @@ def _score(
     category: str,
     samples: Sequence[Sample],
     truth: "_Pixels",
-    alpha: float | None,
+    asked: dict[str, Any],
     batch_size: int,
     workers: int,
 ) -> list[Case]:
@@ -80,15 +85,15 @@ def _score(
     # without masks nobody needs the maps; the report makes those it shows
     found = inspector.predict(
         [sample.source for sample in samples],
-        alpha=alpha,
+        **asked,
         batch_size=batch_size,
         workers=workers,
         maps=truth.has_masks,
     )
     with progress(f"evaluating {category}", len(samples)) as show:
         for sample, prediction in zip(samples, found):
-            if prediction.network_map is not None:
-                truth.add(prediction.network_map, sample, prediction.size)
+            if prediction.network_maps is not None:
+                truth.add(prediction.network_maps, sample, prediction.size)
             cases.append(Case(sample, replace(prediction.without_maps(), path=sample.name)))
             show(len(cases))
     return cases
@@ -113,11 +118,9 @@ def _summary(category: str, cases: Sequence[Case], truth: "_Pixels", rule: Rule 
         intervals={} if metrics.reason else bootstrap_interval(scores, defect),
         pixel=pixel,
         pixel_note=note,
-        alpha=rule.alpha if rule else None,
+        rule=rule,
         false_alarm_rate=_rate(flagged, ~defect),
         detection_rate=_rate(flagged, defect),
-        threshold=rule.threshold if rule else None,
-        pixel_threshold=rule.pixel_threshold if rule else None,
         defects=defects,
         not_inspected=truth.not_inspected,
         cases=tuple(cases),
@@ -127,23 +130,25 @@ def _summary(category: str, cases: Sequence[Case], truth: "_Pixels", rule: Rule 
 class _Pixels:
     """Maps beside masks, and their metrics: exact where all fit into memory, else through a histogram."""
 
-    def __init__(self, samples: Sequence[Sample], inspector: Inspector):
-        self.geometry = inspector.geometry_
+    def __init__(self, samples: Sequence[Sample], geometry: Geometry):
+        self.geometry = geometry
         self.has_masks = any(sample.is_defect and sample.masks for sample in samples)
         self.maps: list[NDArray[np.float32]] = []
         self.masks: list[NDArray[np.bool_]] = []
         self.histogram = PixelHistogram() if len(samples) * self.geometry.size**2 > EXACT_PIXELS else None
-        self.defect_pixels = self.outside = 0  # at the original size; outside the crop
+        self.defect_pixels = self.outside = 0  # at the original size; outside crop and region
+        self.rescued = 0  # defects smaller than a pixel of the map
 
-    def add(self, map_: NDArray[np.float32], sample: Sample, size: tuple[int, int]) -> None:
+    def add(self, maps: NDArray[np.float32], sample: Sample, size: tuple[int, int]) -> None:
+        map_ = self.geometry.grid(maps, *size)
         mask = np.zeros(map_.shape, bool)
         if sample.is_defect:
             truth = sample.read_mask()
             original = np.zeros(size, bool) if truth is None else truth
             mask = self.geometry.mask(original)
-            top, left, bottom, right = (round(edge) for edge in self.geometry.crop_box(*size))
+            self.rescued += self.geometry.rescued(original)
             self.defect_pixels += original.sum()
-            self.outside += original.sum() - original[top:bottom, left:right].sum()
+            self.outside += original.sum() - original[self.geometry.seen(*size)].sum()
         if self.histogram:
             self.histogram.update(map_, mask)
         else:
@@ -152,17 +157,20 @@ class _Pixels:
 
     @property
     def not_inspected(self) -> float:
-        """Share of the defect pixels that the crop leaves out."""
+        """Share of the defect pixels that the crop or the region of interest leaves out."""
         return float(self.outside / self.defect_pixels) if self.defect_pixels else 0.0
 
     def metrics(self) -> tuple[PixelMetrics | None, str]:
         if not self.has_masks:
             return None, "no masks: pixel metrics are not available"
+        rescued = f"{self.rescued} defects fall between the map's pixels, and count by those they lie in"
+        rescued = rescued if self.rescued else ""
         if not self.histogram:
             metrics = pixel_metrics(np.stack(self.maps), np.stack(self.masks))
-            return metrics, metrics.reason
+            return metrics, "; ".join(filter(None, [metrics.reason, rescued]))
         bounds = ", ".join(f"{name} {bound:.1g}" for name, bound in self.histogram.error_bounds.items())
-        return self.histogram.compute(), f"computed from a histogram; error at most: {bounds}"
+        note = f"computed from a histogram; error at most: {bounds}"
+        return self.histogram.compute(), "; ".join(filter(None, [note, rescued]))
 
 
 def _select(dataset: Dataset, wanted: Sequence[str], asked: bool) -> Dataset:

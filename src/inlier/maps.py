@@ -25,3 +25,15 @@ def smooth_upsample_matrix(size_in: int, size_out: int, sigma: float, align_corn
     upsampled = F.interpolate(identity, size=size_out, mode="linear", align_corners=align_corners)[0].T.numpy()
     smooth = gaussian_filter1d(upsampled, sigma, axis=0, mode="reflect", truncate=4.0) if sigma > 0 else upsampled
     return torch.from_numpy(np.ascontiguousarray(smooth, dtype=np.float32))
+
+
+def within(maps: Tensor, inspected: Tensor | None, outside: float = -torch.inf) -> Tensor:
+    """Maps (B, h, w) with another value where nothing is inspected.
+
+    inspected: bool (B, H, W), of the input; a place of a coarser map counts where any of its pixels does.
+    """
+    if inspected is None:
+        return maps
+    if inspected.shape != maps.shape:
+        inspected = F.adaptive_max_pool2d(inspected[:, None].float(), maps.shape[1:])[:, 0] > 0
+    return maps.masked_fill(~inspected, outside)

@@ -139,6 +139,22 @@ def bootstrap_interval(
     return dict(zip(("auroc", "ap", "f1_max"), zip(low, high, strict=True), strict=True))
 
 
+def exact_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """(low, high) of a rate of which k of n were seen (Clopper and Pearson, "The use of confidence or fiducial limits
+    illustrated in the case of the binomial", 1934). None of 50 means at most 7.1 % two-sided.
+
+    >>> [round(edge, 4) for edge in exact_interval(0, 50)], [round(edge, 4) for edge in exact_interval(5, 10)]
+    ([0.0, 0.0711], [0.1871, 0.8129])
+    """
+    from scipy.special import betaincinv
+
+    if not 0 <= k <= n or n == 0:
+        raise ValueError(f"{k} of {n}: must be from 0 to n, n at least 1")
+    tail = (1 - confidence) / 2
+    low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, tail))
+    return low, 1.0 if k == n else float(betaincinv(k + 1, n - k, 1 - tail))
+
+
 class PixelHistogram:
     """`pixel_metrics` image by image, in memory that does not grow: 24 * 2**bits bytes (25 MB for 20 bits).
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from inlier.names import shown
+
 log = logging.getLogger("inlier")
 LINE_EVERY = 30.0  # seconds between two lines in a log
 
@@ -34,15 +36,15 @@ def progress(label: str, total: int) -> Iterator[Advance]:
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # a name is no markup
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=console) as bar:
-            task = bar.add_task(label, total=total, note="")
+            task = bar.add_task(shown(label), total=total, note="")
             yield lambda done, note="": bar.update(task, completed=done, note=note)
         return
 

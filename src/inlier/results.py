@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from inlier.calibration import Rule
 from inlier.data.datasets.sample import Sample
 from inlier.inspection.result import Prediction
-from inlier.metrics import ImageMetrics, PixelMetrics
+from inlier.metrics import ImageMetrics, PixelMetrics, exact_interval
 
 IMAGE, PIXEL = ("auroc", "ap", "f1_max"), ("auroc", "ap", "f1_max", "aupro")
 
@@ -31,6 +32,11 @@ class DefectResult:
     image_auroc: float | None
     detection_rate: float | None
 
+    @property
+    def detection_interval(self) -> tuple[float, float] | None:
+        """95 %, exact."""
+        return _interval(self.detection_rate, self.n)
+
 
 @dataclass(frozen=True)
 class CategoryResult:
@@ -41,20 +47,33 @@ class CategoryResult:
     intervals: dict[str, tuple[float, float]]  # 95 % bootstrap intervals of the image metrics
     pixel: PixelMetrics | None
     pixel_note: str  # why there are no pixel metrics, or how far they may be off
-    alpha: float | None
+    rule: Rule | None  # of the verdicts
     false_alarm_rate: float | None
     detection_rate: float | None
-    threshold: float | None  # defect when the score is above it
-    pixel_threshold: float | None  # predicted region: map above it
     defects: dict[str, DefectResult]
-    not_inspected: float  # share of defect pixels that the crop leaves out
+    not_inspected: float  # share of defect pixels that the crop or the region of interest leaves out
     cases: tuple[Case, ...]
 
+    @property
+    def false_alarm_interval(self) -> tuple[float, float] | None:
+        """95 %, exact."""
+        return _interval(self.false_alarm_rate, self.n_good)
+
+    @property
+    def detection_interval(self) -> tuple[float, float] | None:
+        """95 %, exact."""
+        return _interval(self.detection_rate, self.n_defect)
+
     def to_json(self) -> dict[str, Any]:
-        at_alpha = {
-            "alpha": self.alpha,
+        at_alpha = self.rule and {
+            "alpha": self.rule.alpha,
+            "confidence": self.rule.confidence,
+            "average": self.rule.average,
+            "confident": self.rule.confident,
             "false_alarm_rate": self.false_alarm_rate,
+            "false_alarm_interval_95": self.false_alarm_interval,
             "detection_rate": self.detection_rate,
+            "detection_interval_95": self.detection_interval,
         }
         image = {key: getattr(self.image, key) for key in (*IMAGE, "f1_threshold")}
         return {
@@ -66,9 +85,14 @@ class CategoryResult:
             "pixel": self.pixel and {key: getattr(self.pixel, key) for key in (*PIXEL, "f1_threshold")},
             "pixel_note": self.pixel_note,
             "not_inspected": self.not_inspected,
-            "at_alpha": at_alpha if self.alpha is not None else None,
+            "at_alpha": at_alpha,
             "defects": {
-                name: {"n": d.n, "image_auroc": d.image_auroc, "detection_rate": d.detection_rate}
+                name: {
+                    "n": d.n,
+                    "image_auroc": d.image_auroc,
+                    "detection_rate": d.detection_rate,
+                    "detection_interval_95": d.detection_interval,
+                }
                 for name, d in self.defects.items()
             },
         }
@@ -98,6 +122,10 @@ class Results:
             "mean": self.mean,
             "seconds": self.seconds,
         }
+
+
+def _interval(rate: float | None, n: int) -> tuple[float, float] | None:
+    return None if rate is None else exact_interval(round(rate * n), n)
 
 
 def _mean(values: Any) -> float | None:

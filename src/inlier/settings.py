@@ -18,10 +18,20 @@ from inlier.errors import InlierError
 
 
 def setting(
-    default: Any, meaning: str, *, low: float | None = None, high: float | None = None, choices: Sequence[str] = ()
+    default: Any,
+    meaning: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[str] = (),
+    place: bool = False,
 ) -> Any:
-    """A dataclass field with its meaning (shown by `inlier methods NAME`) and its valid range, ends included."""
-    return field(default=default, metadata={"meaning": meaning, "low": low, "high": high, "choices": tuple(choices)})
+    """A dataclass field with its meaning (shown by `inlier methods NAME`) and its valid range, ends included.
+
+    place: names a file or folder, of which model files tell the last part only.
+    """
+    known = {"meaning": meaning, "low": low, "high": high, "choices": tuple(choices), "place": place}
+    return field(default=default, metadata=known)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +44,13 @@ class Settings:
     shorter_side: int | None = setting(
         None, "resize the shorter side to this, then crop the centre; none: stretch the whole image", low=32, high=8192
     )
+    tile: int | None = setting(
+        None,
+        "cut pictures into tiles of so many of their own pixels, each an input; none: the whole",
+        low=16,
+        high=65536,
+    )
+    overlap: float = setting(0.25, "share of a tile that overlaps the next, at least", low=0.0, high=0.9)
     filter: str = setting("bilinear", "resampling of the picture", choices=("bilinear", "bicubic", "lanczos"))
 
     def __post_init__(self) -> None:
@@ -42,23 +59,25 @@ class Settings:
             value, hint = _plain(getattr(self, f.name), hints[f.name]), hints[f.name]
             object.__setattr__(self, f.name, value)
             if not _fits(value, hint):
-                raise InlierError(f"setting '{f.name}': {value!r} is not {_describe(hint)} ({f.metadata['meaning']})")
+                raise InlierError(
+                    f"setting '{f.name}': {_told(value)} is not {_describe(hint)} ({f.metadata['meaning']})"
+                )
             self._check_range(f.name, value, f.metadata)
 
     def _check_range(self, name: str, value: Any, metadata: Mapping[str, Any]) -> None:
         low, high, choices = metadata["low"], metadata["high"], metadata["choices"]
         if choices and value not in choices:
-            raise InlierError(f"setting '{name}': {value!r} is not one of {', '.join(choices)}")
+            raise InlierError(f"setting '{name}': {_told(value)} is not one of {', '.join(choices)}")
         if isinstance(value, tuple):
             for part in value:
                 self._check_range(name, part, metadata)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if number and not math.isfinite(value):
-            raise InlierError(f"setting '{name}': {value} is out of range, it must be finite ({metadata['meaning']})")
-        if number and not ((low is None or value >= low) and (high is None or value <= high)):
-            raise InlierError(
-                f"setting '{name}': {value} is out of range, it must be {_bounds(low, high)} ({metadata['meaning']})"
-            )
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return
+        wrong = f"setting '{name}': {_told(value)} is out of range, it must be"
+        if not (math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63):
+            raise InlierError(f"{wrong} finite, and below 2**63 if it is whole ({metadata['meaning']})")
+        if not ((low is None or value >= low) and (high is None or value <= high)):
+            raise InlierError(f"{wrong} {_bounds(low, high)} ({metadata['meaning']})")
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some settings changed. Unknown names raise InlierError that lists the known ones."""
@@ -69,6 +88,12 @@ class Settings:
                 hint = f" Did you mean '{close[0]}'?" if close else ""
                 raise InlierError(f"unknown setting '{name}'.{hint} Known: {', '.join(known)}")
         return dataclasses.replace(self, **changes)
+
+    def public(self) -> dict[str, Any]:
+        """All of them as a model file tells them: it may travel, so of files and folders just the names."""
+        values = dataclasses.asdict(self)
+        places = [f.name for f in fields(self) if f.metadata["place"] and values[f.name]]
+        return values | {name: os.path.basename(os.path.abspath(values[name])) for name in places}
 
     @classmethod
     def describe(cls) -> str:
@@ -94,6 +119,15 @@ class Settings:
         return values
 
 
+def _told(value: Any) -> str:
+    """A value in a message, whatever it is."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole numbers of more than 4300 digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def _bounds(low: float | None, high: float | None) -> str:
     if low is not None and high is not None:
         return f"from {low} to {high}"
@@ -112,7 +146,10 @@ def _plain(value: Any, hint: Any) -> Any:
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
         value = value.item()
     if isinstance(value, numbers.Real) and not isinstance(value, bool) and float in options and int not in options:
-        return value if isinstance(value, float) else float(value)
+        try:
+            return value if isinstance(value, float) else float(value)
+        except OverflowError:
+            return math.inf  # which is out of range
     return value
 
 

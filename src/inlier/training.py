@@ -1,9 +1,12 @@
 """The one visible training loop, and the run folder that lets a killed run go on where it stopped."""
 
 import contextlib
+import errno
 import functools
 import logging
 import math
+import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from torch import Tensor, nn
 
 from inlier import artifact, processes
@@ -25,9 +28,17 @@ from inlier.progress import progress
 log = logging.getLogger("inlier")
 CHECKPOINT_EVERY = 30.0  # seconds
 MEMORY_SHARE = 0.25  # of the free memory that a cache may take before it goes to a file
-NUMPY = {torch.float32: np.float32, torch.float16: np.float16, torch.uint8: np.uint8}
+NUMPY = {
+    torch.float32: np.float32,
+    torch.float16: np.float16,
+    torch.uint8: np.uint8,
+    torch.uint16: np.uint16,
+    torch.bool: np.bool_,
+}
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 GIB = 2**30
+MARK = "Software", "inlier"  # in pictures of the training, to know them again
+LOG_SUFFIX = ".inlier"  # the same in the names of event files
 Read = TypeVar("Read")
 
 
@@ -46,6 +57,9 @@ class Run:
     workers: int = 2
     log: str | None = None  # "tensorboard": event files in the run folder
     tracker: Any = None  # TensorBoard's writer, while `train` runs
+    # what this run put there, shared with its parts: checkpoints, with what tells them from another's, and folders
+    written: dict[Path, tuple[int, int]] = field(default_factory=dict, repr=False, compare=False)
+    folders: set[Path] = field(default_factory=set, repr=False, compare=False)
 
     @property
     def checkpoint(self) -> Path | None:
@@ -55,6 +69,7 @@ class Run:
         """The run folder, made if need be: large scratch files live there, and go with it, even after a kill -9."""
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self.folders.add(self.folder)
         return self.folder
 
     def stage(self, name: str) -> "Run":
@@ -68,7 +83,9 @@ class Run:
     def show(self, picture: Image.Image, name: str, step: int) -> None:
         """Keep a picture of the training: NAME-STEP.png in the run folder, and in the log."""
         if processes.rank() == 0 and (folder := self.new_folder()):
-            picture.save(folder / f"{name}-{step:06}.png")
+            mark = PngImagePlugin.PngInfo()
+            mark.add_text(*MARK)
+            picture.save(folder / f"{name}-{step:06}.png", pnginfo=mark)
         if self.tracker:
             self.tracker.add_image(name, np.asarray(picture), step, dataformats="HWC")
 
@@ -109,20 +126,102 @@ class Run:
         """A fresh start: pictures and logs of an older run go, so that all that are there belong together."""
         if not self.folder or self.resume or processes.rank():
             return
-        for pattern in (f"*-{6 * '[0-9]'}.png", "events.out.tfevents.*"):  # of `show`, of TensorBoard
-            for path in self.folder.rglob(pattern):
-                path.unlink()
+        pictures = (path for path in self.folder.rglob(f"*-{6 * '[0-9]'}.png") if _is_marked(path))  # of `show`
+        for path in (*pictures, *self.folder.rglob(f"events.out.tfevents.*{LOG_SUFFIX}")):
+            path.unlink()
 
     def close(self) -> None:
-        """The fit is done and saved: checkpoints go; pictures and logs of the training, where there are any, stay."""
+        """The fit is done and saved: its checkpoints go; pictures and logs, and whatever is not of this run, stay."""
         if not self.folder or not self.folder.is_dir() or processes.rank():
             return
-        for folder in (*self.folder.glob("*/*/"), *self.folder.glob("*/"), self.folder):  # folds, and stages of folds
-            (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        for path, stamp in self.written.items():
+            if path.is_file() and _stamp(path) == stamp:
+                path.unlink()
+        for folder in sorted({*self.folders, self.folder}, reverse=True):  # inner ones first
             with contextlib.suppress(OSError):  # not empty
                 folder.rmdir()
         if self.folder.is_dir():
             log.info("pictures and logs of the training: %s", self.folder)
+
+
+@contextmanager
+def alone(folder: Path | None) -> Iterator[None]:
+    """Hold a run folder for one fit. Raises InlierError if another fit does, of this process or another.
+
+    A fit that was killed holds nothing any more: the lock is the operating system's.
+    """
+    if folder is None or processes.rank():
+        yield
+        return
+    if folder.exists() and not folder.is_dir():
+        raise InlierError(f"{folder}: is a file; the run is kept in a folder of that name: move or rename one")
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        lock = _lock(folder / ".lock")
+    except OSError as error:
+        raise InlierError(f"{folder}: cannot be written ({error.strerror})") from error
+    try:
+        for path in folder.rglob(f"{artifact.TEMPORARY}*.tmp"):  # left by a kill -9
+            path.unlink()
+        yield
+    finally:
+        if sys.platform == "win32":  # which deletes no open files
+            os.close(lock)
+        with contextlib.suppress(OSError):
+            (folder / ".lock").unlink()
+        if sys.platform != "win32":
+            os.close(lock)
+        for place in missing:
+            with contextlib.suppress(OSError):  # not empty
+                place.rmdir()
+
+
+def _lock(path: Path) -> int:
+    """The open lock file."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        except FileNotFoundError:  # the end of another fit took the folder away
+            continue
+        if not _can_take(handle):
+            os.close(handle)
+            raise InlierError(f"{path.parent}: belongs to a training that runs now; wait for it, or write elsewhere")
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
+        os.close(handle)  # the end of another fit took the file away
+
+
+def _can_take(handle: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            return False
+        log.warning("the run folder cannot be locked here (%s): start no second training in it", error.strerror)
+    return True
+
+
+def _is_marked(path: Path) -> bool:
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            return picture.info.get(MARK[0]) == MARK[1]
+    except (OSError, SyntaxError, ValueError):  # what Pillow raises for what is no picture
+        return False
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Tells a file from another that was put in its place."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
 
 
 @dataclass
@@ -254,7 +353,7 @@ def _tracking(run: Run) -> Iterator[None]:
     if run.log == "tensorboard" and processes.rank() == 0 and (folder := run.new_folder()):
         from torch.utils.tensorboard import SummaryWriter
 
-        run.tracker = SummaryWriter(folder / "log", flush_secs=10)
+        run.tracker = SummaryWriter(folder / "log", flush_secs=10, filename_suffix=LOG_SUFFIX)
     try:
         yield
     finally:
@@ -307,7 +406,9 @@ def _save(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], state: 
         for j, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{j}.{name}": tensor for name, tensor in moments.items()}
     header = {"step": state.step, "values": state.values, "identity": run.identity}
+    run.new_folder()
     artifact.write(run.checkpoint, tensors, header | {"scaler": scaler.state_dict()})
+    run.written[run.checkpoint] = _stamp(run.checkpoint)
 
 
 def _restore(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], run: Run, scaler: Any) -> _State:
@@ -316,6 +417,23 @@ def _restore(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], run:
         return _State()
     tensors, header = _checkpoint(run.checkpoint, artifact.read)
     _check_identity(run.checkpoint, header, run.identity)
+    try:
+        state = _restored(model, optimizers, scaler, tensors, header)
+    except Exception as error:  # torch and optimizers raise all kinds for what does not fit them
+        raise InlierError(
+            f"{run.checkpoint}: does not fit this training ({error}); train without --resume to start again"
+        ) from error
+    log.info("resumed at step %d", state.step)
+    return state
+
+
+def _restored(
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    scaler: Any,
+    tensors: dict[str, Tensor],
+    header: dict[str, Any],
+) -> _State:
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         group, _, rest = name.partition(".")
@@ -330,10 +448,9 @@ def _restore(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], run:
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     if header.get("scaler"):
         scaler.load_state_dict(header["scaler"])
-    log.info("resumed at step %d", header["step"])
     device = next(model.parameters()).device
     ema = {name: tensor.to(device) for name, tensor in groups.get("ema", {}).items()}
-    return _State(header["step"], header["values"], groups.get("best", {}), ema)
+    return _State(int(header["step"]), list(map(float, header["values"])), groups.get("best", {}), ema)
 
 
 def _checkpoint(path: Path, read: Callable[[Path], Read]) -> Read:
@@ -344,7 +461,8 @@ def _checkpoint(path: Path, read: Callable[[Path], Read]) -> Read:
 
 
 def _check_identity(path: Path, header: dict[str, Any], identity: dict[str, Any]) -> None:
-    changed = [key for key, value in identity.items() if header.get("identity", {}).get(key) != value]
+    stored = header.get("identity")
+    changed = [k for k, value in identity.items() if not isinstance(stored, dict) or stored.get(k) != value]
     if changed:
         raise InlierError(
             f"{path}: belongs to a run with other {', '.join(changed)}; use the same ones, or train without --resume"

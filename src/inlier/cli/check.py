@@ -1,6 +1,5 @@
 """`inlier check`: what a dataset would be used as, before anything is trained."""
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -11,7 +10,8 @@ import typer
 
 from inlier import artifact
 from inlier.cli.options import Categories, Data, Workers
-from inlier.cli.outputs import protect, read_by
+from inlier.cli.outputs import check_stdout, json_text, print_table, protect, read_by, say, tell
+from inlier.names import shown
 
 if TYPE_CHECKING:
     from inlier.data.check import Look, Report
@@ -31,6 +31,7 @@ def check(
     from inlier.progress import progress
     from inlier.report.contact import check_installed, write_contact_sheet
 
+    check_stdout()
     dataset = open_dataset(data, category or [])
     to_stdout = str(json_) == "-"
     targets = [path for path in (None if to_stdout else json_, report and report / "index.html") if path]
@@ -42,17 +43,16 @@ def check(
     with progress("checking images", len(dataset.samples)) as show:
         found = examine(dataset, workers, lambda done, _total: show(done))
     summary = summarize(dataset, found)
-    text = json.dumps(summary, indent=1) + "\n"  # ASCII: names may hold bytes that are no text
     if to_stdout:
-        print(text, end="")
+        say(json_text(summary, sys.stdout.encoding, indent=1))
     else:
         _print(dataset, found, summary)
         if json_:
-            artifact.write_bytes(json_, text.encode())
-            print(f"numbers: {json_}")
+            artifact.write_bytes(json_, f"{json_text(summary, indent=1)}\n".encode())
+            say(f"numbers: {shown(json_)}")
     if report:
-        page = write_contact_sheet(dataset, found, report, roles)
-        print(f"page: {page}", file=sys.stderr if to_stdout else sys.stdout)
+        page = f"page: {shown(write_contact_sheet(dataset, found, report, roles))}"
+        tell(page) if to_stdout else say(page)
     if not summary["usable"]:
         raise typer.Exit(2)
 
@@ -112,47 +112,30 @@ def _sizes(looks: list["Look"]) -> dict[str, Any]:
 
 
 def _print(dataset: "Dataset", found: "Report", summary: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    print(f"{_shown(dataset.name)}: {_shown(dataset.layout)}")
-    table = Table(title_justify="left")
-    table.add_column("category", overflow="fold")
-    table.add_column("used as", overflow="fold")
-    table.add_column("images", justify="right", no_wrap=True)
-    table.add_column("masks", justify="right", no_wrap=True)
+    rows = []
     for name in dataset.categories:
-        members = roles(s for s in dataset.samples if s.category == name)
-        for i, (role, samples) in enumerate(members.items()):
-            masks = sum(bool(s.masks) for s in samples)
-            cells = ("" if i else _shown(name), _shown(role), str(len(samples)), str(masks or ""))
-            table.add_row(*map(Text, cells), end_section=i == len(members) - 1)  # Text: names are no markup
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        for role, samples in roles(s for s in dataset.samples if s.category == name).items():
+            rows.append((name, role, str(len(samples)), str(sum(bool(s.masks) for s in samples) or "")))
+    print_table(f"{dataset.name}: {dataset.layout}", ("category", "used as", "images", "masks"), rows)
     for name, of in summary["categories"].items():
         sizes, kinds = of["sizes"], ", ".join(f"{n} {kind}" for kind, n in of["kinds"].items())
         if not sizes["commonest"]:
             continue
         (width, height), (narrow, wide), (low, high) = sizes["commonest"], sizes["widths"], sizes["heights"]
         several = f"{sizes['different']} sizes, {narrow} to {wide} wide and {low} to {high} high, most often "
-        print(f"{_shown(name)}: {several if sizes['different'] > 1 else ''}{width} x {height}; {kinds}")
+        say(f"{shown(name)}: {several if sizes['different'] > 1 else ''}{width} x {height}; {kinds}")
     for note in dataset.notes:
-        print(f"note: {_shown(note)}")
+        say(f"note: {shown(note)}")
     for warning in found.warnings:
-        print(f"warning: {_shown(warning)}")
+        say(f"warning: {shown(warning)}")
     for _, (kind, message) in found.problems:
-        print(f"{kind}: {_shown(message)}")
+        say(f"{kind}: {shown(message)}")
     bad = sum(s.split == "train" and not s.is_defect for s, _ in found.problems)
-    print(f"for training: {_verdict(len(dataset.train), bad)}")
-    print(f"for evaluation: {_verdict(len(dataset.test), len(found.problems) - bad)}")
+    say(f"for training: {_verdict(len(dataset.train), bad)}")
+    say(f"for evaluation: {_verdict(len(dataset.test), len(found.problems) - bad)}")
 
 
 def _verdict(images: int, problems: int) -> str:
     if not images:
         return "no images"
     return f"{problems} problem{'s'[: problems > 1]} to mend" if problems else "usable"
-
-
-def _shown(name: str) -> str:
-    """A name in one line, whatever bytes it holds."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)

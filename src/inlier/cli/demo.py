@@ -1,6 +1,5 @@
 """`inlier demo`: everything once, on real pictures."""
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inlier import methods
-from inlier.cli.outputs import percent
+from inlier.cli.outputs import check_stdout, percent, print_table, say
 from inlier.cli.train import fit_and_save
+from inlier.names import shown
 
 if TYPE_CHECKING:
     from inlier.results import Results
@@ -27,6 +27,7 @@ def demo(
     from inlier.report import check_installed, write_report
 
     check_installed()
+    check_stdout()
     start, rows = time.monotonic(), []
     detectors = {name: methods.get(name)("light") for name in method or methods.DEMONSTRATED}
     for name, detector in detectors.items():
@@ -38,39 +39,27 @@ def demo(
         rows.append((name, fitted, results, page))
     _print_comparison(rows)
     for name, _, _, page in rows:
-        print(f"report of {name}: {page.resolve()}")
-    print(
-        f"done in {time.monotonic() - start:.0f} s; try: inlier predict {out / next(iter(detectors))}.inlier PICTURES"
-    )
+        say(f"report of {name}: {shown(page.resolve())}")
+    first = shown(out / f"{next(iter(detectors))}.inlier")
+    say(f"done in {time.monotonic() - start:.0f} s; try: inlier predict {first} PICTURES")
 
 
 def _print_comparison(rows: list[tuple[str, float, "Results", Path]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="ELPV solar cells, mono: good cells against defective ones", title_justify="left")
-    for column in (
-        "method",
-        "image AUROC (95 % interval)",
-        "AP",
-        "F1-max",
-        "false alarms",
-        "detected",
-        "fit",
-        "per image",
-    ):
-        table.add_column(column, justify="left" if column == "method" else "right")
+    heads = ("method", "image AUROC\n(95 % interval)", "AP", "F1-max", "false\nalarms", "detected", "fit", "per image")
+    cells = []
     for name, fitted, results, _ in rows:
         r = results.categories["mono"]
         low, high = r.intervals["auroc"]
-        table.add_row(
-            name,
-            f"{percent(r.image.auroc)} ({percent(low)}-{percent(high)})",
-            percent(r.image.ap),
-            percent(r.image.f1_max),
-            percent(r.false_alarm_rate),
-            percent(r.detection_rate),
-            f"{fitted:.0f} s",
-            f"{1000 * results.seconds['per_image']:.0f} ms",
+        cells.append(
+            (
+                name,
+                f"{percent(r.image.auroc)} ({percent(low)}-{percent(high)})",
+                percent(r.image.ap),
+                percent(r.image.f1_max),
+                percent(r.false_alarm_rate),
+                percent(r.detection_rate),
+                f"{fitted:.0f} s",
+                f"{1000 * results.seconds['per_image']:.0f} ms",
+            )
         )
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    print_table("ELPV solar cells, mono: good cells against defective ones", heads, cells)

@@ -1,18 +1,25 @@
 """Entry point, exit codes, and the list of commands. Results go to stdout, progress and messages to stderr.
 
-Exit codes: 0 done, 1 something failed on the way (each thing named), 2 wrong use, 130 stopped with Ctrl-C.
+Exit codes: 0 done, 1 something failed on the way (each thing named; or whoever read stdout has gone), 2 wrong use, 130
+stopped with Ctrl-C.
 """
 
+import errno
+import io
 import logging
+import os
+import re
 import sys
 from typing import Annotated
 
 import typer
 
+from inlier.cli.calibrate import calibrate
 from inlier.cli.check import check
 from inlier.cli.demo import demo
 from inlier.cli.evaluate import evaluate
 from inlier.cli.methods import list_methods
+from inlier.cli.outputs import tell
 from inlier.cli.predict import predict
 from inlier.cli.preview import preview
 from inlier.cli.train import train
@@ -25,8 +32,11 @@ log = logging.getLogger("inlier")
 
 def main() -> None:
     """Errors of a person become one sentence; `--debug` shows the traceback."""
+    _prepare_streams()
     try:
-        code = app(standalone_mode=False)
+        code = app([_expanded(argument) for argument in sys.argv[1:]], standalone_mode=False)
+        if sys.stdout:
+            sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:
@@ -34,20 +44,50 @@ def main() -> None:
         show = getattr(error, "format_message", None)
         if "--debug" in sys.argv or not (show or isinstance(error, (InlierError, OSError))):
             raise
-        print(f"error: {show() if show else error}", file=sys.stderr)
+        if getattr(error, "errno", None) != errno.EPIPE:
+            tell(f"error: {show() if show else error}")
         refused = isinstance(error, ArtifactError) and isinstance(error.__cause__, OSError)  # a full or read-only disk
         code = 2 if (show or isinstance(error, InlierError)) and not refused else 1
     if code == 130:
-        print("stopped", file=sys.stderr)
+        tell("stopped")
+    _give_up_broken_streams()
     sys.exit(code or 0)
+
+
+def _prepare_streams() -> None:
+    """Consoles that cannot show a sign show its number; what a shell has closed (`2>&-`) stays out of the way."""
+    for number in range(3):  # or the next file would get the number, and what C code tells would be written into it
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stderr is None:  # print would take stdout then
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the end)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _expanded(argument: str) -> str:
+    """`~/x`, `--out=~/x` and `textures=~/x` with the home folder, also where the shell leaves that to us."""
+    options, path = re.fullmatch(r"((?:[\w-]+=)*)(.*)", argument, re.DOTALL).groups()  # type: ignore[union-attr]
+    return options + (os.path.expanduser(path) if path.startswith("~") else path)
+
+
+def _give_up_broken_streams() -> None:
+    """What could not be written is not tried again when Python ends, which would change the exit code."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class _Messages(logging.Handler):
     """Plain lines on whatever stderr is now (a progress bar redirects it)."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        print(prefix + record.getMessage(), file=sys.stderr)
+        tell(("warning: " if record.levelno >= logging.WARNING else "") + record.getMessage())
 
 
 def _version(wanted: bool) -> None:
@@ -74,6 +114,7 @@ app.command()(train)
 app.command()(check)
 app.command()(evaluate)
 app.command()(predict)
+app.command()(calibrate)
 app.command("methods")(list_methods)
 app.command()(preview)
 app.command()(demo)

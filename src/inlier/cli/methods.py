@@ -6,24 +6,20 @@ from typing import Annotated
 import typer
 
 from inlier import methods
+from inlier.cli.outputs import check_stdout, print_table, say
 
 
 def list_methods(name: Annotated[str | None, typer.Argument(help="Show this method's settings.")] = None) -> None:
     """List the methods, or one method's settings and presets."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
+    check_stdout()
     if name is None:
         for known in methods.names():
-            console.print(f"[bold]{known}[/bold]  {methods.summary(known)}", highlight=False)
-        console.print("\n`inlier methods NAME` shows presets and settings.", highlight=False)
+            say(f"{known:10}  {methods.summary(known)}")
+        say("\n`inlier methods NAME` shows presets and settings.")
         return
     kind = methods.get(name)
-    table = Table(title=f"{methods.summary(name)}", title_justify="left", box=None, pad_edge=False)
-    for column in ("setting", *kind.presets, "meaning"):
-        table.add_column(column, overflow="fold")
+    rows = []
     for f in fields(next(iter(kind.presets.values()))):
         values = (str(getattr(settings, f.name)) for settings in kind.presets.values())
-        table.add_row(f.name, *values, f.metadata["meaning"])
-    console.print(table)
+        rows.append((f.name, *values, f.metadata["meaning"]))
+    print_table(methods.summary(name), ("setting", *kind.presets, "meaning"), rows, words=True)

@@ -19,6 +19,17 @@ Categories = Annotated[list[str] | None, typer.Option("--category", help="Repeat
 Alpha = Annotated[
     float | None, typer.Option(help="Accepted false-alarm rate. Default: 0.01, or the lowest that can be promised.")
 ]
+Confidence = Annotated[
+    float | None,
+    typer.Option(help="Keep alpha with this confidence, e.g. 0.95, for this very calibration; default: on average."),
+]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        help="Regular expression that finds in a picture's path what part, lot or board it shows, e.g. 'board(\\d+)': "
+        "such pictures are held out together and count as one."
+    ),
+]
 Preset = Annotated[str, typer.Option(help="light (two CPU cores, minutes), paper, ...: see `inlier methods`.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeat for several.")

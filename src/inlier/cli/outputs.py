@@ -1,14 +1,19 @@
 """What commands write: lines, maps, overlays and repainted pictures, and never over what they read."""
 
+import contextlib
 import functools
 import io
+import itertools
 import json
-from collections.abc import Iterable
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inlier import artifact
 from inlier.errors import InlierError
+from inlier.names import shorten, shown, shown_message
 
 if TYPE_CHECKING:
     from inlier.data.datasets.sample import Dataset
@@ -36,7 +41,10 @@ def protect(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
     """
     from inlier.data.images import SUFFIXES
 
-    read = {path.resolve() for path in inputs}
+    read = set()
+    for path in inputs:
+        with contextlib.suppress(ValueError):  # a table may name what no path can be; reading it will say so
+            read.add(path.resolve())
     for target in targets:
         real = target.resolve()
         if real in read:
@@ -49,20 +57,52 @@ def protect(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
             )
 
 
-def json_line(p: "Prediction") -> str:
+def tell(message: str) -> None:
+    """A message on stderr. Where stderr has gone the message is lost, and nothing else is."""
+    with contextlib.suppress(OSError):
+        print(shown_message(message), file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """A result on stdout, at once. Names in it must be `shown`."""
+    print(text, flush=True)
+
+
+def check_stdout() -> None:
+    """Raise InlierError if results could not be printed, before the work."""
+    if sys.stdout is None:
+        raise InlierError("stdout is closed, so the results would be lost: open it, or have them written to a file")
+
+
+def json_text(value: Any, encoding: str = "utf-8", indent: int | None = None) -> str:
+    """JSON that can be printed and cut into lines: what is no plain text in this encoding is escaped."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    try:
+        text.encode(encoding)
+        plain = all(map(str.isprintable, text.split("\n")))
+    except UnicodeEncodeError:
+        plain = False
+    return text if plain else json.dumps(value, allow_nan=False, indent=indent)
+
+
+def json_line(p: "Prediction", encoding: str) -> str:
     keys = ("path", "error") if p.error else ("path", "score", "p_value", "verdict")
-    return json.dumps({key: getattr(p, key) for key in keys}, ensure_ascii=False)
+    return json_text({key: getattr(p, key) for key in keys}, encoding)
 
 
 def text_line(p: "Prediction") -> str:
     if p.error:
-        return f"unreadable                           {p.path}"
+        return f"unreadable                           {shown(p.path)}"
     judged = "-       p -     " if p.p_value is None else f"{p.verdict:<7} p {p.p_value:<6.4f}"
-    return f"{judged}  score {p.score:<11.5g}  {p.path}"
+    return f"{judged}  score {p.score:<11.5g}  {shown(p.path)}"
 
 
 class Writer:
-    """Writes maps and overlays under the pictures' own names, never two to one file."""
+    """Writes maps, overlays and repainted pictures under the pictures' own names, never two to one file.
+
+    roots: each picture, and the folder that was given for it (or itself). Raises InlierError if a picture to be judged
+    would be overwritten.
+    """
 
     def __init__(
         self,
@@ -74,51 +114,60 @@ class Writer:
     ):
         from inlier.drawing import drawable
 
-        self.roots, self.maps, self.overlays, self.reconstructions = roots, maps, overlays, reconstructions
-        self.inputs = {path.resolve() for path in roots} if maps or overlays or reconstructions else set()
-        self.used: set[Path] = set()
         self.drawn = functools.partial(drawable, logarithmic=inspector.log_maps)
         self.scale = inspector.calibration_.map_scale(self.drawn)
+        taken = {path.resolve() for path in roots} if maps or overlays or reconstructions else set()
+        self.maps = _targets(roots, maps, ".tiff", taken)
+        self.overlays = _targets(roots, overlays, ".png", taken)
+        self.reconstructions = _targets(roots, reconstructions, ".png", taken)
 
     def __call__(self, p: "Prediction") -> None:
+        """Raises InlierError for what cannot be written."""
+        path = Path(p.path)
         assert p.map is not None or not (self.maps or self.overlays)
         if self.maps and p.map is not None:
             from PIL import Image
 
-            self._save(Image.fromarray(p.map), self.maps, Path(p.path), ".tiff")
+            _save(Image.fromarray(p.map), self.maps[path])
         if self.reconstructions and p.reconstruction is not None:
             from PIL import Image
 
-            self._save(Image.fromarray(p.reconstruction), self.reconstructions, Path(p.path), ".png")
+            _save(Image.fromarray(p.reconstruction), self.reconstructions[path])
         if self.overlays:
             from inlier.data.images import read_image
             from inlier.drawing import overlay
 
             map_ = self.drawn(p.map)
             picture = overlay(read_image(p.path), map_, self.drawn(p.pixel_threshold), self.scale or _range(map_))
-            self._save(picture, self.overlays, Path(p.path), ".png")
+            _save(picture, self.overlays[path])
 
-    def _save(self, picture: Any, folder: Path, path: Path, suffix: str) -> None:
-        content = io.BytesIO()
-        picture.save(content, suffix[1:])
-        artifact.write_bytes(self._target(folder, path, suffix), content.getvalue())
 
-    def _target(self, folder: Path, path: Path, suffix: str) -> Path:
-        root = self.roots[path]
+def _targets(roots: dict[Path, Path], folder: Path | None, suffix: str, taken: set[Path]) -> dict[Path, Path]:
+    """Picture -> the file in `folder` for it; none without a folder. taken: what must not be overwritten."""
+    found: dict[Path, Path] = {}
+    used: set[Path] = set()
+    for path, root in roots.items() if folder else ():
         relative = path.relative_to(root) if path != root else Path(path.name)
-        target = folder / relative.with_suffix(suffix)
-        if target in self.used:  # a.png beside a.jpg
-            target = folder / relative.with_name(relative.name + suffix)
-        number = 2
-        while target in self.used:  # the same name from two folders
-            target = folder / relative.with_name(f"{relative.stem}-{number}{suffix}")
-            number += 1
-        if target.resolve() in self.inputs:
+        names = itertools.chain(
+            (relative.with_suffix(suffix).name, relative.name + suffix),  # the second for a.png beside a.jpg
+            (f"{relative.stem}-{number}{suffix}" for number in itertools.count(2)),  # the same name from two folders
+        )
+        candidates = (folder / relative.parent / shorten(name) for name in names)  # type: ignore[operator]
+        target = next(candidate for candidate in candidates if candidate not in used)
+        if target.resolve() in taken:
             raise InlierError(
                 f"{target}: is one of the pictures to be judged and would be overwritten; choose another folder"
             )
-        self.used.add(target)
-        return target
+        used.add(target)
+        found[path] = target
+    return found
+
+
+def _save(picture: Any, path: Path) -> None:
+    content = io.BytesIO()
+    # of a PNG: at a fifth of the default's time as small as it, where there is noise in a picture
+    picture.save(content, path.suffix[1:], compress_level=1)
+    artifact.write_bytes(path, content.getvalue())
 
 
 def _range(map_: Any) -> tuple[float, float]:
@@ -129,3 +178,37 @@ def _range(map_: Any) -> tuple[float, float]:
 
 def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], words: bool = False) -> None:
+    """A table on stdout, whose first column names the rows. A terminal that is too narrow gets it in several parts.
+
+    Nothing is ever cut. columns: their heads, which may have two lines. words: the cells are texts and stand to the
+    left, those of the last column over several lines if need be; else they are numbers.
+    """
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+
+    cells = [[shown(cell) for cell in row] for row in rows]
+    heads = [max(column.split("\n"), key=cell_len) for column in columns]
+    widths = [max(map(cell_len, column)) + 3 for column in zip(heads, *cells)]  # with what rich puts around
+    if words:
+        widths[-1] = min(widths[-1], 40)
+    room = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else sum(widths) + 120
+    parts: list[list[int]] = [[]]
+    for number in range(1, len(columns)):
+        if parts[-1] and 1 + widths[0] + sum(widths[n] for n in [*parts[-1], number]) > room:
+            parts.append([])
+        parts[-1].append(number)
+    for number, part in enumerate(parts):
+        chosen = [0, *part]
+        table = Table(title=None if number else shown(title), title_justify="left")
+        for n in chosen:
+            wraps = words and n == len(columns) - 1
+            table.add_column(columns[n], justify="left" if words or n == 0 else "right", no_wrap=not wraps)
+        for row in cells:
+            table.add_row(*(row[n] for n in chosen))
+        # names are no markup
+        width = max(room, 1 + sum(widths[n] for n in chosen))
+        Console(width=width, markup=False, emoji=False, highlight=False).print(table)

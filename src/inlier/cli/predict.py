@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from inlier import artifact
-from inlier.cli.options import Alpha, Device, Model, Workers
-from inlier.cli.outputs import Writer, json_line, protect, text_line
+from inlier.cli.options import Alpha, Confidence, Device, Model, Workers
+from inlier.cli.outputs import Writer, check_stdout, json_line, protect, tell, text_line
+from inlier.cli.watched import watched
 from inlier.errors import InlierError
+from inlier.names import shown
 
 
 def predict(
@@ -29,53 +31,81 @@ def predict(
     reconstructions: Annotated[
         Path | None, typer.Option(help="Write the pictures repainted as good to this folder, of methods that repaint.")
     ] = None,
+    monitor: Annotated[
+        Path | None,
+        typer.Option(help="Watch whether parts change: the stream's state, made at first, carried on by later runs."),
+    ] = None,
+    monitor_chart: Annotated[Path | None, typer.Option(help="Draw what --monitor found so far (PNG).")] = None,
     alpha: Alpha = None,
+    confidence: Confidence = None,
+    category: Annotated[
+        str | None, typer.Option(help="What the pictures show, where the model knows several categories.")
+    ] = None,
     device: Device = "auto",
     workers: Workers = 2,
 ) -> None:
     """Judge pictures. Goes on after one that cannot be read, names it, and ends with exit code 1."""
-    from inlier.data.images import list_images
+    from inlier.data.images import SUFFIX_LIST, list_images
     from inlier.progress import progress
     from inlier.runtime.load import load
 
     if no_maps and (maps or overlays or reconstructions):
         raise InlierError("--no-maps leaves nothing to write for --maps, --overlays or --reconstructions")
+    if monitor_chart and not monitor:
+        raise InlierError("--monitor-chart draws what --monitor watches: give that, too")
+    to_file = jsonl is not None and str(jsonl) != "-"
+    if not to_file:
+        check_stdout()
     inspector = load(model, device)
     if reconstructions and not inspector.repaints:
         raise InlierError(f"--reconstructions: {inspector.header()['method']} repaints nothing")
     found = {root: list_images(root) if root.is_dir() else [root] for root in images}
     for root, paths in found.items():
         if not paths:
-            raise InlierError(f"{root}: holds no pictures (.png .jpg .jpeg .bmp .tif .tiff .webp)")
+            raise InlierError(f"{root}: holds no pictures {SUFFIX_LIST}")
     roots = {path: root for root, paths in found.items() for path in paths}
-    if jsonl and str(jsonl) != "-":
+    if jsonl and to_file:
         protect([jsonl], [model, *images, *roots])
         if not jsonl.exists() or jsonl.is_dir():  # a pipe will do: lines are written as they come
             artifact.check_writable(jsonl)
+    protect(filter(None, (monitor, monitor_chart)), [model, *images, *roots])
     for folder in filter(None, (maps, overlays, reconstructions)):
         protect([folder / "any.png"], [root for root in images if root.is_dir()])
         artifact.check_writable(folder / "any.png")
-    sources, failed = list(roots), 0
+    sources, failed, unwritten = list(roots), 0, 0
     with ExitStack() as stack:
-        lines = sys.stdout
-        if jsonl and str(jsonl) != "-":
-            # names that are no valid text are written with backslashes
-            lines = stack.enter_context(jsonl.open("w", encoding="utf-8", errors="backslashreplace"))
-        show = stack.enter_context(progress("predicting", len(sources))) if jsonl else None
+        watch = stack.enter_context(watched(monitor, monitor_chart, inspector)) if monitor else None
         write = Writer(roots, maps, overlays, reconstructions, inspector)
+        lines = stack.enter_context(jsonl.open("w", encoding="utf-8")) if jsonl and to_file else sys.stdout
+        show = stack.enter_context(progress("predicting", len(sources))) if jsonl else None
         # a map that is not written is not computed: with some methods it costs far more than the score
         predictions = inspector.predict(
-            sources, alpha=alpha, workers=workers, errors="keep", maps=bool(maps or overlays or reconstructions)
+            sources,
+            alpha=alpha,
+            confidence=confidence,
+            category=category,
+            workers=workers,
+            errors="keep",
+            maps=bool(maps or overlays or reconstructions),
         )
         for done, p in enumerate(predictions, 1):
             if p.error:
                 failed += 1
-                print(f"error: {p.error}", file=sys.stderr)
+                tell(f"error: {shown(p.error)}")
             else:
-                write(p)
-            print(json_line(p) if jsonl else text_line(p), file=lines, flush=lines is not sys.stdout)
+                try:
+                    write(p)
+                except (InlierError, OSError) as error:
+                    unwritten += 1
+                    tell(f"error: {shown(p.path)}: judged, but its pictures were not all written: {shown(error)}")
+            print(json_line(p, lines.encoding) if jsonl else text_line(p), file=lines, flush=True)
+            if watch and p.score is not None:
+                watch(p.score)
             if show:
                 show(done)
     if failed:
-        print(f"{failed} of {len(sources)} pictures could not be read", file=sys.stderr)
+        tell(f"{failed} of {len(sources)} pictures could not be read")
+    if unwritten:
+        tell(f"the maps or overlays of {unwritten} of {len(sources)} pictures could not be written")
+    if failed or unwritten:
         raise typer.Exit(1)

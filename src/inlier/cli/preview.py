@@ -9,11 +9,11 @@ import typer
 
 from inlier import artifact, methods
 from inlier.cli.options import Categories, Changes, Data, Preset, Seed, Textures, settings
-from inlier.cli.outputs import protect, read_by
+from inlier.cli.outputs import protect, read_by, say
 from inlier.errors import InlierError
+from inlier.names import file_name, shown
 
 log = logging.getLogger("inlier")
-LOOKED_AT = 50  # good pictures of each category
 
 
 def preview(
@@ -39,7 +39,8 @@ def preview(
 
     from inlier.data.batches import read_batches
     from inlier.data.datasets import open_dataset
-    from inlier.data.images import SUFFIXES
+    from inlier.data.images import SUFFIX_LIST, SUFFIXES
+    from inlier.data.simulation.foreground import LOOKED_AT
     from inlier.detector import geometry_of
 
     if not methods.get(method).previews:
@@ -49,11 +50,14 @@ def preview(
     detector = methods.create(method, preset, seed=seed, **changed)
     detector.complete()
     if out.suffix.lower() not in SUFFIXES:
-        raise InlierError(f"{out}: a preview is a picture, its name ends in one of {', '.join(sorted(SUFFIXES))}")
+        raise InlierError(f"{out}: a preview is a picture, its name ends in one of {SUFFIX_LIST}")
     dataset = open_dataset(data, category or [])
     log.info("data: %s", dataset.layout)
     several = len(dataset.categories) > 1
-    targets = {name: out.with_stem(f"{out.stem}-{name}") if several else out for name in dataset.categories}
+    targets = {
+        name: out.with_name(file_name(f"{out.stem}-{name}{out.suffix}")) if several else out
+        for name in dataset.categories
+    }
     protect(targets.values(), read_by(data, dataset, detector))
     for target in targets.values():
         artifact.check_writable(target)
@@ -64,7 +68,7 @@ def preview(
             raise InlierError(f"{dataset.name}: {name} has no good training images")
         sources = [sample.source for sample in samples]
         batches = list(read_batches(sources, geometry_of(detector.settings), errors="keep"))
-        failures += [reason for batch in batches for _, reason in batch.failures]
+        failures += [p.error for batch in batches for p in batch.pictures if p.error]
         if not failures:
             pictures = [(255 * image).round().astype("uint8").transpose(1, 2, 0) for b in batches for image in b.images]
             sheets[name] = detector.preview(name, pictures, [Path(sample.name).name for sample in samples])
@@ -75,4 +79,4 @@ def preview(
         content = io.BytesIO()
         sheet.save(content, Image.registered_extensions()[out.suffix.lower()])
         artifact.write_bytes(targets[name], content.getvalue())
-        print(f"{targets[name]}: {description}")
+        say(f"{shown(targets[name])}: {shown(description)}")

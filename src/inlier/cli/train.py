@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inlier import artifact, methods
-from inlier.cli.options import Categories, Changes, Data, Device, Preset, Seed, Textures, Workers, settings
-from inlier.cli.outputs import protect, read_by
+from inlier.cli.options import Categories, Changes, Data, Device, Group, Preset, Seed, Textures, Workers, settings
+from inlier.cli.outputs import protect, read_by, say
+from inlier.errors import InlierError
+from inlier.names import shorten, shown
 
 if TYPE_CHECKING:
     from inlier.detector import Detector
@@ -23,6 +25,21 @@ def train(
     weights: Annotated[Path | None, typer.Option(help="File with the backbone's weights.")] = None,
     set_: Changes = None,
     calibration: Annotated[str | None, typer.Option(help="split, folds or none. Default: the method's own.")] = None,
+    roi: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[CATEGORY=]FILE",
+            help="Region of interest: a picture (not black = inspected) or a .json file of polygons; nothing outside "
+            "counts. Repeat for several categories.",
+        ),
+    ] = None,
+    tile: Annotated[
+        int | None, typer.Option(help="Cut pictures into tiles of so many of their own pixels: for small defects.")
+    ] = None,
+    overlap: Annotated[
+        float | None, typer.Option(help="Share of a tile that overlaps the next. Default: 0.25.")
+    ] = None,
+    group: Group = None,
     textures: Textures = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -36,14 +53,40 @@ def train(
     workers: Workers = 2,
 ) -> None:
     """Learn from the good pictures in DATA and write a model."""
-    changed = settings(method, preset, set_, backbone=backbone, textures=textures)
+    changed = settings(method, preset, set_, backbone=backbone, textures=textures, tile=tile, overlap=overlap)
     detector = methods.create(method, preset, seed=seed, device=device, weights=weights, **changed)
     start = time.monotonic()
     fit_and_save(
-        detector, data, category or [], out, calibration=calibration, resume=resume, workers=workers, log_with=log_with
+        detector,
+        data,
+        category or [],
+        out,
+        calibration=calibration,
+        roi=regions(roi),
+        group=group,
+        resume=resume,
+        workers=workers,
+        log_with=log_with,
     )
     size = out.stat().st_size / 2**20
-    print(f"{out}: {method} ({preset}), {size:.1f} MiB, fitted in {time.monotonic() - start:.0f} s")
+    say(f"{shown(out)}: {method} ({preset}), {size:.1f} MiB, fitted in {time.monotonic() - start:.0f} s")
+    rule = detector.calibration_.rule()
+    promise = "no calibration, so no verdicts" if rule is None else f"at alpha {rule.alpha:.4g}, {rule}"
+    say(f"{shown(out)}: {promise}")
+
+
+def regions(texts: list[str] | None) -> dict[str, str] | None:
+    """`["bottle=bottle.png", "all.json"]` -> files by category, "" = of all."""
+    if not texts:
+        return None
+    found: dict[str, str] = {}
+    for text in texts:
+        category, equals, file = text.partition("=")
+        key, path = (category, file) if equals and not Path(text).exists() else ("", text)
+        if key in found:
+            raise InlierError(f"--roi: two regions for {key or 'all categories'}; draw them into one file")
+        found[key] = path
+    return found
 
 
 def fit_and_save(detector: "Detector[Any, Any]", data: str, categories: list[str], out: Path, **options: Any) -> None:
@@ -53,7 +96,7 @@ def fit_and_save(detector: "Detector[Any, Any]", data: str, categories: list[str
     dataset = open_dataset(data, categories)
     protect([out], read_by(data, dataset, detector))
     artifact.check_writable(out)
-    run_folder = out.with_name(out.name + ".run")
+    run_folder = out.with_name(shorten(out.name + ".run"))
     if detector.trains:  # pictures of the training go to the run folder
         protect([run_folder / "look.png"], {Path(sample.name).parent for sample in dataset.samples})
     detector.fit(dataset, run_folder=run_folder, **options)

@@ -1,13 +1,14 @@
 """Many pictures, read on threads ahead of their use, as batches of the network's input."""
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from itertools import islice
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from inlier.data.geometry import Geometry
 from inlier.data.images import ImageSource, read_image, source_name
@@ -17,64 +18,104 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Batch(NamedTuple):
-    """Consecutive sources; `indices`, `images` and `sizes` belong together and leave out the failures."""
+class Picture(NamedTuple):
+    """One source, read or not."""
 
-    indices: list[int]
+    number: int  # its place among the sources
+    source: ImageSource
+    geometry: Geometry
+    size: tuple[int, int] = (0, 0)  # height, width of the upright original
+    error: str | None = None  # why it cannot be read
+
+
+class Batch(NamedTuple):
+    """Consecutive views of consecutive pictures; a picture of many tiles may fill several batches."""
+
     images: np.ndarray  # float32 (B, 3, size, size) in [0, 1]; B may be 0
-    sizes: list[tuple[int, int]]  # height, width of the upright originals
-    failures: list[tuple[int, str]]  # index and message of what could not be read
-    sources: dict[int, ImageSource]  # by index, those of the failures too
+    inspected: np.ndarray | None  # bool (B, size, size), what shows the region of interest; None: everything
+    owners: list[int]  # (B,) number of the picture that each is a view of
+    pictures: list[Picture]  # those that are complete with this batch, in order; failures have no views
 
 
 def read_batches(
     sources: Iterable[ImageSource],
-    geometry: Geometry,
+    geometry: Geometry | Iterable[Geometry],
     batch_size: int = 8,
     workers: int = 2,
     errors: Literal["raise", "keep"] = "raise",
 ) -> Generator[Batch, None, None]:
-    """Read pictures in order, on `workers` threads, at most batch_size + workers of them ahead.
+    """Read pictures in order, on `workers` threads, at most batch_size + workers of them ahead (workers, if tiled).
 
     `sources` may be a generator, endless too: it is asked from the caller's thread, for what is read next only.
-    An unreadable picture raises ImageError, or with errors="keep" goes into `failures` of the batch it belongs to.
-    Wrong arguments raise InlierError at the call. The threads end when the iterator is closed.
+    geometry: one for all pictures, or one for each. An unreadable picture raises ImageError, or with errors="keep" is
+    among the batch's pictures with its error. Wrong arguments raise InlierError at the call. The threads end when the
+    iterator is closed.
     """
     if batch_size < 1 or workers < 1 or errors not in ("raise", "keep"):
         raise InlierError('read_batches needs batch_size >= 1, workers >= 1 and errors "raise" or "keep"')
-    return _batches(iter(sources), geometry, batch_size, workers, keep=errors == "keep")
+    geometries = itertools.repeat(geometry) if isinstance(geometry, Geometry) else iter(geometry)
+    return _batches(zip(sources, geometries), batch_size, workers, keep=errors == "keep")
 
 
 def _batches(
-    sources: Iterator[ImageSource], geometry: Geometry, batch_size: int, workers: int, keep: bool
+    pairs: Iterator[tuple[ImageSource, Geometry]], batch_size: int, workers: int, keep: bool
 ) -> Generator[Batch, None, None]:
-    def read(item: tuple[int, ImageSource]) -> tuple[int, ImageSource, tuple[np.ndarray, tuple[int, int]] | str]:
-        index, source = item
+    first = next(pairs, None)
+    if first is None:
+        return
+    # a picture that is cut into tiles is large, and they are cut when their turn comes
+    ahead = workers if first[1].tile else batch_size + workers
+
+    def read(item: tuple[int, tuple[ImageSource, Geometry]]) -> tuple[Picture, Iterable[np.ndarray]]:
+        index, (source, geometry) = item
         name = source_name(source, index)
         try:
             image = read_image(source, name)
-            return index, source, (geometry(image), (image.height, image.width))
+            geometry.boxes(image.height, image.width)  # refuses what the region of interest does not fit
+            views = geometry.views(image)
+            return Picture(index, source, geometry, _size(image)), views if geometry.tile else list(views)
         except InlierError as error:
             message = str(error) if isinstance(error, ImageError) else f"{name}: {error}"
             if not keep:
                 raise ImageError(message) from None
-            return index, source, message
+            return Picture(index, source, geometry, error=message), ()
 
-    with closing(read_ahead(read, enumerate(sources), workers, batch_size + workers)) as results:
-        while True:
-            batch = Batch([], np.empty((0, 3, geometry.size, geometry.size), np.float32), [], [], {})
-            images = []
-            for index, source, result in islice(results, batch_size):
-                batch.sources[index] = source
-                if isinstance(result, str):
-                    batch.failures.append((index, result))
-                else:
-                    batch.indices.append(index)
-                    images.append(result[0])
-                    batch.sizes.append(result[1])
-            if not batch.sources:
-                return
-            yield batch._replace(images=np.stack(images)) if images else batch
+    images: list[np.ndarray] = []
+    masks: list[np.ndarray | None] = []
+    owners: list[int] = []
+    pictures: list[Picture] = []
+
+    def batch() -> Batch:
+        inspected = None
+        if any(mask is not None for mask in masks):
+            everything = np.ones(images[0].shape[1:], bool)
+            inspected = np.stack([everything if mask is None else mask for mask in masks])
+        size = first[1].size
+        stacked = np.stack(images) if images else np.empty((0, 3, size, size), np.float32)
+        made = Batch(stacked, inspected, owners.copy(), pictures.copy())
+        for column in (images, masks, owners, pictures):
+            column.clear()
+        return made
+
+    with closing(read_ahead(read, enumerate(itertools.chain([first], pairs)), workers, ahead)) as results:
+        for picture, views in results:
+            shown = picture.geometry.inspected(*picture.size) if picture.error is None else None
+            for k, view in enumerate(views):
+                if len(images) == batch_size:
+                    yield batch()
+                images.append(view)
+                masks.append(None if shown is None else shown[k])
+                owners.append(picture.number)
+            pictures.append(picture)
+            # without tiles a batch is so many pictures, those that failed included
+            if len(images) + sum(p.error is not None for p in pictures) >= batch_size:
+                yield batch()
+        if pictures:
+            yield batch()
+
+
+def _size(image: Image.Image) -> tuple[int, int]:
+    return image.height, image.width
 
 
 def read_ahead(

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -12,11 +13,14 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from inlier.data import copies
 from inlier.data.batches import read_ahead
 from inlier.data.datasets.sample import Dataset, Sample, first_names
 from inlier.data.images import FORMATS, decode_image, read_bytes, read_image
+from inlier.data.quality import Levels, doubts, levels
 from inlier.errors import ImageError, InlierError
 
 Value = TypeVar("Value")
@@ -46,9 +50,9 @@ class Look(NamedTuple):
     problem: Problem | None = None
     size: tuple[int, int] = (0, 0)  # width, height, upright
     kind: str = ""  # "grey", "colour", "16-bit grey", ..., "with alpha"
-    strange: str | None = None  # "are of one colour", "are transparent everywhere"
-    brightest: float | None = None  # in [0, 1], of 16-bit pictures
-    has_truth: bool | None = None  # whether its masks show anything; None without masks
+    levels: Levels | None = None
+    mask_notes: tuple[str, ...] = ()
+    mask_share: float | None = None  # of the pixels that are defect; None without masks
     small: NDArray[np.uint16] | None = None  # of good training pictures, until copies are found
 
 
@@ -59,6 +63,7 @@ class Report:
     fingerprint: str  # sha256, hexadecimal, of the sorted sha256 of the good training images
     order: str  # the same of the unsorted ones: a run that is resumed needs the same order
     groups: tuple[int, ...]  # of each good training image, in their order; copies of one another share a number
+    sizes: tuple[tuple[int, int], ...]  # of each of them: height, width
     looks: tuple[Look, ...]  # of each sample, in their order
     problems: tuple[tuple[Sample, Problem], ...]
     suspicious: tuple[tuple[str, tuple[Sample, ...]], ...]  # what is the matter ("are of one colour"), and with which
@@ -128,6 +133,7 @@ def examine(dataset: Dataset, workers: int = 2, progress: Callable[[int, int], N
         fingerprint=hashlib.sha256("".join(sorted(digests)).encode()).hexdigest(),
         order=hashlib.sha256("".join(digests).encode()).hexdigest(),
         groups=groups,
+        sizes=tuple(look.size[::-1] for _, look in train),
         looks=tuple(look._replace(small=None) for look in seen),
         problems=tuple(problems),
         suspicious=suspicious,
@@ -139,9 +145,34 @@ def examine(dataset: Dataset, workers: int = 2, progress: Callable[[int, int], N
                 for what, samples in suspicious
             ),
             *_masks(pairs, masked),
-            *_depth(seen),
+            *doubts([look.levels for look in seen if look.levels]),
         ),
     )
+
+
+def grouped(samples: Sequence[Sample], copies: Sequence[int], pattern: str | None) -> list[int]:
+    """A number for each sample, the same where they are copies, or where `pattern` finds the same in their paths.
+
+    copies: `Report.groups`. pattern: a regular expression; what its first group matches tells pictures of one part, lot
+    or board (all that it matches, where it has no group). Raises InlierError if it is none, or finds nothing in a path.
+    """
+    if pattern is None:
+        return list(copies)
+    try:
+        found = [re.search(pattern, sample.name) for sample in samples]
+    except re.error as error:
+        raise InlierError(f"group: {pattern!r} is no regular expression ({error})") from None
+    if missing := [sample.name for sample, match in zip(samples, found, strict=True) if match is None]:
+        raise InlierError(f"group: {pattern!r} finds nothing in {len(missing)} names: {first_names(missing)}")
+    keys = [(s.category, m.group(min(1, m.re.groups))) for s, m in zip(samples, found, strict=True) if m]
+    numbers = {key: len(copies) + number for number, key in enumerate(dict.fromkeys(keys))}
+    # a graph of pictures' copies and keys, whose connected parts are the groups
+    ends = [numbers[key] for key in keys]
+    n = max([*ends, *copies], default=0) + 1
+    graph = coo_array((np.ones(len(ends)), (list(copies), ends)), shape=(n, n))
+    labels = connected_components(graph, directed=False)[1]
+    order = {label: number for number, label in enumerate(dict.fromkeys(labels[list(copies)].tolist()))}
+    return [order[label] for label in labels[list(copies)].tolist()]
 
 
 def _is_fitted_on(sample: Sample) -> bool:
@@ -162,14 +193,13 @@ def _look(sample: Sample) -> Look:
             hashlib.sha256(data).hexdigest(),
             size=image.size,
             kind=_kind(stored),
-            strange=_strange(image, stored),
-            brightest=float(np.asarray(image).max()) if image.mode == "F" else None,
+            levels=levels(image),
             small=copies.small(image) if _is_fitted_on(sample) else None,
         )
     except ImageError as error:
         return Look(problem=Problem("unreadable image", str(error)))
     try:
-        mask = sample.read_mask()
+        mask, notes = sample.inspect_mask()
     except ImageError as error:
         return look._replace(problem=Problem("unreadable mask", str(error)))
     if mask is None:
@@ -177,21 +207,12 @@ def _look(sample: Sample) -> Look:
     if mask.shape != (image.height, image.width):
         sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, its image {sample.name} has {image.width} x {image.height}"
         return look._replace(problem=Problem("mask of another size", f"{sample.masks[0]}: {sizes}"))
-    return look._replace(has_truth=bool(mask.any()))
+    return look._replace(mask_notes=notes, mask_share=float(mask.mean()))
 
 
 def _kind(stored: Image.Image) -> str:
     name = "16-bit grey" if stored.mode.startswith("I") else KINDS.get(stored.mode, stored.mode)
     return f"{name} with alpha" if stored.has_transparency_data else name
-
-
-def _strange(image: Image.Image, stored: Image.Image) -> str | None:
-    """What is the matter with a single picture, if anything is."""
-    if stored.has_transparency_data and stored.convert("RGBA").getchannel("A").getextrema()[1] == 0:
-        return "are transparent everywhere (alpha 0), black is what is left"
-    extrema = image.getextrema()
-    ranges = extrema if isinstance(extrema[0], tuple) else (extrema,)
-    return "are of one colour" if all(low == high for low, high in ranges) else None
 
 
 def _suspicious(pairs: Sequence[tuple[Sample, Look]]) -> Iterator[tuple[str, tuple[Sample, ...]]]:
@@ -203,8 +224,8 @@ def _suspicious(pairs: Sequence[tuple[Sample, Look]]) -> Iterator[tuple[str, tup
         size = _most([look.size for look in model])
         ratio, kind = _most([_ratio(look.size) for look in model]), _most([look.kind for look in model])
         for sample, look in own:
-            if look.strange:
-                found.setdefault(look.strange, []).append(sample)
+            if look.levels and look.levels.is_flat:
+                found.setdefault("are of one colour, nothing is to be seen in them", []).append(sample)
             if ratio is not None and _ratio(look.size) != ratio:
                 turned = _ratio(look.size[::-1]) == ratio
                 what = "are turned by a quarter against" if turned else "have another aspect ratio than"
@@ -259,21 +280,18 @@ def _same_pictures(pairs: Sequence[tuple[Sample, Look]]) -> Iterator[str]:
 
 
 def _masks(pairs: Sequence[tuple[Sample, Look]], masked: set[str]) -> Iterator[str]:
-    empty = [str(s.masks[0]) for s, look in pairs if s.is_defect and look.has_truth is False]
+    empty = [str(s.masks[0]) for s, look in pairs if s.is_defect and look.mask_share == 0]
     if empty:
         yield f"{len(empty)} masks show no defect pixel: {first_names(empty)}"
-    marked = [s.name for s, look in pairs if not s.is_defect and look.has_truth]
+    large = [str(s.masks[0]) for s, look in pairs if (look.mask_share or 0) > 0.5]
+    if large:
+        yield f"{len(large)} masks call more than half of the picture defect; are they inverted? {first_names(large)}"
+    noted = [note for _, look in pairs for note in look.mask_notes]
+    if noted:
+        yield f"{len(noted)} masks have more than two values; the first, {noted[0]}"
+    marked = [s.name for s, look in pairs if not s.is_defect and look.mask_share]
     if marked:
         yield f"{len(marked)} good images have masks that show a defect: {first_names(marked)}"
     unmasked = sorted({s.category for s, _ in pairs if s.is_defect} - masked)
     if unmasked:
         yield f"{first_names(unmasked)}: no masks: pixel metrics are not available"
-
-
-def _depth(seen: Sequence[Look]) -> Iterator[str]:
-    deep = [look.brightest for look in seen if look.brightest is not None]
-    if deep and max(deep) < 1 / 16:
-        yield (
-            "all 16-bit images are below 1/16 of the range: probably 12-bit data in 16-bit files; "
-            "the network sees nearly black pictures; scale them to the full range"
-        )

@@ -1,31 +1,55 @@
-"""Where a pixel of the network's square input lies in the original picture; no other module knows."""
+"""Where a pixel of the network's square input lies in the original picture; no other module knows.
+
+A picture is looked at in views, each of which becomes one input of the network: the whole picture, the box around its
+region of interest, or tiles of either. What lies outside the region is painted over before anything is resized, so
+that no pixel there can change a digit of a score.
+"""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import label
 
+from inlier.data.region import Region
 from inlier.errors import InlierError
 
 FILTERS = {name: Image.Resampling[name.upper()] for name in ("bilinear", "bicubic", "lanczos")}
 
 
+class Box(NamedTuple):
+    """A part of an original picture, whole pixels; right and bottom lie just outside."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
 @dataclass(frozen=True)
 class Geometry:
-    """How a picture becomes the network's input, and how a map goes back. The numbers are torchvision's conventions.
+    """How a picture becomes inputs of the network, and how maps go back. The numbers are torchvision's conventions.
 
-    size: the input is size x size pixels.
-    shorter_side: None stretches the whole picture to size x size, nothing is cut off. A number: the shorter side is
-        resized to so many pixels, the aspect ratio is kept, and the centre size x size is cut out.
+    size: an input is size x size pixels.
+    shorter_side: None stretches the view to size x size, nothing is cut off. A number: the shorter side is resized to
+        so many pixels, the aspect ratio is kept, and the centre size x size is cut out.
     filter: Pillow's resampling, with antialias.
+    tile: None: a picture is one view. A number: it is cut into tiles of tile x tile original pixels, which overlap by
+        at least the share `overlap`; a side that is shorter than a tile is one tile long.
+    region: the part of pictures that is inspected; None: all of it.
     Raises InlierError when these do not fit together.
     """
 
     size: int
     shorter_side: int | None = None
     filter: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
+    tile: int | None = None
+    overlap: float = 0.25
+    region: Region | None = None
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -34,9 +58,13 @@ class Geometry:
             raise InlierError(f"shorter_side: must be at least size ({self.size}), got {self.shorter_side}")
         if self.filter not in FILTERS:
             raise InlierError(f"filter: must be one of {', '.join(FILTERS)}, got {self.filter!r}")
+        if self.tile is not None and self.shorter_side is not None:
+            raise InlierError("tile and shorter_side: a tile is never cropped; leave shorter_side out (none)")
+        if self.tile is not None and (self.tile < 1 or not 0 <= self.overlap < 1):
+            raise InlierError(f"tile: must be at least 1 pixel and overlap in [0, 1), got {self.tile}, {self.overlap}")
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        """An image of `read_image` -> float32 (3, size, size) in [0, 1]."""
+        """One view, an image of `read_image` or a part of it -> float32 (3, size, size) in [0, 1]."""
         if image.mode not in ("RGB", "F"):
             raise InlierError(f"expected an image of read_image (mode RGB or F), got mode {image.mode}")
         pixels = np.asarray(self._resize_and_crop(image, FILTERS[self.filter]))
@@ -45,34 +73,167 @@ class Geometry:
             return np.repeat(pixels.clip(0, 1)[None], 3, axis=0)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32) / 255
 
+    def views(self, image: Image.Image) -> Iterator[np.ndarray]:
+        """All views of an image of `read_image`, one after the other, as `boxes` lists them."""
+        boxes = self.boxes(image.height, image.width)
+        image = self._painted(image)
+        for box in boxes:
+            is_whole = box == (0, 0, image.height, image.width)
+            yield self(image if is_whole else image.crop((box.left, box.top, box.right, box.bottom)))
+
+    def boxes(self, height: int, width: int) -> list[Box]:
+        """Where the views of an original of height x width lie; tiles without an inspected pixel are left out."""
+        region = None if self.region is None else self.region.of_size(height, width)
+        whole = Box(0, 0, height, width)
+        if region is not None:
+            rows, columns = (np.flatnonzero(region.any(axis)) for axis in (1, 0))
+            whole = Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+        if self.tile is None:
+            return [whole]
+        tops, lefts = self._starts(whole.bottom - whole.top), self._starts(whole.right - whole.left)
+        tiles = [
+            Box(y, x, min(y + self.tile, whole.bottom), min(x + self.tile, whole.right))
+            for y in (whole.top + top for top in tops)
+            for x in (whole.left + left for left in lefts)
+        ]
+        return [b for b in tiles if region is None or region[b.top : b.bottom, b.left : b.right].any()]
+
+    def inspected(self, height: int, width: int) -> NDArray[np.bool_] | None:
+        """(views, size, size): which pixels of the inputs show the region; None: all do."""
+        if self.region is None:
+            return None
+        region = self.region.of_size(height, width)
+        masks = [self._nearest(region[b.top : b.bottom, b.left : b.right]) for b in self.boxes(height, width)]
+        # a part of less than half a pixel must not leave a view without any
+        return np.stack([mask if mask.any() else np.ones_like(mask) for mask in masks])
+
+    def seen(self, height: int, width: int) -> NDArray[np.bool_]:
+        """(height, width): which pixels of an original are inspected: inside the region, not cropped off."""
+        inside = np.zeros((height, width), bool)
+        for box in self.boxes(height, width):
+            top, left, bottom, right = (math.ceil(edge - 0.5) for edge in self.crop_box(box))
+            inside[top:bottom, left:right] = True
+        return inside if self.region is None else inside & self.region.of_size(height, width)
+
     def mask(self, mask: np.ndarray) -> np.ndarray:
-        """bool (H, W) -> bool (size, size), the same region, nearest neighbour."""
-        image = Image.fromarray(mask.astype(np.uint8))
-        return np.asarray(self._resize_and_crop(image, Image.Resampling.NEAREST)) > 0
+        """bool (H, W) -> bool (size, size) of the whole inspected part, nearest neighbour as in published figures.
 
-    def crop_box(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """The inspected region (top, left, bottom, right) in pixels of an original of height x width."""
-        rows, columns, top, left = self._place(height, width)
-        y, x = height / rows, width / columns
-        return top * y, left * x, (top + self.size) * y, (left + self.size) * x
-
-    def to_original(self, map: np.ndarray, height: int, width: int) -> np.ndarray:
-        """float32 (size, size) -> float32 (height, width), registered to the original picture.
-
-        NaN means not inspected: the pixel's centre lies outside `crop_box`.
+        A connected defect that would vanish so is kept: by each pixel here that a pixel's centre of it falls on.
         """
-        top, left, bottom, right = self.crop_box(height, width)
+        small, (y, x), _ = self._small(mask)
+        small[y, x] = True
+        return small
+
+    def rescued(self, mask: np.ndarray) -> int:
+        """How many connected defects of bool (H, W) `mask` keeps though their nearest pixels miss them."""
+        return self._small(mask)[2]
+
+    def _small(self, mask: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray], int]:
+        """What nearest neighbour leaves, bool (size, size); rows and columns of the defects it misses; their number."""
+        whole = self._whole(*mask.shape)
+        labels, n = label(mask[whole.top : whole.bottom, whole.left : whole.right], np.ones((3, 3)))
+        small = np.asarray(self._resize_and_crop(Image.fromarray(labels.astype(np.int32)), Image.Resampling.NEAREST))
+        missed = np.ones(n + 1, bool)
+        missed[small] = missed[0] = False
+        height, width = labels.shape
+        rows, columns, top, left = self._place(height, width)
+        y, x = np.nonzero(missed[labels])
+        numbers = labels[y, x]
+        y, x = (2 * y + 1) * rows // (2 * height) - top, (2 * x + 1) * columns // (2 * width) - left
+        inside = (y >= 0) & (y < self.size) & (x >= 0) & (x < self.size)  # others are not inspected
+        return small > 0, (y[inside], x[inside]), len(np.unique(numbers[inside]))
+
+    def grid(self, maps: np.ndarray, height: int, width: int) -> np.ndarray:
+        """Maps (views, size, size) of an original -> (size, size) of the whole inspected part, NaN outside the region.
+
+        Tiles are put together and made smaller: averages over the original's pixels.
+        """
+        if len(maps) == 1 and self.region is None:
+            return maps[0]
+        whole = self._whole(height, width)
+        if len(maps) == 1:
+            found = maps[0].copy()
+        else:
+            stitched = self._stitched(maps, height, width)[whole.top : whole.bottom, whole.left : whole.right]
+            filled = Image.fromarray(np.where(np.isnan(stitched), np.nanmin(stitched), stitched))
+            found = np.array(filled.resize((self.size, self.size), Image.Resampling.BOX))
+        if self.region is not None:
+            found[~self.mask(self.region.of_size(height, width))] = np.nan
+        return found
+
+    def to_original(self, maps: np.ndarray, height: int, width: int) -> np.ndarray:
+        """float32 (views, size, size) -> float32 (height, width), registered to the original picture.
+
+        NaN means not inspected: outside the region, or the pixel's centre was cropped off.
+        """
+        out = self._stitched(maps, height, width)
+        if self.region is not None:
+            out[~self.region.of_size(height, width)] = np.nan
+        return out
+
+    def _stitched(self, maps: np.ndarray, height: int, width: int) -> np.ndarray:
+        """(height, width); where tiles overlap each counts the more the deeper a pixel lies in it, so no seam shows."""
+        boxes = self.boxes(height, width)
+        if len(boxes) == 1:
+            place, part = self._enlarged(maps[0], boxes[0])
+            out = np.full((height, width), np.nan, np.float32)  # now, as enlarging takes its own share of the memory
+            out[place] = part
+            return out
+        weights, out = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
+        for box, map_ in zip(boxes, maps, strict=True):
+            place, part = self._enlarged(map_, box)
+            depth = np.minimum.outer(_depth(part.shape[0]), _depth(part.shape[1]))
+            out[place] += depth * part
+            weights[place] += depth
+        out[weights == 0] = np.nan
+        return np.divide(out, weights, out=out, where=weights > 0)
+
+    def _enlarged(self, map_: np.ndarray, box: Box) -> tuple[tuple[slice, slice], np.ndarray]:
+        """Which pixels of the original one view's map covers, and its values there."""
+        top, left, bottom, right = self.crop_box(box)
         y, x = self.size / (bottom - top), self.size / (right - left)  # map pixels per original pixel
         y0, x0, y1, x1 = (math.ceil(edge - 0.5) for edge in (top, left, bottom, right))
+        place = slice(y0, y1), slice(x0, x1)
+        if y0 == y1 or x0 == x1:  # a picture of a pixel or two, its crop is smaller than one
+            return place, np.empty((y1 - y0, x1 - x0), np.float32)
         # the outermost pixels reach over the edge of the region by up to half a pixel
         pad = math.ceil(max(y, x) / 2)
-        padded = Image.fromarray(np.pad(np.asarray(map, np.float32), pad, mode="edge"))
-        box = ((x0 - left) * x + pad, (y0 - top) * y + pad, (x1 - left) * x + pad, (y1 - top) * y + pad)
-        out = np.full((height, width), np.nan, np.float32)
-        if y0 == y1 or x0 == x1:  # a picture of a pixel or two, its crop is smaller than one
-            return out
-        out[y0:y1, x0:x1] = np.asarray(padded.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=box))
-        return out
+        padded = Image.fromarray(np.pad(np.asarray(map_, np.float32), pad, mode="edge"))
+        part = ((x0 - left) * x + pad, (y0 - top) * y + pad, (x1 - left) * x + pad, (y1 - top) * y + pad)
+        return place, np.asarray(padded.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=part))
+
+    def _whole(self, height: int, width: int) -> Box:
+        """The box around everything that is inspected, before a crop."""
+        boxes = self.boxes(height, width)
+        return Box(*(min(side) for side in list(zip(*boxes))[:2]), *(max(side) for side in list(zip(*boxes))[2:]))
+
+    def crop_box(self, box: Box) -> tuple[float, float, float, float]:
+        """What the network sees of a box (top, left, bottom, right), in pixels of the original."""
+        rows, columns, top, left = self._place(box.bottom - box.top, box.right - box.left)
+        y, x = (box.bottom - box.top) / rows, (box.right - box.left) / columns
+        return (
+            box.top + top * y,
+            box.left + left * x,
+            box.top + (top + self.size) * y,
+            box.left + (left + self.size) * x,
+        )
+
+    def _starts(self, length: int) -> list[int]:
+        """Where tiles begin along a side: evenly spread, the last one ends with it."""
+        assert self.tile is not None
+        if length <= self.tile:
+            return [0]
+        n = math.ceil((length - self.tile) / max(1, math.floor(self.tile * (1 - self.overlap)))) + 1
+        return [round(i * (length - self.tile) / (n - 1)) for i in range(n)]
+
+    def _painted(self, image: Image.Image) -> Image.Image:
+        """Everything outside the region has the mean colour of the inside."""
+        if self.region is None:
+            return image
+        region, pixels = self.region.of_size(image.height, image.width), np.array(image)
+        mean = pixels[region].mean(0, dtype=np.float64)
+        pixels[~region] = mean if image.mode == "F" else np.rint(mean).astype(np.uint8)
+        return Image.fromarray(pixels)
 
     def _place(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Rows and columns after resizing, then top and left of the crop."""
@@ -83,6 +244,10 @@ class Geometry:
         rows, columns = (self.shorter_side, resized) if height <= width else (resized, self.shorter_side)
         return rows, columns, round((rows - self.size) / 2), round((columns - self.size) / 2)
 
+    def _nearest(self, mask: np.ndarray) -> NDArray[np.bool_]:
+        """bool (H, W) of one view -> bool (size, size)"""
+        return np.asarray(self._resize_and_crop(Image.fromarray(mask.astype(np.uint8)), Image.Resampling.NEAREST)) > 0
+
     def _resize_and_crop(self, image: Image.Image, resampling: Image.Resampling) -> Image.Image:
         rows, columns, top, left = self._place(image.height, image.width)
         limit = Image.MAX_IMAGE_PIXELS
@@ -90,3 +255,9 @@ class Geometry:
             raise InlierError(f"{image.width} x {image.height} pixels: too long and thin for shorter_side; use None")
         resized = image.resize((columns, rows), resampling)
         return resized.crop((left, top, left + self.size, top + self.size))
+
+
+def _depth(n: int) -> NDArray[np.float32]:
+    """(n,) how far each pixel lies from the nearer end, from 0.5."""
+    place = np.arange(n, dtype=np.float32) + 0.5
+    return np.minimum(place, n - place)

@@ -2,7 +2,8 @@
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
@@ -11,11 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inlier.calibration import Calibration, Rule
-from inlier.data.batches import Batch, read_batches
+from inlier.data.batches import Batch, Picture, read_batches
+from inlier.data.check import check, grouped
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset
 from inlier.data.geometry import Geometry
-from inlier.data.images import ImageSource, list_images, source_name
+from inlier.data.images import SUFFIX_LIST, ImageSource, list_images, source_name
+from inlier.data.region import Region
 from inlier.errors import InlierError
 from inlier.inspection.result import Prediction
 from inlier.progress import progress
@@ -24,7 +27,7 @@ log = logging.getLogger("inlier")
 
 
 class Output(NamedTuple):
-    """Raw output of a runtime for a batch of pictures."""
+    """Raw output of a runtime for a batch of views."""
 
     scores: NDArray[np.float32]  # (B,)
     maps: NDArray[np.float32] | None = None  # (B, size, size); None where none were asked for
@@ -32,9 +35,21 @@ class Output(NamedTuple):
 
 
 class Runtime(Protocol):
-    """Computes scores and maps of pictures as the network sees them, float32 (B, 3, size, size) in [0, 1]."""
+    """Computes scores and maps of pictures as the network sees them, float32 (B, 3, size, size) in [0, 1].
 
-    def __call__(self, images: NDArray[np.float32], maps: bool) -> Output: ...
+    inspected: bool (B, size, size), the pixels that count; None: all.
+    """
+
+    def __call__(self, images: NDArray[np.float32], inspected: NDArray[np.bool_] | None, maps: bool) -> Output: ...
+
+
+class Judged(NamedTuple):
+    """What a runtime says about one picture, all its views together."""
+
+    picture: Picture
+    score: float = 0.0  # the highest of its views
+    maps: NDArray[np.float32] | None = None  # (views, size, size)
+    reconstructions: NDArray[np.float32] | None = None  # (views, 3, size, size)
 
 
 class Inspector:
@@ -44,27 +59,53 @@ class Inspector:
     repaints: ClassVar[bool] = False  # reconstructions come with the maps
 
     runtime_: Runtime
-    geometry_: Geometry
+    geometry_: Geometry  # of all pictures, but for the region of interest
+    regions_: Mapping[str, Region]  # by category; "": of all
     calibration_: Calibration
     categories_: tuple[str, ...]  # what the model was fitted on
 
-    def __init__(self, runtime: Runtime, geometry: Geometry):
-        self.runtime_, self.geometry_ = runtime, geometry
+    def __init__(self, runtime: Runtime, geometry: Geometry, regions: Mapping[str, Region] | None = None):
+        self.runtime_, self.geometry_, self.regions_ = runtime, geometry, regions or {}
         self.calibration_, self.categories_ = Calibration("none"), ()
 
     def header(self) -> dict[str, Any]:
         """What the model says of itself, for records and reports."""
-        return {"categories": list(self.categories_), "calibration": self.calibration_.header()}
+        regions = {name: list(region.mask.shape) for name, region in self.regions_.items()}
+        return {
+            "categories": list(self.categories_),
+            "calibration": self.calibration_.header(),
+            "regions": regions,  # height and width of the pictures they were drawn on
+        }
 
-    def inspect(self, picture: ImageSource, *, alpha: float | None = None, maps: bool = True) -> Prediction:
+    def geometry_for(self, category: str | None) -> Geometry:
+        """How pictures of a category are looked at. Raises InlierError where that depends on it and it is not known."""
+        region = self.regions_.get(category or "", self.regions_.get(""))
+        if region is None and self.regions_ and category not in self.categories_:
+            raise InlierError(
+                "the regions of interest differ between categories, so the category of the pictures must be told: one "
+                f"of {', '.join(self.categories_)}"
+            )
+        return replace(self.geometry_, region=region)
+
+    def inspect(
+        self,
+        picture: ImageSource,
+        *,
+        alpha: float | None = None,
+        confidence: float | None = None,
+        category: str | None = None,
+        maps: bool = True,
+    ) -> Prediction:
         """Judge one picture (path, array or PIL image). Raises ImageError if it cannot be read."""
-        return next(self.predict([picture], alpha=alpha, maps=maps))
+        return next(self.predict([picture], alpha=alpha, confidence=confidence, category=category, maps=maps))
 
     def predict(
         self,
         data: Any,
         *,
         alpha: float | None = None,
+        confidence: float | None = None,
+        category: str | None = None,
         batch_size: int = 8,
         workers: int = 2,
         errors: Literal["raise", "keep"] = "raise",
@@ -74,67 +115,123 @@ class Inspector:
 
         data: a picture (path, array or PIL image), a folder, a list or generator of pictures, or a Dataset, whose test
         pictures are judged. alpha: the accepted false-alarm rate (default: 0.01, or the lowest that the calibration
-        can promise). errors="keep" turns a picture that cannot be read into a Prediction with `error` set instead of
-        raising. maps=False leaves `map` and `region` None, which is much faster where maps cost extra.
+        can promise); it holds on average over calibrations, or with `confidence`, such as 0.95, for this one. category:
+        what the pictures show, where the model knows several (default: not known; then the largest p-value counts).
+        errors="keep" turns a picture that cannot be read into a Prediction with `error` set instead of raising.
+        maps=False leaves `map` and `region` None, which is much faster where maps cost extra.
         """
         self.check_fitted()
-        rule = self.calibration_.rule(alpha)
-        if note := self.calibration_.note(alpha):
+        if category is not None and category not in self.categories_:
+            raise InlierError(f"the model was not fitted on {category!r}, only on: {', '.join(self.categories_)}")
+        if category is None and len(self.categories_) == 1:
+            category = self.categories_[0]
+        rule = self.calibration_.rule(alpha, confidence, category)
+        if note := self.calibration_.note(alpha, confidence, category):
             self._say_once(note)
-        batches = read_batches(pictures_of(data), self.geometry_, batch_size, workers, errors)
-        return self._judged(batches, rule, maps)
+        batches = read_batches(pictures_of(data), self.geometry_for(category), batch_size, workers, errors)
+        return (self._prediction(judged, rule, category) for judged in self._judged(batches, maps))
 
-    def _judged(self, batches: Iterable[Batch], rule: Rule | None, maps: bool) -> Iterator[Prediction]:
+    def _judged(self, batches: Iterable[Batch], maps: bool) -> Iterator[Judged]:
+        """Scores and maps of pictures as they are complete."""
+        outputs: dict[int, list[Output]] = {}  # by picture, of its views so far
         for batch in batches:
-            name = {i: source_name(source, i) for i, source in batch.sources.items()}
-            found = {i: Prediction(name[i], error=reason, source=batch.sources[i]) for i, reason in batch.failures}
-            if batch.indices:
-                output = self.runtime_(batch.images, maps)
-                p_values = self.calibration_.p_values(output.scores) if rule else None
-                for k, i in enumerate(batch.indices):
-                    found[i] = Prediction(
-                        path=name[i],
-                        score=float(output.scores[k]),
-                        p_value=None if p_values is None else float(p_values[k]),
-                        threshold=rule.threshold if rule else None,
-                        verdict=rule.verdict(float(output.scores[k])) if rule else None,
-                        alpha=rule.alpha if rule else None,
-                        pixel_threshold=rule.pixel_threshold if rule else None,
-                        source=batch.sources[i],
-                        size=batch.sizes[k],
-                        network_map=None if output.maps is None else output.maps[k],
-                        network_reconstruction=None if output.reconstructions is None else output.reconstructions[k],
-                        geometry=self.geometry_,
-                        log_map=self.log_maps,
-                    )
-            yield from (found[i] for i in sorted(found))
+            if batch.owners:
+                output = self.runtime_(batch.images, batch.inspected, maps)
+                columns = [None if column is None else list(column) for column in output]
+                for k, owner in enumerate(batch.owners):
+                    one = Output(*(None if column is None else column[k] for column in columns))  # type: ignore[arg-type]
+                    outputs.setdefault(owner, []).append(one)
+            for picture in batch.pictures:
+                views = outputs.pop(picture.number, [])
+                if picture.error is not None:
+                    yield Judged(picture)
+                    continue
+                scores, found, repainted = zip(*views, strict=True)
+                yield Judged(
+                    picture,
+                    float(max(scores)),
+                    None if found[0] is None else np.stack(found),
+                    None if repainted[0] is None else np.stack(repainted),
+                )
+
+    def _prediction(self, judged: Judged, rule: Rule | None, category: str | None) -> Prediction:
+        picture, score = judged.picture, judged.score
+        name = source_name(picture.source, picture.number)
+        if picture.error is not None:
+            return Prediction(name, error=picture.error, source=picture.source)
+        return Prediction(
+            path=name,
+            score=score,
+            p_value=float(self.calibration_.p_values(score, category)) if rule else None,
+            threshold=rule.threshold if rule else None,
+            verdict=rule.verdict(score) if rule else None,
+            alpha=rule.alpha if rule else None,
+            confidence=rule.confidence if rule else None,
+            pixel_threshold=rule.pixel_threshold if rule else None,
+            source=picture.source,
+            size=picture.size,
+            network_maps=judged.maps,
+            network_reconstructions=judged.reconstructions,
+            geometry=picture.geometry,
+            log_map=self.log_maps,
+        )
 
     def score_samples(self, data: Any, *, batch_size: int = 8, workers: int = 2) -> NDArray[np.float32]:
         """(n,) raw scores, higher = more anomalous (unlike scikit-learn's, which fall). data: as for `predict`."""
         found = self.predict(data, batch_size=batch_size, workers=workers, maps=False)
         return np.array([p.score for p in found], np.float32)
 
-    def calibrate(self, good: Any, *, workers: int = 2) -> Self:
+    def calibrate(self, good: Any, *, extend: bool = False, group: str | None = None, workers: int = 2) -> Self:
         """Replace the calibration by the scores of these good pictures, which the model was not fitted on.
 
-        good: a folder, a list or generator of pictures, or a Dataset, whose good training pictures are taken.
+        good: a folder, a list or generator of pictures, or a Dataset, whose good training pictures are taken. Where the
+        model knows several categories, the data must name them. extend: keep the scores that are there, too. group: a
+        regular expression that finds in a picture's path what part, lot or board it shows; such pictures count as one.
+        Raises InlierError for data that cannot be used.
         """
         self.check_fitted()
-        sources = [sample.source for sample in open_dataset(good).train]
-        if not sources:
+        dataset = open_dataset(good)
+        samples = dataset.train
+        if not samples:
             raise InlierError("nothing to calibrate on: no good pictures found")
-        self.calibration_ = Calibration("split", *self.held_out(sources, workers))
+        of = [sample.category for sample in samples]
+        if len(self.categories_) <= 1:
+            of = len(of) * list(self.categories_ or ("",))
+        elif unknown := sorted(set(of) - set(self.categories_)):
+            raise InlierError(
+                f"the model knows {', '.join(self.categories_)}; these pictures are of {', '.join(unknown)}: give a "
+                "data set whose categories have those names"
+            )
+        report = check(replace(dataset, samples=samples), workers)
+        for warning in report.warnings:
+            log.warning("%s", warning)
+        groups = grouped(samples, report.groups, group)
+        scores = self.held_out([s.source for s in samples], [self.geometry_for(name) for name in of], workers)
+        new = Calibration("split", *scores, np.array(of), np.array(groups))
+        if extend:
+            known = set(zip(self.calibration_.scores.tolist(), self.calibration_.peaks.tolist(), strict=True))
+            again = sum(pair in known for pair in zip(new.scores.tolist(), new.peaks.tolist(), strict=True))
+            if again:
+                raise InlierError(
+                    f"{again} of these pictures have the very scores of pictures that the model is calibrated on: a "
+                    "picture must not count twice; leave out what was used before"
+                )
+            new = self.calibration_.extended(new)
+        self.calibration_ = new
         log.info("calibration: %s", self.calibration_)
         return self
 
-    def held_out(self, sources: Sequence[ImageSource], workers: int = 2) -> tuple[NDArray[Any], NDArray[Any]]:
+    def held_out(
+        self, sources: Sequence[ImageSource], geometries: Sequence[Geometry], workers: int = 2
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
         """(scores, highest map values), float32 (n,) each, of pictures that the model was not fitted on."""
         scores, peaks = [], []
         with progress("calibrating", len(sources)) as show:
-            for p in self._judged(read_batches(sources, self.geometry_, 8, workers), None, maps=True):
-                assert p.score is not None and p.network_map is not None  # a failure would have been raised
-                scores.append(p.score)
-                peaks.append(float(p.network_map.max()))
+            for judged in self._judged(read_batches(sources, geometries, 8, workers), maps=True):
+                assert judged.maps is not None
+                inside = judged.picture.geometry.inspected(*judged.picture.size)
+                scores.append(judged.score)
+                peaks.append(float(judged.maps.max() if inside is None else judged.maps[inside].max()))
                 show(len(scores))
         return np.array(scores, np.float32), np.array(peaks, np.float32)
 
@@ -175,5 +272,5 @@ def _expanded(item: ImageSource) -> list[Any]:
         return [item]
     images = list_images(Path(item))
     if not images:
-        raise InlierError(f"{item}: holds no images (.png .jpg .jpeg .bmp .tif .tiff .webp)")
+        raise InlierError(f"{item}: holds no images {SUFFIX_LIST}")
     return images

@@ -42,32 +42,34 @@ class Prediction:
     threshold: float | None = None  # a score above it is a defect; None without calibration
     verdict: Verdict | None = None  # None without calibration
     alpha: float | None = None  # the false-alarm rate that threshold and verdict are for
+    confidence: float | None = None  # with which alpha is kept; None: on average over calibrations
     pixel_threshold: float | None = None  # at most a share alpha of good parts has any map value above it
     error: str | None = None
     source: ImageSource | None = field(default=None, repr=False, compare=False)  # what was judged
     size: tuple[int, int] = field(default=(0, 0), repr=False, compare=False)  # (height, width) of the original
-    # (size, size) raw scores, and (3, size, size) about [0, 1] of methods that repaint, as the network made them
-    network_map: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
-    network_reconstruction: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    # (views, size, size) raw scores, and (views, 3, size, size) about [0, 1] of methods that repaint, as the network
+    # made them
+    network_maps: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    network_reconstructions: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
     geometry: Geometry | None = field(default=None, repr=False, compare=False)
     log_map: bool = field(default=False, repr=False, compare=False)  # people are shown logarithms of the map
 
     @functools.cached_property
     def map(self) -> NDArray[np.float32] | None:
-        """(height, width) raw anomaly scores, registered to the original picture; NaN = not inspected (cropped off)."""
-        if self.network_map is None or self.geometry is None:
+        """(height, width) raw anomaly scores, registered to the original picture; NaN = not inspected."""
+        if self.network_maps is None or self.geometry is None:
             return None
-        return self.geometry.to_original(self.network_map, *self.size)
+        return self.geometry.to_original(self.network_maps, *self.size)
 
     @functools.cached_property
     def reconstruction(self) -> NDArray[np.uint8] | None:
-        """(height, width, 3) the picture repainted as good, registered to the original; black = cropped off.
+        """(height, width, 3) the picture repainted as good, registered to the original; black = not inspected.
 
         None for methods that repaint nothing.
         """
-        if self.network_reconstruction is None or self.geometry is None:
+        if self.network_reconstructions is None or self.geometry is None:
             return None
-        planes = [self.geometry.to_original(plane, *self.size) for plane in self.network_reconstruction]
+        planes = [self.geometry.to_original(self.network_reconstructions[:, c], *self.size) for c in range(3)]
         return np.rint(255 * np.nan_to_num(np.stack(planes, -1)).clip(0, 1)).astype(np.uint8)
 
     @property
@@ -91,7 +93,7 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold; `boxes` where there is a map."""
-        names = ("path", "score", "p_value", "threshold", "verdict", "alpha", "pixel_threshold", "error")
+        names = ("path", "score", "p_value", "threshold", "verdict", "alpha", "confidence", "pixel_threshold", "error")
         boxes = {} if self.map is None else {"boxes": [box._asdict() for box in self.boxes()]}
         return {name: getattr(self, name) for name in names} | boxes
 
@@ -112,7 +114,7 @@ class Prediction:
 
     def without_maps(self) -> Self:
         """The same without its arrays, for lists of thousands."""
-        return replace(self, network_map=None, network_reconstruction=None)
+        return replace(self, network_maps=None, network_reconstructions=None)
 
     def _words(self) -> str:
         judged = "" if self.p_value is None else f"{self.verdict}, p {self.p_value:.4g}, "

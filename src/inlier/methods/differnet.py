@@ -3,13 +3,13 @@
 Rudolph, Wandt, Rosenhahn, "Same Same But DifferNet: Semi-Supervised Defect Detection with Normalizing Flows", WACV
 2021, arXiv 2008.12577. Checked against numbers made with the authors' code (marco-rudolph/differnet, commit 9bdf026).
 
-Same mathematics, other computation: smaller scales are strided slices (the code's nearest interpolation, bit for bit);
+Same mathematics, other computation: smaller scales are strided slices where the size divides (the code's nearest
+interpolation, bit for bit); gradients are turned back by splines on tensors (as scipy's in the code, up to rounding);
 the log-determinant comes with the training pass and not at all when scoring; all views of a batch are scored together,
 a bounded number at a time; views are turned on tensors, by the very pixels that Pillow picks.
 
 What differs: the last step is the model, where the code also reports its best epoch on the test set; scoring views lie
-at fixed angles, so that a picture has one score; gradients are turned back by the nearest pixel, not by splines (the
-gaussian follows: the pattern stays, values move by some per cent). Flips are ours. The preset `light` scores two
+at fixed angles, so that a picture has one score. Flips are ours. The preset `light` scores two
 views, upright and upside down, at which no corner is missing, and trains on cached features of these alone. Its
 features are means and deviations of channels, whitened: the flow starts from what a Gaussian knows, so few steps do.
 
@@ -28,7 +28,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.ndimage import spline_filter1d
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from inlier import processes, settings
 from inlier.data.batches import read_ahead
@@ -164,6 +166,48 @@ def rotate(images: Tensor, degrees: float, fill: str = "black") -> Tensor:
     return turned if fill == "reflect" else turned * inside
 
 
+def spline_matrix(n: int) -> Tensor:
+    """(n, n) float32: from values to coefficients of the cubic spline through them, mirrored at the ends."""
+    return torch.from_numpy(spline_filter1d(np.eye(n), 3, axis=0, mode="mirror").astype(np.float32))
+
+
+def turn(images: Tensor, degrees: float, splines: Tensor) -> Tensor:
+    """(..., n, n) turned counter-clockwise about the centre, cubic splines between the pixels, 0 outside.
+
+    Equal to scipy.ndimage.rotate up to rounding. splines: `spline_matrix(n)`.
+    """
+    if degrees % 90 == 0:  # every pixel falls on another one
+        return rotate(images, degrees)
+    n, angle = images.shape[-1], math.radians(degrees)
+    centred = torch.arange(n, dtype=torch.float64).sub((n - 1) / 2)
+    y = math.cos(angle) * centred[:, None] + math.sin(angle) * centred + (n - 1) / 2
+    x = math.cos(angle) * centred - math.sin(angle) * centred[:, None] + (n - 1) / 2
+    inside = (y >= 0) & (y <= n - 1) & (x >= 0) & (x <= n - 1)
+    rows, columns = (_spline_taps(place * inside, n) for place in (y, x))
+    coefficients = (splines @ images @ splines.T).flatten(-2)
+    turned = torch.zeros_like(coefficients)
+    for (row, of_row), (column, of_column) in itertools.product(rows, columns):
+        index, weight = (row * n + column).flatten(), (of_row * of_column * inside).flatten()
+        turned.addcmul_(coefficients.index_select(-1, index.to(images.device)), weight.to(images))
+    return turned.view(images.shape)
+
+
+def _spline_taps(place: Tensor, n: int) -> list[tuple[Tensor, Tensor]]:
+    """Four (index, weight) of the cubic B-spline at each place in 0 to n - 1."""
+    first = place.floor()
+    t = (place - first).float()
+    s = 1 - t
+    weights = s * s * s / 6, 2 / 3 - t * t * (1 - t / 2), 2 / 3 - s * s * (1 - s / 2), t * t * t / 6
+    return [(_mirrored(first.int() + k - 1, n), weight) for k, weight in enumerate(weights)]
+
+
+def smaller(views: Tensor, stride: int) -> Tensor:
+    """(..., H, W) -> (..., H // stride, W // stride), the nearest pixels that torch's interpolation takes."""
+    if views.shape[-2] % stride == views.shape[-1] % stride == 0:
+        return views[..., ::stride, ::stride]
+    return F.interpolate(views, size=[side // stride for side in views.shape[-2:]])
+
+
 def _fixed(value: float) -> int:
     return math.floor(value * 65536 + 0.5)
 
@@ -244,13 +288,14 @@ class Network(nn.Module):
 
     mean: Tensor
     whitening: Tensor
+    splines: Tensor
     smooth: Tensor
 
     def __init__(self, s: Settings):
         super().__init__()
         self.backbone = Backbone(s.backbone, s.taps)
         self.strides = [2**i for i in range(s.scales)]
-        smallest = math.ceil(s.size / self.strides[-1])
+        smallest = s.size // self.strides[-1]
         try:
             with torch.no_grad():
                 self.backbone(torch.zeros(1, 3, smallest, smallest))
@@ -267,11 +312,12 @@ class Network(nn.Module):
         self.register_buffer("whitening", torch.eye(dim))
         self.flow = Flow(dim, s)
         self.angles, self.fill = fixed_angles(s.test_views, s.rotation), s.fill
+        self.register_buffer("splines", spline_matrix(s.size), persistent=False)
         self.register_buffer("smooth", smooth_upsample_matrix(s.size, s.size, s.sigma), persistent=False)
 
     def features(self, views: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, dim): channel means of every scale, largest first, and of every tap; then deviations."""
-        maps = [m for stride in self.strides for m in self.backbone(views[..., ::stride, ::stride])]
+        maps = [m for stride in self.strides for m in self.backbone(smaller(views, stride))]
         found = [m.mean((2, 3)) for m in maps]
         if self.deviations:  # the small number gives a channel that is constant a gradient
             found += [(m.var((2, 3), correction=0) + 1e-10).sqrt() for m in maps]
@@ -293,7 +339,8 @@ class Network(nn.Module):
         z = [self.flow(torch.cat([self.features(views) for views in self.views(image[None])])) for image in images]
         return self.mean_square(torch.cat(z))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, inspected: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        # what is not inspected is one flat colour: the score of a whole picture has nothing to leave out
         scores, maps = [], []
         for image in images:  # the gradients of one image's views in memory, not of all
             z, gradients = self.input_gradients(image[None])
@@ -315,7 +362,7 @@ class Network(nn.Module):
 
     def picture(self, gradients: Tensor) -> Tensor:
         """Gradients of one image's views (views, 3, H, W) -> map (H, W): turned back, smoothed, mean size, squared."""
-        turned = torch.stack([rotate(g, -degrees) for g, degrees in zip(gradients, self.angles)])
+        turned = torch.stack([turn(g, -degrees, self.splines) for g, degrees in zip(gradients, self.angles)])
         return (self.smooth @ turned @ self.smooth.T).abs().mean((0, 1)).square()
 
 
@@ -372,7 +419,7 @@ class DifferNet(Detector[Settings, Network]):
             network.mean.copy_(mean)
             network.whitening.copy_(matrix)
             pool = (pool - mean) @ matrix
-        pixels = torch.empty(0) if s.view_pool else images.cache(run)
+        pixels = torch.empty(0) if s.view_pool else images.cache(run)[0]
         n_views = s.batch_size * s.views
         part, weight = run.share(n_views)  # what this process does of a step's views
 

@@ -10,10 +10,12 @@ channels are selected before the maps are brought to one size.
 
 What is ours: the preset `light`. It keeps all channels of three deep layers (nothing is drawn at random, so the result
 does not depend on a seed) on a coarser grid, which makes the full covariance affordable. Calibration scores are exact
-leave-one-out scores, obtained in closed form from the final fit.
+leave-one-out scores (of groups, where pictures belong together), obtained in closed form.
 """
 
+import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -29,7 +31,7 @@ from inlier.detector import Detector, Images
 from inlier.errors import InlierError
 from inlier.features import Backbone
 from inlier.machine import in_double
-from inlier.maps import smooth_upsample_matrix
+from inlier.maps import smooth_upsample_matrix, within
 from inlier.progress import progress
 from inlier.settings import setting
 from inlier.training import Run
@@ -89,9 +91,9 @@ class Network(nn.Module):
         """(P, B) squared distances -> (B, H, W), upsampled and smoothed"""
         return self.smooth_y @ distances.sqrt().T.unflatten(1, self.grid) @ self.smooth_x.T
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, inspected: Tensor | None = None) -> tuple[Tensor, Tensor]:
         maps = self.maps(self.distances(self.embed(images)))
-        return maps.amax((1, 2)), maps
+        return within(maps, inspected).amax((1, 2)), maps
 
 
 def select_channels(available: list[int], wanted: int | None, seed: int) -> list[list[int]]:
@@ -112,54 +114,81 @@ def join(maps: list[Tensor], grid: tuple[int, int]) -> Tensor:
 
 
 class GaussianSums:
-    """Running sums of a Gaussian per position; `scatter` (P, d, d) is the only large tensor.
+    """Running mean and scatter of a Gaussian per position; `scatter` (P, d, d) is the only large tensor.
 
-    Everything is centred by the first batch's mean, which keeps float32 sums as exact as float64 ones would be.
+    Batches are joined as Chan, Golub and LeVeque do ("Updating formulae and a pairwise algorithm for computing sample
+    variances", 1979): each is centred by its own mean, and the distance of the means is one row more. Nothing is ever
+    subtracted from the scatter, so float32 is enough however far the pictures lie from each other.
     """
 
     def __init__(self, scatter: Tensor):
         self.scatter, self.n = scatter.zero_(), 0
+        self.mean = scatter.new_zeros(scatter.shape[:2])  # (P, d)
 
     def add(self, embedding: Tensor) -> None:
         """embedding: (P, B, d)"""
-        if self.n == 0:
-            self.shift = embedding.mean(1)
-            self.total = torch.zeros_like(self.shift)
-        centred = embedding - self.shift[:, None]
-        self.total += centred.sum(1)
-        self.scatter.baddbmm_(centred.mT, centred)
-        self.n += embedding.shape[1]
-
-    def mean(self) -> Tensor:
-        """(P, d)"""
-        return self.shift + self.total / self.n
+        m = embedding.shape[1]
+        mean = embedding.mean(1)
+        apart = mean - self.mean
+        rows = torch.cat([embedding - mean[:, None], math.sqrt(self.n * m / (self.n + m)) * apart[:, None]], 1)
+        self.scatter.baddbmm_(rows.mT, rows)
+        self.n += m
+        self.mean += m / self.n * apart
 
     def covariance(self, positions: slice) -> Tensor:
         """(chunk, d, d) float64, unbiased (n - 1), without the regularisation"""
-        total = in_double(self.total[positions])
-        return (in_double(self.scatter[positions]) - total[:, :, None] * total[:, None] / self.n) / (self.n - 1)
+        return in_double(self.scatter[positions]) / (self.n - 1)
+
+
+def inverse_factor(covariance: Tensor, epsilon: float) -> Tensor:
+    """(P, d, d) float64 -> W, lower triangular, with W' W the inverse of covariance + epsilon I.
+
+    Raises InlierError where rounding leaves it no inverse.
+    """
+    identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+    factor, failed = torch.linalg.cholesky_ex(covariance + epsilon * identity)
+    if failed.any():
+        raise InlierError(
+            f"setting 'epsilon': {epsilon:g} is lost in the rounding of covariances as large as "
+            f"{float(covariance.abs().max()):.3g}; make it larger"
+        )
+    return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
 
 
 def whiten(sums: GaussianSums, epsilon: float) -> None:
     """Replace the scatter by the inverse Cholesky factor of covariance + epsilon I, in place."""
-    positions, d, _ = sums.scatter.shape
-    identity = in_double(torch.eye(d, device=sums.scatter.device))
-    for start in range(0, positions, CHUNK):
+    for start in range(0, len(sums.scatter), CHUNK):
         chunk = slice(start, start + CHUNK)
-        factor = torch.linalg.cholesky(sums.covariance(chunk) + epsilon * identity)
-        inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
-        sums.scatter[chunk] = inverse.float().to(sums.scatter.device)
+        sums.scatter[chunk] = inverse_factor(sums.covariance(chunk), epsilon).float().to(sums.scatter.device)
 
 
-def leave_one_out(distances: Tensor, n: int) -> Tensor:
-    """Squared distances of training images -> what a model fitted without that image would say.
+def leave_out(embedding: Tensor, groups: Sequence[Sequence[int]], epsilon: float) -> Tensor:
+    """(P, N, d) embeddings -> (P, N) squared distances, each to the Gaussian of all rows but those of its own group.
 
-    Leaving x out changes the covariance by a rank-one term along u = x - mean, so with q = u' C^-1 u the
-    Sherman-Morrison formula gives the new distance from q alone: no refit, one line. Exact for a regularisation of
-    epsilon (n - 1) / (n - 2), a relative change of 1 / n.
+    Equal to fitting anew for every group, at the cost of one fit for each size of group: with U the rows of a group of
+    m, less the mean of all, the scatter of the others is that of all less V V', where V = [U', sum(U)' / sqrt(n - m)],
+    and the Woodbury identity inverts the difference of the two in m + 1 dimensions.
     """
-    q = in_double(distances)
-    return ((n / (n - 1)) ** 2 * (n - 2) / (n - 1) * q / (1 - n / (n - 1) ** 2 * q)).float().to(distances.device)
+    n = embedding.shape[1]
+    found = torch.empty(embedding.shape[:2], dtype=torch.float32)
+    for start in range(0, len(embedding), CHUNK):
+        x = in_double(embedding[start : start + CHUNK])
+        u = x - x.mean(1, keepdim=True)
+        scatter = u.mT @ u
+        for m in sorted({len(group) for group in groups}):
+            rest = n - m
+            w = inverse_factor(scatter / (rest - 1), epsilon)  # the others' denominator, so that epsilon is theirs
+            z = u @ w.mT
+            for group in (list(group) for group in groups if len(group) == m):
+                own = z[:, group]  # (P, m, d)
+                total = own.sum(1, keepdim=True)
+                v = torch.cat([own, total / math.sqrt(rest)], 1)
+                y = own + total / rest  # their distance from the mean of the others
+                inner = (rest - 1) * torch.eye(m + 1, dtype=v.dtype, device=v.device) - v @ v.mT
+                across = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), v @ y.mT, upper=False)
+                distances = y.square().sum(2) + across.square().sum(1)
+                found[start : start + CHUNK, group] = distances.float().cpu()
+    return found
 
 
 class PaDiM(Detector[Settings, Network]):
@@ -191,20 +220,30 @@ class PaDiM(Detector[Settings, Network]):
             for batch in images.batches(BATCH, run.device):
                 sums.add(network.embed(batch))
                 show(sums.n)
-            network.mean.copy_(sums.mean())
+            network.mean.copy_(sums.mean)
             whiten(sums, self.settings.epsilon)
 
     def held_out_scores(
         self, network: Network, images: Images, run: Run, backbone_weights: dict[str, Tensor]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        scores: list[Tensor] = []
+        shape = (len(network.mean), len(images), network.mean.shape[1])
+        embedding, shown, done = run.cache(shape, torch.float32, "embeddings"), list[Tensor | None](), 0
         with progress("calibrating", len(images)) as show, torch.inference_mode():
-            for batch in images.batches(BATCH, run.device):
-                held_out = leave_one_out(network.distances(network.embed(batch)), len(images))
-                scores += network.maps(held_out).amax((1, 2))
-                show(len(scores))
-        peaks = torch.stack(scores).cpu().numpy()  # PaDiM's image score is the peak of its map
-        return peaks, peaks.copy()
+            for batch, inspected in images.batches_and_regions(BATCH, run.device):
+                embedding[:, done : done + len(batch)] = network.embed(batch).cpu()
+                shown += [None] * len(batch) if inspected is None else list(inspected)
+                done += len(batch)
+                show(done)
+            members: dict[int, list[int]] = {}  # group -> its views
+            for view, picture in enumerate(images.owners):
+                members.setdefault(images.pictures[picture].group, []).append(view)
+            distances = leave_out(embedding, list(members.values()), self.settings.epsilon)
+            scores = np.full(len(images.pictures), -np.inf, np.float32)
+            for view, picture in enumerate(images.owners):
+                map_, inspected = network.maps(distances[:, view : view + 1].to(run.device)), shown[view]
+                peak = within(map_, None if inspected is None else inspected[None]).amax().item()
+                scores[picture] = max(scores[picture], peak)
+        return scores, scores.copy()  # PaDiM's image score is the peak of its map
 
     def pack(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Only the lower triangle of the whitening matrices is not zero: half the file."""

@@ -24,7 +24,7 @@ from inlier.detector import Detector, Images
 from inlier.errors import InlierError
 from inlier.features import Backbone
 from inlier.machine import in_double
-from inlier.maps import smooth_upsample_matrix
+from inlier.maps import smooth_upsample_matrix, within
 from inlier.progress import progress
 from inlier.settings import setting
 from inlier.training import Run, train
@@ -167,9 +167,9 @@ class Network(nn.Module):
             hidden += product
         return -F.conv2d(F.leaky_relu_(hidden, 0.2), self.tail[None, :, None, None])[:, 0]
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, inspected: Tensor | None = None) -> tuple[Tensor, Tensor]:
         patch_scores = self.patch_scores(images)
-        return patch_scores.amax((1, 2)), self.smooth_y @ patch_scores @ self.smooth_x.T
+        return within(patch_scores, inspected).amax((1, 2)), self.smooth_y @ patch_scores @ self.smooth_x.T
 
 
 class SimpleNet(Detector[Settings, Network]):

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from inlier import artifact, drawing
-from inlier.calibration import PROMISES, smallest_alpha
 from inlier.data.images import read_image
 from inlier.errors import InlierError
 from inlier.inspection.inspector import Inspector
+from inlier.names import shown
 from inlier.progress import progress
 from inlier.report.charts import data_uri, histogram, roc
 from inlier.results import Case, CategoryResult, Results
@@ -55,6 +55,7 @@ def write_report(results: Results, inspector: Inspector, folder: Path) -> Path:
         loader=PackageLoader("inlier.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -70,6 +71,11 @@ def write_report(results: Results, inspector: Inspector, folder: Path) -> Path:
     path = Path(folder) / "index.html"
     artifact.write_bytes(path, page.encode())
     return path
+
+
+def _finalize(value: Any) -> Any:
+    """Names hold anything; what is already a piece of the page stays."""
+    return shown(value) if type(value) is str else value
 
 
 def choose(cases: Sequence[Case]) -> Gallery:
@@ -105,8 +111,8 @@ def _section(
     defect = [c.score for c in result.cases if c.sample.is_defect]
     charts = []
     if good or defect:
-        threshold = None if result.threshold is None or result.alpha is None else (result.threshold, result.alpha)
-        charts.append(histogram(good, defect, threshold, result.category))
+        threshold = None if result.rule is None else (result.rule.threshold, result.rule.alpha)
+        charts.append(histogram(good, defect, threshold, shown(result.category)))
     if good and defect:
         label = f"AUROC {percent(result.image.auroc)} %"
         if "auroc" in result.intervals:
@@ -115,11 +121,12 @@ def _section(
         if result.false_alarm_rate is not None and result.detection_rate is not None:
             point = result.false_alarm_rate, result.detection_rate
         scores, is_defect = [c.score for c in result.cases], [c.sample.is_defect for c in result.cases]
-        charts.append(roc(scores, is_defect, label, point, result.category))
+        charts.append(roc(scores, is_defect, label, point, shown(result.category)))
 
     panels: dict[int, tuple[Any, ...]] = {}
     for case in itertools.chain(*gallery):
-        p = inspector.inspect(case.sample.source, alpha=result.alpha)
+        known = case.sample.category if case.sample.category in inspector.categories_ else None
+        p = inspector.inspect(case.sample.source, category=known)
         assert p.map is not None
         mask = case.sample.read_mask()
         # at once: all pictures at full size would fill the memory
@@ -127,13 +134,13 @@ def _section(
         repainted = [] if p.reconstruction is None else [Image.fromarray(p.reconstruction).resize(image.size)]
         panels[id(case)] = (image, mask, drawing.drawable(map, log_maps), *repainted)
         loaded()
-    pixel_threshold = drawing.drawable(result.pixel_threshold, log_maps)
+    pixel_threshold = drawing.drawable(result.rule and result.rule.pixel_threshold, log_maps)
     scale = drawing.colour_scale([map for _, _, map, *_ in panels.values()], pixel_threshold)
     rows = {
         name: [_row(case, panels[id(case)], pixel_threshold, scale) for case in group]
         for name, group in gallery._asdict().items()
     }
-    judged = result.alpha is not None
+    judged = result.rule is not None
     return {
         "result": result,
         "anchor": f"category-{number}",
@@ -179,11 +186,13 @@ def _calibration(model: dict[str, Any]) -> str:
     kind, n = known.get("kind", "none"), known.get("n", 0)
     if not n:
         return "The model has no calibration: there are raw scores only, no p-values, no verdicts and no thresholds."
-    hows = {"split": "that were never used for fitting", "folds": "each scored by a model fitted without it"}
-    return (
-        f"Calibrated on {n} good images, {hows.get(kind, kind)}. Lowest false-alarm rate that so many can promise: "
-        f"{100 * smallest_alpha(n):.2g} %. The promise: {PROMISES.get(kind, '')}."
-    )
+    hows = {
+        "split": "that were never used for fitting",
+        "folds": "each scored by a model fitted without it (close to the promise in practice, not a theorem)",
+    }
+    groups = known.get("groups", n)
+    together = f" in {groups} groups, each of which counts as one" if groups < n else ""
+    return f"Calibrated on {n} good images{together}, {hows.get(kind, kind)}."
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

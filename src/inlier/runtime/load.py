@@ -18,7 +18,7 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Detector[Any, An
     tensors, header = artifact.read(path)
     if "method" not in header:
         raise ArtifactError(f"{path}: is a training checkpoint, not a model; resume the training with --resume")
-    name = methods.today(header["method"])
+    name = methods.today(str(header["method"]))
     if name not in methods.names():
         raise ArtifactError(
             f"{path}: method {header['method']!r} is unknown to inlier {__version__}; if a package of its own brings "

@@ -17,13 +17,14 @@ from inlier.machine import own_torch_state
 class Network(Protocol):
     """What a method builds: an `nn.Module` that turns RGB (B, 3, H, W) in [0, 1] into scores (B,) and maps (B, H, W).
 
-    One that repaints pictures has `inspect(images)`, too: scores, maps and reconstructions (B, 3, H, W). One whose maps
-    cost extra has `scores(images)` for scores alone.
+    inspected: bool (B, H, W), True where pixels count for the score; None: everywhere. One that repaints pictures has
+    `inspect(images, inspected)`, too: scores, maps and reconstructions (B, 3, H, W). One whose maps cost extra has
+    `scores(images)` for scores alone.
     """
 
     backbone: Backbone
 
-    def __call__(self, images: Tensor, /) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, images: Tensor, inspected: Tensor | None = None, /) -> tuple[Tensor, Tensor]: ...
     def state_dict(self) -> dict[str, Tensor]: ...
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> Any: ...
     def to(self, device: torch.device, /) -> Any: ...
@@ -41,9 +42,10 @@ class TorchRuntime:
         self.network = network.requires_grad_(False).eval().to(device)
         self.device, self.repaints, self.maps_cost_extra = device, repaints, maps_cost_extra
 
-    def __call__(self, images: NDArray[np.float32], maps: bool) -> Output:
+    def __call__(self, images: NDArray[np.float32], inspected: NDArray[np.bool_] | None, maps: bool) -> Output:
         with own_torch_state(), torch.inference_mode():
-            result = self._run(torch.from_numpy(images).to(self.device), maps)
+            counted = None if inspected is None else torch.from_numpy(inspected).to(self.device)
+            result = self._run(torch.from_numpy(images).to(self.device), counted, maps)
         if not result[0].isfinite().all():
             raise InlierError(
                 "the model gives a picture a score that is no finite number: its training has broken it; train again "
@@ -51,8 +53,10 @@ class TorchRuntime:
             )
         return Output(*(tensor.float().cpu().numpy() for tensor in result))
 
-    def _run(self, images: Tensor, maps: bool) -> tuple[Tensor, ...]:
-        if maps:
-            found: tuple[Tensor, ...] = self.network.inspect(images) if self.repaints else self.network(images)
-            return found
-        return (self.network.scores(images) if self.maps_cost_extra else self.network(images)[0],)
+    def _run(self, images: Tensor, inspected: Tensor | None, maps: bool) -> tuple[Tensor, ...]:
+        if maps and self.repaints:
+            return self.network.inspect(images, inspected)  # type: ignore[no-any-return]
+        if not maps and self.maps_cost_extra:
+            return (self.network.scores(images),)
+        found: tuple[Tensor, Tensor] = self.network(images, inspected)
+        return found if maps else found[:1]

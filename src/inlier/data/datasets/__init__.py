@@ -16,7 +16,7 @@ from inlier.data.datasets.sample import Dataset, first_names
 from inlier.data.datasets.table import open_table
 from inlier.data.datasets.tree import Tree, open_tree
 from inlier.data.datasets.visa import open_visa
-from inlier.data.images import SUFFIXES, ImageSource, count_kinds
+from inlier.data.images import SUFFIX_LIST, ImageSource, count_kinds
 from inlier.errors import InlierError
 
 LAYOUTS = """inlier reads
@@ -70,7 +70,7 @@ def _open_path(data: Path | str) -> Dataset:
     tree, found = open_tree(path)
     if not tree.pictures:
         others = count_kinds(file for file in path.rglob("*") if file.is_file()) or "no file at all"
-        raise InlierError(f"{data}: no images ({' '.join(sorted(SUFFIXES))}) found, but {others}. {LAYOUTS}")
+        raise InlierError(f"{data}: no images {SUFFIX_LIST} found, but {others}. {LAYOUTS}")
     dataset = _recognise(tree)
     if dataset is None:
         if deeper := list(_deeper(tree, DEPTH)):

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from inlier.data.images import read_mask, source_name
+from inlier.data.images import inspect_mask, source_name
 from inlier.errors import ImageError, InlierError
 
 Split = Literal["train", "validation", "test"]
@@ -36,16 +36,25 @@ class Sample:
         """The path, or "image 3" for an array."""
         return source_name(self.source, self.number)
 
-    def read_mask(self) -> np.ndarray | None:
-        """bool (H, W), True where any of its masks shows the defect; None without masks. Raises ImageError."""
+    def inspect_mask(self) -> tuple[np.ndarray | None, tuple[str, ...]]:
+        """(bool (H, W), True where any of its masks shows the defect, or None without masks; notes of the masks).
+
+        Raises ImageError.
+        """
         joined: np.ndarray | None = None
+        notes = []
         for path in self.masks:
-            mask = read_mask(path)
+            mask, note = inspect_mask(path, self.source)
             if joined is not None and joined.shape != mask.shape:
                 sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, {self.masks[0].name} has"
                 raise ImageError(f"{path}: {sizes} {joined.shape[1]} x {joined.shape[0]}")
             joined = mask if joined is None else joined | mask
-        return joined
+            notes += [f"{path}: {note}"] if note else []
+        return joined, tuple(notes)
+
+    def read_mask(self) -> np.ndarray | None:
+        """`inspect_mask` without its notes."""
+        return self.inspect_mask()[0]
 
 
 class LeftOut(NamedTuple):

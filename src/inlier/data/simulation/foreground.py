@@ -138,9 +138,9 @@ def _part_is_darker(values: NDArray[np.uint8]) -> bool | None:
 
 
 def grey(image: Pixels) -> NDArray[np.uint8]:
-    """uint8 (H, W): ITU-R 601 luma in whole numbers, rounded, as OpenCV computes it."""
+    """uint8 (H, W): ITU-R 601 luma in whole numbers of 15 bits, rounded: OpenCV's, for each of all colours."""
     red, green, blue = np.moveaxis(image.astype(np.int32), 2, 0)
-    values: NDArray[np.uint8] = ((4899 * red + 9617 * green + 1868 * blue + 8192) >> 14).astype(np.uint8)
+    values: NDArray[np.uint8] = ((9798 * red + 19235 * green + 3735 * blue + 16384) >> 15).astype(np.uint8)
     return values
 
 

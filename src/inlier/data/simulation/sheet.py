@@ -12,7 +12,7 @@ from scipy.ndimage import binary_dilation
 from inlier.data.simulation.foreground import Mask, Pixels
 from inlier.data.simulation.noise import Noise
 from inlier.data.simulation.simulator import Simulated, Simulator
-from inlier.drawing import OUTLINE, RIM, outline
+from inlier.drawing import OUTLINE, RIM, legible, outline
 
 PANEL = 256  # pixels of a panel's longer side: what networks often see, so that most pictures stay as they are
 GAP = 10  # pixels
@@ -35,7 +35,7 @@ def preview_sheet(images: Sequence[Pixels], simulator: Simulator, names: Sequenc
     middles = [left + number * (PANEL + GAP) + PANEL // 2 for number in range(len(columns))]
     width = left + len(columns) * (PANEL + GAP)
     per_line = int((width - 2 * GAP) / font.getlength("n"))  # letters are narrower than n on average
-    lines = textwrap.wrap(simulator.describe(), per_line, break_on_hyphens=False)
+    lines = textwrap.wrap(legible(simulator.describe()), per_line, break_on_hyphens=False)
     top = 2 * GAP + LINE * (len(lines) + 1)  # the titles take one line too
     sheet = Image.new("RGB", (width, top + sum(row.height for row in rows) + LINE + GAP), "white")
     draw = ImageDraw.Draw(sheet)
@@ -78,6 +78,7 @@ def _row(columns: Sequence[Column], image: Pixels, simulator: Simulator, number:
 
 def _turned(name: str, font: Any, room: int) -> Image.Image:
     """A name written upwards. Where there is little room the end stays: it says most of a path."""
+    name = legible(name)
     shorter = ("\N{HORIZONTAL ELLIPSIS}" + name[start:] for start in range(1, len(name)))
     text = next((t for t in (name, *shorter) if font.getlength(t) <= room), "")
     picture = Image.new("RGB", (max(1, round(font.getlength(text))), LINE), "white")

@@ -139,7 +139,7 @@ class DiAD(Detector[Settings, Network]):
     def learn(self, network: Network, images: Images, run: Run) -> None:
         s = network.s
         has_autoencoder = self._start_from_others(network)
-        pixels = images.cache(run)
+        pixels, _ = images.cache(run)
         if isinstance(network.autoencoder, Autoencoder) and s.autoencoder_steps and not has_autoencoder:
             learn_autoencoder(network, pixels, run.stage("autoencoder"))
         network.autoencoder.requires_grad_(False)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from inlier.errors import InlierError
 from inlier.features import IMAGENET_MEAN, IMAGENET_STD, Backbone
-from inlier.maps import smooth_upsample_matrix
+from inlier.maps import smooth_upsample_matrix, within
 from inlier.methods.diad.autoencoder import Autoencoder, Pixels
 from inlier.methods.diad.compare import anomaly_map, distances, image_score
 from inlier.methods.diad.denoiser import Denoiser, unet_config
@@ -126,16 +126,18 @@ class Network(nn.Module):
 
         return self.decode(ddim(x, predict, self.timesteps, self.abar))
 
-    def compare(self, images: Tensor, reconstructions: Tensor) -> tuple[Tensor, Tensor]:
+    def compare(
+        self, images: Tensor, reconstructions: Tensor, inspected: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(scores (B,), maps (B, H, W))"""
         apart = distances(self.backbone(images), self.backbone(reconstructions))
         maps = anomaly_map(apart, [self.get_buffer(f"smooth{i}") for i in range(len(apart))])
-        return image_score(maps, self.s.pool, self.s.pools), maps
+        return image_score(within(maps, inspected, 0.0), self.s.pool, self.s.pools), maps
 
-    def inspect(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def inspect(self, images: Tensor, inspected: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, maps, and reconstructions (B, 3, H, W), about [0, 1]."""
         reconstructions = self.reconstruct(images)
-        return *self.compare(images, reconstructions), reconstructions
+        return *self.compare(images, reconstructions, inspected), reconstructions
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.inspect(images)[:2]
+    def forward(self, images: Tensor, inspected: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.inspect(images, inspected)[:2]

@@ -23,8 +23,11 @@ class Settings(settings.Settings):
     pretrained: str | None = setting(
         None,
         "Stable Diffusion 1.5 (folder, .safetensors or .ckpt) or your diad.ckpt; none: all is trained from nothing",
+        place=True,
     )
-    autoencoder: str | None = setting(None, "a finished autoencoder (folder, .safetensors or .ckpt), used as it is")
+    autoencoder: str | None = setting(
+        None, "a finished autoencoder (folder, .safetensors or .ckpt), used as it is", place=True
+    )
     # first stage
     autoencoder_kind: str = setting("kl", "AutoencoderKL or AutoencoderTiny", choices=("kl", "tiny"))
     autoencoder_channels: tuple[int, ...] = setting(

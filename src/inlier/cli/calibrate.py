@@ -1,0 +1,44 @@
+"""`inlier calibrate`: a model's promise on new good pictures, without a new fit."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inlier import artifact
+from inlier.cli.options import Categories, Data, Device, Group, Model, Workers
+from inlier.cli.outputs import protect, read_by, say
+from inlier.names import shown
+
+
+def calibrate(
+    model: Model,
+    data: Data,
+    category: Categories = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Add to the calibration that the model has, instead of replacing it.")
+    ] = False,
+    group: Group = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write the model. Default: over MODEL.")] = None,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Renew a model's calibration on good pictures in DATA that it was not fitted on, and say what changes."""
+    from inlier.data.datasets import open_dataset
+    from inlier.runtime.load import load
+
+    dataset = open_dataset(data, category or [])
+    target = out or model
+    protect([target], read_by(data, dataset))
+    artifact.check_writable(target)
+    inspector = load(model, device)
+    before = inspector.calibration_
+    inspector.calibrate(dataset, extend=extend, group=group, workers=workers)
+    inspector.save(target)
+    say(f"before: {before}")
+    say(f"now:    {inspector.calibration_}")
+    old, new = before.rule() if len(before) else None, inspector.calibration_.rule()
+    for words, rule in (("before", old), ("now", new)):
+        if rule:
+            say(f"{words}: alpha {rule.alpha:.4g}, a defect above score {rule.threshold:.5g}")
+    say(f"{shown(target)}: written")

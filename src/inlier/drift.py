@@ -1,0 +1,225 @@
+"""Do the parts of a stream still look like the calibration? A conformal test martingale, valid for all time.
+
+Every new score is ranked among the calibration's scores AND all earlier scores of the stream. While good parts come as
+they came to the calibration (exchangeably), these ranks, ties broken at random, are independent and uniform, exactly,
+whatever the scores' distribution, for any number n of calibration scores (Vovk et al., "Algorithmic Learning in a
+Random World", 2005; Vovk, "Testing randomness online", 2021). The p-values of the verdicts are not: all are ranks
+among the same n scores, share their chance error, and bets on them grow without bound on a stream in which nothing
+changed (tests/test_drift.py shows it).
+
+A game against the ranks: a capital of 1, bets that the ranks are too small (scores rise) or too large (they fall). If
+nothing changed the game is fair, so P(the capital ever reaches 1 / level) <= level (Ville's inequality), however long
+it goes on. A change may begin at any picture. The capital is therefore shared out beforehand among all starts: half
+begins to bet at once, the rest later and later. CUSUM and Shiryaev-Roberts weigh all starts alike, which finds a late
+change a little earlier, but sooner or later they alarm on any stream.
+
+Defects are part of every stream, and none were in the calibration. The monitor does not look away from them: leaving
+out what is judged defect would make it blind where a change turns all parts into "defects". A bet wins a bounded
+amount from one picture, and pays for as many defects as are `tolerated`, whatever their scores (Huber's contamination).
+More defects than these, or runs of them, raise the alarm: they are a change. Without defects the level is a theorem;
+with a steady share of up to `tolerated` it was measured (same tests).
+
+What the stream must be: one picture a part (several pictures of one part are not exchangeable; watch one of them), one
+category, in the order in which parts were made, and scored as the calibration was. Leave-out calibrations ("folds")
+come from models with fewer pictures than the one that judges, so the theorem holds approximately. What changes slowly
+becomes part of the past it is compared with: a change is found within about as many pictures as came before it, the
+calibration included, or never.
+"""
+
+import bisect
+import hashlib
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from inlier.errors import InlierError
+
+LEVEL = 0.01  # the share of unchanged streams that ever alarm is at most this
+TOLERATED = 0.05  # share of defects that is no change
+BETS = np.array([-2.0, -1.0, 1.0, 2.0])  # on falling scores (negative) or rising ones; 2 stakes all
+LARGEST = 1e300  # capital above it is given away, which keeps the game fair for whoever runs the stream
+KEPT = 2000  # different scores
+POINTS = 500  # of the drawing, at most
+BITS = 24  # of a float32 score
+
+
+def rank(above: int, equal: int, n: int, tie: float) -> float:
+    """p-value in (0, 1) of a score that so many of n others lie above and so many equal; tie: uniform on (0, 1).
+
+    >>> rank(above=9, equal=0, n=99, tie=0.5)
+    0.095
+    """
+    return (above + tie * (equal + 1)) / (n + 1)
+
+
+def waiting(pictures: int) -> float:
+    """Share of the capital that has not begun to bet after so many pictures: falls to 0, but ever more slowly."""
+    return 1.0 if pictures == 0 else 0.5 / math.log2(pictures + 1)
+
+
+def gains(p: ArrayLike, tolerated: float = TOLERATED) -> NDArray[np.float64]:
+    """(..., bets) by how much each bet multiplies its capital, for p-values (...)."""
+    fair = 1 + BETS * (0.5 - np.asarray(p, np.float64)[..., None])
+    return fair / (1 + tolerated * np.abs(BETS) / 2)  # type: ignore[no-any-return]
+
+
+def play(capital: NDArray[Any], pictures: int, p: ArrayLike, tolerated: float = TOLERATED) -> NDArray[np.float64]:
+    """(..., bets) capital of each bet after one more p-value (...), from that after so many pictures."""
+    entering = (waiting(pictures) - waiting(pictures + 1)) / len(BETS)
+    return np.minimum((capital + entering) * gains(p, tolerated), LARGEST)
+
+
+def shorten(value: float, bits: int) -> float:
+    """The value cut down to so many binary digits.
+
+    >>> shorten(13.7, 3), shorten(-0.3, 24) == -0.3
+    (12.0, False)
+    """
+    mantissa, exponent = math.frexp(value)
+    return math.ldexp(math.floor(math.ldexp(mantissa, bits)), exponent - bits)
+
+
+def fingerprint(calibration: ArrayLike) -> str:
+    """What tells calibrations apart: other models, or other good pictures, give other scores."""
+    return hashlib.sha256(np.asarray(calibration, "<f4").tobytes()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """The scores of the pictures from `began` to `picture` (counted from 1) are not those of before.
+
+    began: where the change most likely began. direction: of the scores, "rise" (stranger) or "fall".
+    """
+
+    picture: int
+    began: int
+    direction: str
+
+    def __str__(self) -> str:
+        words = "rise: parts look stranger" if self.direction == "rise" else "fall: parts look less strange"
+        return (
+            f"the parts no longer look like the calibration: since picture {self.began} of this stream the scores "
+            f"{words} than before (seen at picture {self.picture})"
+        )
+
+
+@dataclass
+class Monitor:
+    """The game of one stream; `start` begins it, `update` takes the scores in order. Small, whatever the stream.
+
+    Beyond KEPT different scores, all are cut to fewer digits, alike, so that they coincide more often. Ranks stay
+    exactly uniform: where to cut depends only on which scores there are, the newest included, not on their order.
+    """
+
+    calibration: str  # its fingerprint
+    values: list[float]  # the calibration's and the stream's scores, ascending, each once
+    counts: list[int]  # how often each came
+    level: float = LEVEL
+    tolerated: float = TOLERATED
+    seed: int = 0  # of what breaks ties
+    bits: int = BITS
+    pictures: int = 0  # judged so far
+    capital: list[float] = field(default_factory=lambda: [0.0] * len(BETS))
+    # for each bet, how its log capital rose since it was lowest, and the picture after that: the most likely start
+    rises: list[float] = field(default_factory=lambda: [0.0] * len(BETS))
+    starts: list[int] = field(default_factory=lambda: [1] * len(BETS))
+    alarm: Alarm | None = None  # the first
+    every: int = 1  # so many pictures lie between two points of `history`
+    history: list[tuple[int, float]] = field(default_factory=lambda: [(0, 0.0)])  # (pictures, evidence)
+
+    @classmethod
+    def start(
+        cls, calibration: ArrayLike, *, level: float = LEVEL, tolerated: float = TOLERATED, seed: int = 0
+    ) -> Self:
+        """Before the first picture. calibration: (n,) scores. Raises InlierError."""
+        scores = np.asarray(calibration, np.float64)
+        if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
+            raise InlierError("a stream can only be compared with a calibration: train with --calibration split")
+        for name, share in (("level", level), ("tolerated", tolerated)):
+            if not 0 <= share < 1 or (name == "level" and share == 0):
+                raise InlierError(f"{name} must be a share between 0 and 1, not {share!r}")
+        monitor = cls(fingerprint(calibration), [], [], float(level), float(tolerated), int(seed))
+        for score in scores.tolist():
+            monitor._count(score)
+        return monitor
+
+    @property
+    def evidence(self) -> float:
+        """log10 of all capital: 0 at the start, below where nothing speaks for a change."""
+        return math.log10(waiting(self.pictures) + sum(self.capital))
+
+    @property
+    def limit(self) -> float:
+        """The evidence at which there is an alarm."""
+        return -math.log10(self.level)
+
+    def update(self, score: float) -> Alarm | None:
+        """Take the score of the stream's next picture; the alarm, if this one raises it (once)."""
+        if not math.isfinite(score):
+            raise InlierError(f"a score must be a finite number, not {score!r}")
+        place = self._count(float(score))
+        above, equal = sum(self.counts[place + 1 :]), self.counts[place] - 1
+        others = sum(self.counts) - 1
+        p = rank(above, equal, others, np.random.default_rng([self.seed, self.pictures]).random())
+        self.capital = play(np.array(self.capital), self.pictures, p, self.tolerated).tolist()
+        self.pictures += 1
+        for k, gain in enumerate(gains(p, self.tolerated).tolist()):
+            if self.rises[k] <= 0:
+                self.rises[k], self.starts[k] = 0.0, self.pictures
+            self.rises[k] += math.log(max(gain, 1e-300))
+        if self.pictures % self.every == 0:
+            self.history.append((self.pictures, self.evidence))
+        if len(self.history) > POINTS:
+            self.history, self.every = self.history[::2], 2 * self.every
+        if self.alarm or self.evidence < self.limit:
+            return None
+        best = int(np.argmax(self.capital))
+        self.alarm = Alarm(self.pictures, self.starts[best], "rise" if BETS[best] > 0 else "fall")
+        return self.alarm
+
+    def _count(self, score: float) -> int:
+        """Add a score; its place among the different ones."""
+        short = shorten(score, self.bits)
+        place = bisect.bisect_left(self.values, short)
+        if place < len(self.values) and self.values[place] == short:
+            self.counts[place] += 1
+            return place
+        self.values.insert(place, short)
+        self.counts.insert(place, 1)
+        while len(self.values) > KEPT:
+            self.bits -= 1
+            counts: dict[float, int] = {}
+            for value, count in zip(self.values, self.counts):
+                shorter = shorten(value, self.bits)
+                counts[shorter] = counts.get(shorter, 0) + count
+            self.values, self.counts = list(counts), list(counts.values())
+        return bisect.bisect_left(self.values, shorten(score, self.bits))
+
+    def __str__(self) -> str:
+        state = f"alarm at picture {self.alarm.picture}" if self.alarm else "no alarm"
+        return (
+            f"{self.pictures} pictures watched, {state}; evidence of a change 10^{self.evidence:.1f}, alarm from "
+            f"10^{self.limit:.1f} (at most {100 * self.level:.3g} % of unchanged streams ever reach it)"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return {"schema": 1, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> Self:
+        """Undo `to_dict`. Raises InlierError for anything else."""
+        try:
+            values = dict(state)
+            if values.pop("schema") != 1:
+                raise InlierError("state of a newer inlier: please upgrade")
+            values["alarm"] = values["alarm"] and Alarm(**values["alarm"])
+            values["history"] = [(int(picture), float(evidence)) for picture, evidence in values["history"]]
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InlierError):
+                raise
+            raise InlierError(f"not the state of a monitor ({error})") from error

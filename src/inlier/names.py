@@ -1,0 +1,56 @@
+"""Names of files, folders and categories, for people and for file systems. A name may hold anything."""
+
+import hashlib
+import os
+import re
+import unicodedata
+
+LONGEST = 255  # bytes of a file's name that all usual file systems take
+
+
+def shown(name: object) -> str:
+    r"""A name in one line: control characters, line breaks, signs that turn the reading direction, and bytes that are
+    no valid text become backslash escapes. What a console cannot show is the console's matter (`cli.main`).
+
+    >>> print(shown("a\n good  b"))
+    a\n good  b
+    """
+    return "".join(map(_shown, str(name)))
+
+
+def shown_message(text: object) -> str:
+    r"""A message of ours, whose further lines are indented; any other line break belongs to a name, and is escaped."""
+    return "\n  ".join(map(shown, str(text).split("\n  ")))
+
+
+def _shown(sign: str) -> str:
+    if sign.isprintable() or unicodedata.category(sign) == "Zs":  # spaces of all kinds
+        return sign
+    if 0xDC80 <= ord(sign) <= 0xDCFF:  # Python's stand-in for a byte that is no valid text
+        return f"\\x{ord(sign) - 0xDC00:02x}"
+    return sign.encode("unicode_escape").decode()
+
+
+def shorten(name: str) -> str:
+    """The name, or where it is too long for a file, its start and a hash of all of it; its suffix stays."""
+    if _bytes(name) <= LONGEST:
+        return name
+    stem, suffix = os.path.splitext(name)
+    ending = f"-{_hash(name)}{suffix}"
+    while _bytes(stem + ending) > LONGEST:
+        stem = stem[:-1]
+    return stem + ending
+
+
+def file_name(text: str) -> str:
+    """A file's name for any text, such as a category: without separators, not too long, another for every text."""
+    clean = re.sub(r"[/\\\0]", "_", text)
+    return shorten(clean if clean == text else f"{clean}-{_hash(text)}")
+
+
+def _bytes(name: str) -> int:
+    return len(name.encode(errors="backslashreplace"))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:8]

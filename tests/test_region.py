@@ -1,0 +1,171 @@
+"""A region of interest: nothing outside of it changes a score or a map, for any method; it travels with the model."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from conftest import part, write_dataset
+from inlier import InlierError, load
+from inlier.data.geometry import Box, Geometry
+from inlier.data.images import read_image
+from inlier.data.region import Region, read_region
+from inlier.evaluation import evaluate
+from test_contract import every_method, short
+
+
+def disc(size=64, radius=20):
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    return y**2 + x**2 < radius**2
+
+
+def noisy_outside(picture, mask, seed):
+    """The same picture with random pixels outside the mask."""
+    pixels = np.array(read_image(picture))
+    noise = np.random.default_rng(seed).integers(0, 256, pixels.shape, np.uint8)
+    return np.where(mask[..., None], pixels, noise)
+
+
+@pytest.fixture(scope="module")
+def shapes(plates):
+    return sorted((plates / "plate/train/good").iterdir())[:8]
+
+
+@every_method
+def test_no_pixel_outside_changes_a_bit(name, shapes, tmp_path):
+    mask = disc()
+    detector = short(name).fit(shapes, roi=mask)
+    detector.save(tmp_path / "m.inlier")
+    loaded = load(tmp_path / "m.inlier")
+    np.testing.assert_array_equal(loaded.regions_[""].mask, mask)
+    pictures = [noisy_outside(shapes[0], mask, seed) for seed in range(3)]
+    # one by one: what else is in a batch may change the rounding
+    first, *others = (detector.inspect(picture) for picture in [np.array(read_image(shapes[0])), *pictures])
+    assert np.isnan(first.map[~mask]).all() and np.isfinite(first.map[mask]).all()
+    for p in [*others, loaded.inspect(pictures[0])]:
+        assert p.score == first.score and p.p_value == first.p_value
+        np.testing.assert_array_equal(p.map, first.map)
+
+
+@every_method
+def test_the_fit_sees_nothing_outside_either(name, shapes, tmp_path):
+    mask, made = disc(), []
+    for seed in (1, 2):
+        pictures = [noisy_outside(picture, mask, seed) for picture in shapes]
+        made.append(short(name).fit(pictures, roi=mask))
+    np.testing.assert_array_equal(made[0].calibration_.scores, made[1].calibration_.scores)
+    np.testing.assert_array_equal(made[0].calibration_.peaks, made[1].calibration_.peaks)
+
+
+def test_the_network_sees_the_box_around_the_region():
+    mask = np.zeros((60, 100), bool)
+    mask[10:30, 40:90] = True
+    geometry = Geometry(32, region=Region(mask))
+    assert geometry.boxes(60, 100) == [Box(10, 40, 30, 90)]
+    assert geometry.boxes(120, 200) == [Box(20, 80, 60, 180)]  # twice the size, the same shape
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 100, 3), np.uint8))
+    (view,) = geometry.views(picture)
+    np.testing.assert_array_equal(view, Geometry(32)(picture.crop((40, 10, 90, 30))))
+    np.testing.assert_array_equal(geometry.seen(60, 100), mask)
+    assert geometry.inspected(60, 100).all()
+
+
+def test_outside_has_the_mean_colour_of_the_inside_in_colour_grey_and_16_bit():
+    mask = disc(8, 3)
+    colour = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    deep = np.random.default_rng(0).random((8, 8)).astype(np.float32)
+    painted = np.asarray(Geometry(8, region=Region(mask))._painted(Image.fromarray(colour)))
+    np.testing.assert_array_equal(
+        painted[~mask], np.broadcast_to(np.rint(colour[mask].mean(0)), (int((~mask).sum()), 3))
+    )
+    np.testing.assert_array_equal(painted[mask], colour[mask])
+    painted = np.asarray(Geometry(8, region=Region(mask))._painted(Image.fromarray(deep)))
+    np.testing.assert_allclose(painted[~mask], deep[mask].mean(), rtol=1e-6)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(20, 70), st.integers(20, 70), st.integers(0, 2**31), st.sampled_from([None, 16, 24]))
+def test_maps_come_back_into_the_region_and_nowhere_else(height, width, seed, tile):
+    rng = np.random.default_rng(seed)
+    mask = rng.random((height, width)) > 0.7
+    mask[height // 2, width // 2] = True
+    geometry = Geometry(16, tile=tile, region=Region(mask))
+    n = len(geometry.boxes(height, width))
+    assert (
+        geometry.inspected(height, width).shape == (n, 16, 16) and geometry.inspected(height, width).any((1, 2)).all()
+    )
+    back = geometry.to_original(rng.random((n, 16, 16), np.float32), height, width)
+    np.testing.assert_array_equal(np.isfinite(back), mask)
+    np.testing.assert_array_equal(geometry.seen(height, width), mask)
+
+
+def test_a_region_is_read_from_a_picture_polygons_or_labelme(tmp_path):
+    square = np.zeros((40, 60), bool)
+    square[10:21, 20:41] = True
+    Image.fromarray(square).save(tmp_path / "roi.png")
+    corners = [[20, 10], [40, 10], [40, 20], [20, 20]]
+    (tmp_path / "roi.json").write_text(json.dumps({"width": 60, "height": 40, "polygons": [corners]}))
+    labelme = {"imageWidth": 60, "imageHeight": 40, "shapes": [{"points": corners, "shape_type": "polygon"}]}
+    (tmp_path / "labelme.json").write_text(json.dumps(labelme))
+    for name in ("roi.png", "roi.json", "labelme.json"):
+        np.testing.assert_array_equal(read_region(tmp_path / name).mask, square)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read as a region of interest"),
+        ('{"polygons": []}', "is no region of interest"),
+        ('{"width": 9, "height": 9, "polygons": []}', "holds some true"),
+        ('{"width": 9, "height": 9, "polygons": [[[1]]]}', "is no region of interest"),
+        (
+            '{"imageWidth": 9, "imageHeight": 9, "shapes": [{"points": [], "shape_type": "circle"}]}',
+            "no polygons: circle",
+        ),
+        ("[]", "is no region of interest"),
+    ],
+)
+def test_what_is_no_region_is_refused_by_name(content, message, tmp_path):
+    (tmp_path / "roi.json").write_text(content)
+    with pytest.raises(InlierError, match=rf"roi\.json.*{message}"):
+        read_region(tmp_path / "roi.json")
+
+
+def test_a_picture_of_another_shape_is_refused_and_costs_no_other_verdict(shapes):
+    detector = short("padim").fit(shapes, roi=disc())
+    strip = np.zeros((40, 64), np.uint8)
+    good, refused, again = detector.predict([shapes[0], strip, shapes[0]], errors="keep")
+    assert "image 1: has 64 x 40 pixels, but the region of interest was drawn for 64 x 64" in refused.error
+    assert good.score == again.score
+    with pytest.raises(InlierError, match="region of interest was drawn for 64 x 40"):
+        short("padim").fit(shapes, roi=np.ones((40, 64), bool))
+
+
+def test_every_category_has_its_own(tmp_path):
+    for name in ("left", "right"):
+        write_dataset(tmp_path, category=name, train=8)
+    left, right = np.zeros((2, 64, 64), bool)
+    left[:, :32], right[:, 32:] = True, True
+    detector = short("padim").fit(tmp_path, roi={"left": left, "right": right})
+    picture = tmp_path / "left/test/good/000.png"
+    for name, mask in (("left", left), ("right", right)):
+        np.testing.assert_array_equal(np.isfinite(detector.inspect(picture, category=name).map), mask)
+    with pytest.raises(InlierError, match="the category of the pictures must be told: one of left, right"):
+        detector.inspect(picture)
+    with pytest.raises(InlierError, match="roi: the data has no category up, only: left, right"):
+        short("padim").fit(tmp_path, roi={"up": left})
+    assert evaluate(detector, tmp_path).categories["left"].not_inspected > 0
+
+
+def test_defects_outside_are_counted_as_not_inspected_and_change_no_metric(shapes, plates):
+    rng = np.random.default_rng(3)
+    picture, mask = part(rng, defect=True)
+    inside = np.zeros((64, 64), bool)
+    inside[:8, :8] = True
+    detector = short("padim").fit(shapes, roi=inside)
+    assert np.isfinite(detector.inspect(picture).map).sum() == 64 and not (mask & inside).any()
+    result = evaluate(detector, plates).categories["plate"]
+    assert result.not_inspected == 1.0 and "no defect pixel" in result.pixel_note
