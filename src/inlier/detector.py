@@ -26,7 +26,7 @@ from inlier.calibration import Calibration
 from inlier.data.batches import read_batches
 from inlier.data.check import Report, check, grouped
 from inlier.data.datasets import open_dataset
-from inlier.data.datasets.sample import Dataset
+from inlier.data.datasets.sample import Sample
 from inlier.data.geometry import Geometry
 from inlier.data.images import ImageSource
 from inlier.data.region import Region, open_regions
@@ -297,7 +297,7 @@ class Detector(Inspector, Generic[S, N]):
             good = dataset.train
             self.geometry_, self.regions_ = geometry_of(settings), regions
             self.categories_ = tuple(sorted({sample.category for sample in good}))
-            pictures = self._good_pictures(dataset, report, group)
+            pictures = self._good_pictures(good, report, group)
             self._check_groups(kind, pictures)
             run.identity["data"] = report.fingerprint
             run.identity["order, groups and regions"] = _fingerprint(pictures, report.order)
@@ -307,9 +307,9 @@ class Detector(Inspector, Generic[S, N]):
             self._run = run  # its folder goes when the model is safe on disk
         return self
 
-    def _good_pictures(self, dataset: Dataset, report: Report, group: str | None) -> list[Good]:
-        groups, pictures = grouped(dataset.train, report.groups, group), []
-        for sample, number, size in zip(dataset.train, groups, report.sizes, strict=True):
+    def _good_pictures(self, samples: Sequence[Sample], report: Report, group: str | None) -> list[Good]:
+        groups, pictures = grouped(samples, report.groups, group), []
+        for sample, number, size in zip(samples, groups, report.sizes, strict=True):
             geometry = self.geometry_for(sample.category)
             try:
                 views = len(geometry.boxes(*size))

@@ -370,7 +370,7 @@ def find_pictures(folder: Path | str, recursive: bool = True) -> Listing:
             folders[:] = [path.name for path in below if not path.is_symlink()]
             for name in files:
                 suffix = Path(name).suffix.lower()
-                if not name.startswith(".") and suffix in LIKE_PICTURES.union(SUFFIXES):
+                if not name.startswith(".") and (suffix in SUFFIXES or suffix in LIKE_PICTURES):
                     (found.pictures if suffix in SUFFIXES else found.unread).append(Path(parent, name))
     for paths in found:
         paths.sort(key=_natural)
