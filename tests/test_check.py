@@ -314,8 +314,8 @@ def test_the_command_shows_what_would_be_used_as_what(inlier, plates: Path) -> N
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in out.splitlines() if line.startswith("│")]
     assert rows == [
         ["plate", "train, good", "16", ""],
-        ["", "test, good", "6", ""],
-        ["", "test, dent", "6", "6"],
+        ["plate", "test, good", "6", ""],
+        ["plate", "test, dent", "6", "6"],
     ]
     assert "plate: 64 x 64; 28 grey" in out
     assert "for training: usable\nfor evaluation: usable" in out

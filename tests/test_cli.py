@@ -78,7 +78,18 @@ def test_the_json_has_the_fixed_layout(inlier, model, plates, tmp_path):
         plate["pixel"]
     )
     assert (
-        set(plate["at_alpha"]) == {"alpha", "false_alarm_rate", "detection_rate"} and plate["at_alpha"]["alpha"] == 0.1
+        set(plate["at_alpha"])
+        == {
+            "alpha",
+            "confidence",
+            "average",
+            "confident",
+            "false_alarm_rate",
+            "false_alarm_interval_95",
+            "detection_rate",
+            "detection_interval_95",
+        }
+        and plate["at_alpha"]["alpha"] == 0.1
     )
     assert set(plate["defects"]["dent"]) == {"n", "image_auroc", "detection_rate"}
     assert set(results["mean"]) == {"image", "pixel", "at_alpha"}
@@ -234,7 +245,7 @@ def test_methods_lists_methods_and_settings(inlier):
             ("predict", "{model}", "{plates}/plate/test/good", "--alpha", "0.0001"),
             "can promise no false-alarm rate below",
         ),
-        (("predict", "{model}", "{plates}/plate/test/good", "--alpha", "7"), "alpha must lie between 0 and 1"),
+        (("predict", "{model}", "{plates}/plate/test/good", "--alpha", "7"), "alpha must be a number between 0 and 1"),
         (("polish",), "No such command"),
     ],
 )

@@ -21,7 +21,7 @@ from inlier.cli import main
 from inlier.data.geometry import Geometry
 from inlier.inspection.inspector import Inspector, Output
 
-def judge(images, maps):
+def judge(images, inspected, maps):
     return Output(1 + images.std((1, 2, 3)), images[:, 0] if maps else None)
 
 def load(path, device):

@@ -45,8 +45,10 @@ CASES = {
     "simplenet": {"size": 40, "taps": (8,), "features": 96, "epochs": 1, "batch_size": 3, "hidden": 16},
     "memseg": SMALL | {"memory": 4, "decoder": 8, "batch_size": 5, "look_every": 2},
     "memseg frozen=false": SMALL | {"memory": 4, "decoder": 8, "batch_size": 4, "frozen": False, "keep": "best"},
-    "differnet": SMALL | {"taps": (16,), "width": 16, "blocks": 2, "batch_size": 3, "views": 1},
-    "differnet view_pool=0": SMALL | {"taps": (16,), "width": 16, "blocks": 2, "view_pool": 0, "whiten": 0.2},
+    # more views than features: where they span no whole space, whitening turns the rest of it as rounding will have it
+    "differnet": SMALL
+    | {"taps": (2,), "deviations": False, "view_pool": 12, "width": 16, "blocks": 2, "batch_size": 3, "views": 1},
+    "differnet view_pool=0": SMALL | {"taps": (16,), "width": 16, "blocks": 2, "view_pool": 0, "whiten": None},
     "diad": DIAD,
 }
 
