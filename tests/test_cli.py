@@ -91,7 +91,7 @@ def test_the_json_has_the_fixed_layout(inlier, model, plates, tmp_path):
         }
         and plate["at_alpha"]["alpha"] == 0.1
     )
-    assert set(plate["defects"]["dent"]) == {"n", "image_auroc", "detection_rate"}
+    assert set(plate["defects"]["dent"]) == {"n", "image_auroc", "detection_rate", "detection_interval_95"}
     assert set(results["mean"]) == {"image", "pixel", "at_alpha"}
 
 
