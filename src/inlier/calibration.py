@@ -301,9 +301,12 @@ class Calibration:
         sure, k = confidence or CONFIDENCE, rank(n, alpha, confidence)
         if weights is None or confidence is not None:
             return Rule(alpha, confidence, score, peak, k / (n + 1), confident_rate(k, n, sure))
-        # the scores decide how many groups reach above the threshold, so all numbers are allowed for (Bonferroni)
-        k = int((self.maxima(self.scores) > score).sum()) + 1
-        return Rule(alpha, confidence, score, peak, alpha, confident_rate(k, n, 1 - (1 - sure) / n))
+        # the scores decide how many groups reach above the threshold: all numbers that can come out are allowed for
+        # (Bonferroni). Of a group that reaches above, at least its smallest share does, at most all of it.
+        allowed = round(alpha * (n + 1) - 1, 9)
+        fewest, most = math.floor(allowed), min(n - 1, math.floor(round(allowed / weights.min(), 9)))
+        k = max(fewest, int((self.maxima(self.scores) > score).sum())) + 1
+        return Rule(alpha, confidence, score, peak, alpha, confident_rate(k, n, 1 - (1 - sure) / (most - fewest + 1)))
 
     def note(self, alpha: float | None, confidence: float | None = None, category: str | None = None) -> str:
         """What a person must be told about the false-alarm rate, if it is another than they may expect; or nothing."""
