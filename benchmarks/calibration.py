@@ -82,7 +82,8 @@ def main() -> None:
     about = (__doc__ or "").split("\n", 2)[2].strip()
     heads = [*(f"alpha {alpha:.0%}" for alpha in ALPHAS), "confident rate exceeded", "judged"]
     table = "\n".join([f"| set | method | calibration | {' | '.join(heads)} |", "|---" * (3 + len(heads)) + "|", *rows])
-    made = f"Made by `benchmarks/calibration.py --draws {arguments.draws}`.\n{about}"
+    call = f"--draws {arguments.draws} --sets {' '.join(arguments.sets)} --most {arguments.most}"
+    made = f"Made by `benchmarks/calibration.py {call}`.\n{about}"
     text = f"# False alarms on real good parts\n\n{made}\n\n"
     note = "Mean over draws (where 95 % of such means would lie).\n\n"
     (Path(__file__).parent / "CALIBRATION.md").write_text(f"{text}{note}{table}\n")
