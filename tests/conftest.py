@@ -1,4 +1,5 @@
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 from PIL import Image
 
 import tiny_backbone  # noqa: F401 (makes itself known)
+from inlier import cli
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the internet
 
@@ -48,3 +50,17 @@ def write_dataset(root: Path, train=16, good=6, defects=6, category="plate", siz
 def plates(tmp_path_factory):
     """Root of a dataset with the one category `plate`: 16 good for training, 6 good and 6 defects for testing."""
     return write_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def inlier(monkeypatch, capsys):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["inlier", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return run

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inlier import InlierError
+from conftest import write_dataset
+from inlier import InlierError, PaDiM
 from inlier.calibration import (
     Calibration,
     confident_rate,
@@ -17,6 +18,7 @@ from inlier.calibration import (
     split,
     threshold,
 )
+from inlier.evaluation import evaluate
 
 scores = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60)
 alphas = st.floats(0.001, 0.999)
@@ -226,6 +228,15 @@ def test_a_category_with_too_few_pictures_is_named():
         calibration.rule(0.1)
     assert calibration.rule().alpha == pytest.approx(1 / 6) and "nut: 5 calibration pictures" in calibration.note(None)
     assert calibration.rule(0.1, category="bolt").alpha == 0.1
+
+
+def test_a_category_with_few_pictures_costs_no_other_its_evaluation(tmp_path):
+    write_dataset(tmp_path, train=20, category="bolt")
+    write_dataset(tmp_path, train=4, category="nut")
+    detector = PaDiM("light", backbone="tiny", size=64).fit(tmp_path)
+    assert evaluate(detector, tmp_path, categories=["bolt"], alpha=0.05).categories["bolt"].rule.alpha == 0.05
+    with pytest.raises(InlierError, match="nut: 4 calibration pictures can promise no false-alarm rate below 0.2"):
+        evaluate(detector, tmp_path, alpha=0.05)
 
 
 def test_more_pictures_extend_a_calibration():

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pytest
 from PIL import Image
 
 from conftest import part, write_dataset
-from inlier.cli import main
 from inlier.data import copies
 from inlier.data.check import check, examine
 from inlier.data.datasets import open_dataset
@@ -291,20 +289,6 @@ def test_the_same_picture_in_train_and_test_is_a_warning(tmp_path: Path) -> None
 
 
 # --- the command
-
-
-@pytest.fixture
-def inlier(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["inlier", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out, captured.err
-
-    return run
 
 
 def test_the_command_shows_what_would_be_used_as_what(inlier, plates: Path) -> None:  # type: ignore[no-untyped-def]

@@ -14,24 +14,9 @@ from PIL import Image
 
 from conftest import part
 from inlier import drift
-from inlier.cli import main
 
 TINY = ("--set", "size=64")
 TRAIN_SIMPLENET = ("--method", "simplenet", "--set", "size=64", "--set", "taps=8", "--set", "hidden=32")
-
-
-@pytest.fixture
-def inlier(monkeypatch, capsys):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["inlier", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

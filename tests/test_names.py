@@ -12,7 +12,6 @@ from PIL import Image, ImageFont
 
 from conftest import write_dataset
 from inlier import PaDiM, drawing, load
-from inlier.cli import main
 from inlier.cli.outputs import json_text, print_table
 from inlier.names import file_name, shorten, shown, shown_message
 
@@ -20,20 +19,6 @@ LATIN = os.fsdecode(b"pr\xfcf")  # as an old Windows disk has it
 TINY_PADIM = ("--method=padim", "--backbone=tiny", "--calibration=none")
 FORGED = "000.png\ngood    p 1.0000  score 1            real"
 NAMES = (f"{LATIN}.png", f"{FORGED}.png", "中 [red]x[b].png", "$x_$ :smile: \x1b[2J.png", "x" * 250 + ".png")
-
-
-@pytest.fixture
-def inlier(monkeypatch, capsys):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["inlier", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import conftest
 from golden import built, close, fill_module, load
 from inlier import InlierError
 from inlier.maps import smooth_upsample_matrix
@@ -126,6 +127,13 @@ def test_float32_sums_are_exact_however_far_the_first_pictures_lie(apart):
     centred = x.float().double() - x.float().double().mean(1, keepdim=True)
     expected = centred.mT @ centred / 63
     torch.testing.assert_close(sums.covariance(slice(None)), expected, rtol=1e-6, atol=1e-6 * float(expected.max()))
+
+
+def test_a_group_that_is_all_but_one_picture_is_named(tmp_path):
+    for i in range(5):
+        conftest.part(np.random.default_rng(i))[0].save(tmp_path / f"board{i // 4}-{i}.png")
+    with pytest.raises(InlierError, match="one group holds all pictures but one"):
+        PaDiM("light", backbone="tiny", size=64).fit(tmp_path, group=r"board(\d)")
 
 
 def test_an_epsilon_that_rounding_swallows_is_named():

@@ -46,7 +46,6 @@ def evaluate(
     Raises InlierError for unusable data.
     """
     inspector.check_fitted()
-    inspector.calibration_.rule(alpha, confidence)  # what cannot be promised is said at once
     dataset = _select(open_dataset(data), categories or inspector.categories_, bool(categories))
     if not dataset.test:
         raise InlierError(
@@ -54,6 +53,8 @@ def evaluate(
         )
     for note in dataset.notes:
         log.info("note: %s", note)
+    for category in dataset.categories:  # what cannot be promised is said at once
+        inspector.calibration_.rule(alpha, confidence, category if category in inspector.categories_ else None)
     with progress("checking images", len(dataset.test)) as show:
         report = check(replace(dataset, samples=dataset.test), workers, lambda done, _total: show(done))
     for note in report.warnings:

@@ -237,6 +237,11 @@ class PaDiM(Detector[Settings, Network]):
             members: dict[int, list[int]] = {}  # group -> its views
             for view, picture in enumerate(images.owners):
                 members.setdefault(images.pictures[picture].group, []).append(view)
+            if len(images) - max(map(len, members.values())) < 2:
+                raise InlierError(
+                    "one group holds all pictures but one: without it nothing is left to fit a Gaussian to; give more "
+                    "pictures of other groups, or use calibration 'split'"
+                )
             distances = leave_out(embedding, list(members.values()), self.settings.epsilon)
             scores = np.full(len(images.pictures), -np.inf, np.float32)
             for view, picture in enumerate(images.owners):
