@@ -86,8 +86,10 @@ def predicting(plates, tmp_path, *options):
         process.wait()
         process.stdout.close()
         process.stderr.close()
-        if writer.ident:
+        if writer.ident:  # where the process has ended before it opened the pipe, the writer still waits for a reader
+            reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
             writer.join()
+            os.close(reader)
 
 
 def next_line(process):
