@@ -170,7 +170,8 @@ def grouped(samples: Sequence[Sample], copies: Sequence[int], pattern: str | Non
     # a graph of pictures' copies and keys, whose connected parts are the groups
     ends = [numbers[key] for key in keys]
     n = max([*ends, *copies], default=0) + 1
-    graph = coo_array((np.ones(len(ends)), (list(copies), ends)), shape=(n, n))
+    pairs = np.array([copies, ends], np.int32)  # old versions of scipy take no other, and do not say so
+    graph = coo_array((np.ones(len(ends)), (pairs[0], pairs[1])), shape=(n, n))
     labels = connected_components(graph, directed=False)[1]
     order = {label: number for number, label in enumerate(dict.fromkeys(labels[list(copies)].tolist()))}
     return [order[label] for label in labels[list(copies)].tolist()]
