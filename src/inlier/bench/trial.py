@@ -1,0 +1,150 @@
+"""How well a model finds planted defects on good pictures that it was not fitted on: a choice without a test set.
+
+Choices of method, settings and size need something to compare. The test set must stay unseen, real defects are not at
+hand, and how well good pictures are modelled says little of how defects are found. So good pictures are held out, a
+defect of a known kind and size is planted in each (data/simulation/planted.py), and both are scored.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from inlier import calibration
+from inlier.data.check import check, grouped
+from inlier.data.datasets.sample import Dataset, Sample
+from inlier.data.images import read_image
+from inlier.data.simulation.foreground import LOOKED_AT, Foreground, Mask, Pixels, choose_foreground
+from inlier.data.simulation.planted import Planted, plant
+from inlier.data.simulation.sources import Textures, open_textures
+from inlier.inspection.inspector import Inspector
+from inlier.metrics import image_metrics, pixel_metrics
+
+ALPHA = 0.05  # false alarms at which detection is compared
+MOST = 100  # held-out pictures of a category, at most
+PLANTED = 2  # defects planted in each held-out picture, one at a time
+LOOKED_AT_SIDE = 256  # the foreground is looked for on small pictures
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a model made of n held-out good pictures and of m planted defects."""
+
+    good: NDArray[np.float32]  # (n,) scores
+    defects: NDArray[np.float32]  # (m,) scores
+    pictures: NDArray[np.int64]  # (m,) which of the n the defect was planted in
+    kinds: tuple[str, ...]  # of the m defects
+    areas: NDArray[np.float64]  # (m,) share of the picture
+    pixel_ap: float  # average precision of the pixels of the m pictures, in [0, 1]
+
+    @property
+    def auroc(self) -> float:
+        return image_metrics(*self._labelled()).auroc or 0.0
+
+    @property
+    def ap(self) -> float:
+        return image_metrics(*self._labelled()).ap or 0.0
+
+    def found(self, alpha: float = ALPHA) -> NDArray[np.bool_]:
+        """(m,): which defects score above all but a share alpha of the good pictures."""
+        return self.defects > np.quantile(self.good, 1 - alpha, method="higher")
+
+    def detection(self, alpha: float = ALPHA) -> float:
+        return float(self.found(alpha).mean())
+
+    def by_kind(self, alpha: float = ALPHA) -> dict[str, float]:
+        """Share of each kind that is found."""
+        found, kinds = self.found(alpha), np.array(self.kinds)
+        return {kind: float(found[kinds == kind].mean()) for kind in sorted(set(self.kinds))}
+
+    def _labelled(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        scores = np.concatenate([self.good, self.defects])
+        return scores, np.arange(len(scores)) >= len(self.good)
+
+
+def hold_out(dataset: Dataset, seed: int, group: str | None = None) -> tuple[Dataset, list[Sample]]:
+    """(the data set to fit on, good training pictures that it lacks): a fifth of each category, groups never split."""
+    report = check(dataset, training=True)
+    samples = dataset.train
+    groups = grouped(samples, report.groups, group)
+    kept, held_out = calibration.split(groups, [sample.category for sample in samples], seed)
+    chosen: list[Sample] = []
+    for category in dataset.categories:
+        chosen += [samples[i] for i in held_out if samples[i].category == category][:MOST]
+    others = tuple(sample for sample in dataset.samples if sample.split != "train")
+    return replace(dataset, samples=tuple(samples[i] for i in kept) + others), chosen
+
+
+def planted_defects(
+    samples: Sequence[Sample], inspector: Inspector, seed: int, textures: Textures | None = None, each: int = PLANTED
+) -> Iterator[tuple[int, Pixels, Planted]]:
+    """(number of the picture, the picture, what was planted in it), picture by picture: the same for every model.
+
+    Pictures of more than 8 bit are brought down to 8 for both, or the coarser steps would give the defect away.
+    """
+    rules = _foregrounds(samples)
+    textures = textures or open_textures()
+    for i, sample in enumerate(samples):
+        picture = as_8_bit(read_image(sample.source))
+        region: Mask | None = None
+        geometry = inspector.geometry_for(sample.category)
+        if geometry.region is not None or geometry.shorter_side is not None:
+            region = geometry.seen(*picture.shape[:2])
+        for k in range(each):
+            key = (seed, i, i * each + k)
+            yield i, picture, plant(picture, key, rules[sample.category], textures, region)
+
+
+def run(inspector: Inspector, samples: Sequence[Sample], seed: int = 0, textures: Textures | None = None) -> Trial:
+    """Score held-out good pictures with and without planted defects."""
+    good: dict[int, float] = {}
+    defects: list[tuple[int, str, float, float]] = []
+    maps, masks = [], []
+    for i, picture, made in planted_defects(samples, inspector, seed, textures):
+        category = samples[i].category if samples[i].category in inspector.categories_ else None
+        geometry = inspector.geometry_for(category)
+        if i not in good:
+            alone = inspector.inspect(picture, category=category, maps=False).score
+            assert alone is not None  # the picture was read before
+            good[i] = alone
+        found = inspector.inspect(made.image, category=category)
+        assert found.network_maps is not None and found.score is not None
+        maps.append(geometry.grid(found.network_maps, *made.mask.shape))
+        masks.append(geometry.mask(made.mask))
+        defects.append((i, made.kind, float(made.mask.mean()), found.score))
+    pictures, kinds, areas, scores = zip(*defects, strict=True)
+    ap = pixel_metrics(np.stack(maps), np.stack(masks)).ap
+    return Trial(
+        np.array(list(good.values()), np.float32),
+        np.array(scores, np.float32),
+        np.array(pictures),
+        kinds,
+        np.array(areas),
+        ap or 0.0,
+    )
+
+
+def as_8_bit(image: Image.Image) -> Pixels:
+    """uint8 (H, W, 3) of a picture of `read_image`."""
+    if image.mode == "F":
+        image = Image.fromarray(np.rint(np.asarray(image) * 255).astype(np.uint8))
+    return np.asarray(image.convert("RGB"))
+
+
+def _foregrounds(samples: Sequence[Sample]) -> dict[str, Foreground]:
+    """Where the part is, for each category."""
+    rules = {}
+    for category in dict.fromkeys(sample.category for sample in samples):
+        own = itertools.islice((s for s in samples if s.category == category), LOOKED_AT)
+        small = [as_8_bit(_shrunk(read_image(sample.source))) for sample in own]
+        rules[category] = choose_foreground(small)
+    return rules
+
+
+def _shrunk(image: Image.Image) -> Image.Image:
+    image = image.copy()
+    image.thumbnail((LOOKED_AT_SIDE, LOOKED_AT_SIDE))
+    return image
