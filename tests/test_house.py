@@ -11,7 +11,19 @@ SRC = Path(__file__).parent.parent / "src"
 # from the ground up; a module stands on the floor of its longest name here and may use its own floor and those below
 FLOORS = (
     ("errors", "names", "version"),
-    ("artifact", "calibration", "drawing", "drift", "machine", "maps", "metrics", "processes", "progress", "settings"),
+    (
+        "artifact",
+        "calibration",
+        "drawing",
+        "drift",
+        "gaussians",
+        "machine",
+        "maps",
+        "metrics",
+        "processes",
+        "progress",
+        "settings",
+    ),
     ("data", "features", "training"),
     ("inspection",),
     ("runtime.torch",),
@@ -20,6 +32,7 @@ FLOORS = (
     ("runtime.load",),
     ("evaluation", "results"),
     ("report",),
+    ("bench",),
     ("cli",),
 )
 ROOF = ("", "__main__")  # the package itself gives the public names, and may use everything

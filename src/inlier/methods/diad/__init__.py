@@ -24,7 +24,7 @@ from inlier.errors import InlierError
 from inlier.features import Backbone
 from inlier.methods.diad.autoencoder import Autoencoder
 from inlier.methods.diad.checkpoints import fill, load_pretrained, read_autoencoder
-from inlier.methods.diad.learning import cache_moments, learn_autoencoder, learn_denoiser
+from inlier.methods.diad.learning import cache_moments, learn_autoencoder, learn_denoiser, learn_residuals
 from inlier.methods.diad.memory import memory_of_training
 from inlier.methods.diad.network import Network
 from inlier.methods.diad.settings import Settings
@@ -145,6 +145,8 @@ class DiAD(Detector[Settings, Network]):
         network.autoencoder.requires_grad_(False)
         moments = cache_moments(network, pixels, run)
         learn_denoiser(network, pixels, moments, run.stage("denoiser"))
+        if network.residuals:
+            learn_residuals(network, pixels, images.categories)
 
     def _start_from_others(self, network: Network) -> bool:
         """Fill in what others trained; returns whether a finished autoencoder is among it."""

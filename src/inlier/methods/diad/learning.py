@@ -3,7 +3,7 @@
 import functools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from inlier.progress import progress
 from inlier.training import Check, Run, train
 
 log = logging.getLogger("inlier")
+REPAINTED = 400  # fitted pictures of a category whose residuals are modelled, at most
 
 
 def cache_moments(network: Network, pixels: Tensor, run: Run) -> Tensor:
@@ -148,6 +149,26 @@ def learn_denoiser(network: Network, pixels: Tensor, moments: Tensor, run: Run) 
         precision=s.precision,
         ema=s.ema,
     )
+
+
+def learn_residuals(network: Network, pixels: Tensor, categories: Sequence[str]) -> None:
+    """The Gaussians of what the finished reconstruction leaves on the fitted pictures, REPAINTED of each category."""
+    residuals = network.residuals
+    assert residuals is not None
+    members: dict[str, list[int]] = {}
+    for i, category in enumerate(categories):
+        members.setdefault(category, []).append(i)
+    chosen = [own[:: -(-len(own) // REPAINTED)] for own in members.values()]
+    device, done = network.abar.device, 0
+    sums = residuals.start(len(chosen), sum(network.backbone.channels))
+    with progress("repainting good pictures", sum(map(len, chosen))) as show, torch.no_grad():
+        for own, of_category in zip(chosen, sums):
+            for part in torch.tensor(own).split(8):
+                images = to_input(pixels[part]).to(device)
+                made = network.reconstruct(images)
+                of_category.add(residuals.differences(network.backbone(images), network.backbone(made)))
+                show(done := done + len(part))
+        residuals.finish(sums, network.s.epsilon)
 
 
 def look_at(make: Callable[[Tensor], Tensor], pixels: Tensor, name: str, every: int, run: Run) -> Check:

@@ -89,6 +89,13 @@ class Settings(settings.Settings):
         choices=("leading", "trailing"),
     )
     # comparison
+    judge: str = setting(
+        "cosine",
+        "of the differences: their cosine, as published, or a Gaussian for each category and position, of what the "
+        "reconstruction leaves on good pictures",
+        choices=("cosine", "gaussian"),
+    )
+    epsilon: float = setting(0.01, "judge gaussian: added to the diagonal of every covariance", low=1e-9)
     sigma: float = setting(5.0, "gaussian smoothing of the map, pixels", low=0.0, high=100.0)
     pool: int = setting(8, "side of the average pooling before the maximum that is the image score", low=1)
     pools: int = setting(8, "how many of them", low=0)
