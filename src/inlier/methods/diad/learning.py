@@ -59,11 +59,11 @@ def batches(n: int, size: int, run: Run) -> Callable[[int], Tensor]:
     return batch
 
 
-def learning_rate(step: int, lr: float, warm_up: int, steps: int, decay: bool) -> float:
-    """Rises in a straight line; then stays, or falls to zero as half a cosine."""
+def rate(step: int, warm_up: int, steps: int, decay: bool) -> float:
+    """Share of the learning rate: rises in a straight line; then stays, or falls to zero as half a cosine."""
     if step < warm_up:
-        return lr * (step + 1) / warm_up
-    return lr * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))) / 2 if decay else lr
+        return (step + 1) / warm_up
+    return (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))) / 2 if decay else 1.0
 
 
 def learn_autoencoder(network: Network, pixels: Tensor, run: Run) -> None:
@@ -110,7 +110,7 @@ def learn_autoencoder(network: Network, pixels: Tensor, run: Run) -> None:
         loss,
         s.autoencoder_steps,
         run,
-        schedule=lambda step: learning_rate(step, s.autoencoder_lr, 0, s.autoencoder_steps, s.decay),
+        schedule=lambda step: rate(step, 0, s.autoencoder_steps, s.decay),
         check=look_at(autoencoded, pixels, "autoencoder", s.look_every, run),
         accumulation=s.autoencoder_accumulation,
         rates="autoencoder_lr",
@@ -143,7 +143,7 @@ def learn_denoiser(network: Network, pixels: Tensor, moments: Tensor, run: Run) 
         loss,
         s.steps,
         run,
-        schedule=lambda step: learning_rate(step, s.lr, s.warm_up, s.steps, s.decay),
+        schedule=lambda step: rate(step, s.warm_up, s.steps, s.decay),
         check=look_at(network.reconstruct, pixels, "repainted", s.look_every, run),
         accumulation=s.accumulation,
         precision=s.precision,
