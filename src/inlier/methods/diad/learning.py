@@ -66,7 +66,7 @@ def rate(step: int, warm_up: int, steps: int, decay: bool) -> float:
     return (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))) / 2 if decay else 1.0
 
 
-def learn_autoencoder(network: Network, pixels: Tensor, run: Run) -> None:
+def learn_autoencoder(network: Network, pixels: Tensor, steps: int, run: Run) -> None:
     s = network.s
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
@@ -108,9 +108,9 @@ def learn_autoencoder(network: Network, pixels: Tensor, run: Run) -> None:
         stage,
         optimizers,
         loss,
-        s.autoencoder_steps,
+        steps,
         run,
-        schedule=lambda step: rate(step, 0, s.autoencoder_steps, s.decay),
+        schedule=lambda step: rate(step, 0, steps, s.decay),
         check=look_at(autoencoded, pixels, "autoencoder", s.look_every, run),
         accumulation=s.autoencoder_accumulation,
         rates="autoencoder_lr",

@@ -26,8 +26,12 @@ class Settings(settings.Settings):
         place=True,
     )
     autoencoder: str | None = setting(
-        None, "a finished autoencoder (folder, .safetensors or .ckpt), used as it is", place=True
+        None,
+        "a finished autoencoder: folder, .safetensors, .ckpt, or 'bundled': the package's own; used as it is, but for "
+        "autoencoder_tuning",
+        place=True,
     )
+    autoencoder_tuning: int = setting(0, "steps in which a finished autoencoder learns the parts", low=0)
     # first stage
     autoencoder_kind: str = setting("kl", "AutoencoderKL or AutoencoderTiny", choices=("kl", "tiny"))
     autoencoder_channels: tuple[int, ...] = setting(
