@@ -25,8 +25,8 @@ SETS = (*SETS, ("poly", "elpv", "poly"))
 CASES = (
     ("padim", "folds", {"size": 128}),
     ("padim", "split", {"size": 128}),
-    ("simplenet", "split", {"size": 128, "epochs": 4}),
-    ("simplenet", "folds", {"size": 128, "epochs": 4}),
+    ("simplenet", "split", {"size": 128, "steps": 400}),
+    ("simplenet", "folds", {"size": 128, "steps": 400}),
     ("differnet", "split", {"size": 128, "steps": 60}),
 )
 

@@ -16,7 +16,11 @@ from conftest import part
 from inlier import drift
 
 TINY = ("--set", "size=64")
-TRAIN_SIMPLENET = ("--method", "simplenet", "--set", "size=64", "--set", "taps=8", "--set", "hidden=32")
+TRAIN_SIMPLENET = (
+    "--method",
+    "simplenet",
+    *(word for s in ("size=64", "taps=8", "hidden=32", "steps=32", "patches=256") for word in ("--set", s)),
+)
 
 
 @pytest.fixture(scope="module")

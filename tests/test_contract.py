@@ -47,11 +47,9 @@ TINY = {
         "taps": (4, 8),
         "noise": 1.0,
         "features": 32,
-        "epochs": 60,
-        "batch_size": 8,
+        "steps": 120,
+        "patches": 256,
         "hidden": 32,
-        "adapter_lr": 1e-3,
-        "discriminator_lr": 2e-3,
     },
     "padim": {"size": 64},
 }
@@ -59,7 +57,7 @@ SHORT = {  # for what does not ask how good a model is
     "differnet": {"steps": 3},
     "diad": {"autoencoder_steps": 2, "steps": 2, "autoencoder_channels": (4, 4, 4, 4)},
     "memseg": {"steps": 3},
-    "simplenet": {"epochs": 1},
+    "simplenet": {"steps": 2},
 }
 GOOD = {
     "memseg": {"backbone": "efficientnet_lite0", "steps": 60, "memory": 8, "batch_size": 4}

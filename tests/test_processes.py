@@ -42,7 +42,15 @@ DIAD = SMALL | {
 }
 # most batches cannot be halved evenly
 CASES = {
-    "simplenet": {"size": 40, "taps": (8,), "features": 96, "epochs": 1, "batch_size": 3, "hidden": 16},
+    "simplenet": {
+        "size": 40,
+        "taps": (8,),
+        "features": 96,
+        "steps": 4,
+        "patches": 33,
+        "precision": "fp32",
+        "hidden": 16,
+    },
     "memseg": SMALL | {"memory": 4, "decoder": 8, "batch_size": 5, "look_every": 2},
     "memseg frozen=false": SMALL | {"memory": 4, "decoder": 8, "batch_size": 4, "frozen": False, "keep": "best"},
     # more views than features: where they span no whole space, whitening turns the rest of it as rounding will have it
@@ -60,6 +68,7 @@ class Pictures:
         rng = np.random.default_rng(0)
         made = [np.asarray(part(rng, size=size)[0].convert("RGB")) for _ in range(n)]
         self.pictures, self.categories = torch.from_numpy(np.stack(made)), ["plate"] * n
+        self.groups = list(range(n))
 
     def __len__(self):
         return len(self.pictures)

@@ -29,10 +29,25 @@ from inlier.features import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from inlier.methods.diad.autoencoder import Autoencoder, perceptual
 
 SIZE, BATCH = 128, 8
-PHOTOGRAPHS = (
-    "astronaut brick camera chelsea clock_motion coffee coins grass gravel hubble_deep_field ihc moon motorcycle_left "
-    "page retina rocket text"
-).split()
+PHOTOGRAPHS = [
+    "astronaut",
+    "brick",
+    "camera",
+    "chelsea",
+    "clock_motion",
+    "coffee",
+    "coins",
+    "grass",
+    "gravel",
+    "hubble_deep_field",
+    "ihc",
+    "moon",
+    "motorcycle_left",
+    "page",
+    "retina",
+    "rocket",
+    "text",
+]
 
 
 def photographs() -> list[Image.Image]:

@@ -61,13 +61,14 @@ class Good(NamedTuple):
 class Images:
     """Good pictures as the network sees them: a re-iterable source of batches of views; `len` counts views.
 
-    For each view, in order: `categories`, and `owners`, the number of its picture.
+    For each view, in order: `categories`, `groups`, and `owners`, the number of its picture.
     """
 
     def __init__(self, pictures: Sequence[Good], workers: int):
         self.pictures, self.workers = list(pictures), workers
         self.owners = [i for i, picture in enumerate(self.pictures) for _ in range(picture.views)]
         self.categories = [self.pictures[i].category for i in self.owners]
+        self.groups = [self.pictures[i].group for i in self.owners]
 
     def __len__(self) -> int:
         return len(self.owners)

@@ -387,7 +387,7 @@ class MemSeg(Detector[Settings, Network]):
             return (pixels[index].int() + top // 255 * change).clamp(0, top).to(pixels.dtype), mask
 
         # (places of the memory, used or not): whose group each entry is of
-        groups = torch.tensor([images.pictures[i].group for i in images.owners])
+        groups = torch.tensor(images.groups)
         entries = torch.full((s.memory,), -1)
         entries[: len(remembered)] = groups[remembered]
         if s.hide_own and len(entries[: len(remembered)].unique()) < 2:
