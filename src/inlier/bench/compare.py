@@ -90,11 +90,11 @@ def differences(groups: Sequence[Group], folder: Path) -> dict[str, dict[tuple[s
     that have them all. Raises InlierError for a file of scores that is damaged.
     """
     draws: dict[str, dict[tuple[str, str], Floats]] = {}
-    for name, of in itertools.groupby(groups, lambda group: group.set):
+    for number, (name, of) in enumerate(itertools.groupby(groups, lambda group: group.set)):
         known = {group.variant: scores for group in of if (scores := read_scores(group, folder))}
         for (one, first), (other, second) in itertools.combinations(known.items(), 2):
             if first.pictures == second.pictures and 0 < first.defect.sum() < len(first.defect):
-                found = draw_differences(first.scores, second.scores, first.defect)
+                found = draw_differences(first.scores, second.scores, first.defect, seed=number)
                 draws.setdefault(name, {})[one, other] = found
     everywhere = [pair for pair in next(iter(draws.values()), {}) if all(pair in of for of in draws.values())]
     if len(draws) > 1 and everywhere:
@@ -167,7 +167,16 @@ def _interval(draws: Floats) -> Spread:
 
 def set_names(rows: Sequence[Row]) -> list[str]:
     """Of each row the shortest name that tells its set: screw, mvtec/screw, mvtec/screw (3f2a91)."""
-    sets = [(row["data"], row["category"], (row.get("fingerprint") or "no fingerprint")[:6]) for row in rows]
+    seen: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.get("fingerprint"):
+            seen.setdefault((row["data"], row["category"]), []).append(row["fingerprint"])
+    sets = []
+    for row in rows:
+        own = row["data"], row["category"]
+        # rows of before there were fingerprints are of the one set of that name, or of the first
+        fingerprint = row.get("fingerprint") or next(iter(seen.get(own, ())), "")
+        sets.append((*own, fingerprint[:6]))
     forms = {of: (of[1], f"{of[0]}/{of[1]}", f"{of[0]}/{of[1]} ({of[2]})") for of in sets}
     names = {
         of: next((name for name in own[:-1] if sum(name in other for other in forms.values()) == 1), own[-1])

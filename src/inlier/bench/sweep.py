@@ -54,7 +54,7 @@ def sweep(cells: Sequence[Cell], folder: Path, device: str = "auto", workers: in
                     log.warning("%s", warning)
                 said.add(warning)
             found = outcome.rows or [row | {"error": outcome.error} for row in cell.rows()]
-            found = [row | about | {"warnings": outcome.warnings} for row in found]
+            found = [row | about | {"warnings": list(dict.fromkeys(outcome.warnings))} for row in found]
             stored.append(folder, found)
             yield found
 

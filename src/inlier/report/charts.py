@@ -105,6 +105,7 @@ def trade_off(points: Sequence[tuple[str, float, tuple[float, float, float]]], x
         axes.errorbar(cost, 100 * mean, reach, color=mark["color"], linewidth=1.3, capsize=3)
         axes.plot(cost, 100 * mean, linestyle="none", markersize=8, label=label, **mark)
     axes.set_xscale("log")
+    axes.set_ylim(top=min(axes.get_ylim()[1], 100.6))  # nothing is better than perfect
     costs = [cost for _, cost, _ in points]
     axes.set_xlim(min(costs) / 1.6, max(costs) * 1.6)
     for axis in (axes.xaxis, axes.yaxis):
