@@ -113,6 +113,19 @@ def processor() -> str:
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
+def arithmetic(precision: str, device: "torch.device") -> str:
+    """fp32 or bf16 for "auto": bf16 where the processor has instructions that multiply it; others are slower with it.
+
+    Else what was asked for. Other devices than the CPU: fp32.
+    """
+    import torch
+
+    if precision != "auto":
+        return precision
+    has = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "fp32"
+
+
 def in_double(tensor: "torch.Tensor") -> "torch.Tensor":
     """float64 on the same device; on the CPU where the device is Apple's mps, which has no float64."""
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()

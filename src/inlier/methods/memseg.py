@@ -9,7 +9,9 @@ Same mathematics, other computation: the search in the memory is a matrix produc
 
 What differs from that code: the layers that the paper freezes are frozen here, batch norm included, and the memory
 comes from the same layers that are used later (`frozen=false` brings the code's behaviour back); the last step is the
-model and nothing looks at the test set; defects are simulated on the network's input; masks are never empty.
+model and nothing looks at the test set; defects are simulated on the network's input; masks are never empty. The preset
+`light` hides a picture's own entry from the search while it trains: a picture that finds itself differs by nothing, and
+the network would learn that whatever differs is a defect. It also simulates slow changes of brightness.
 """
 
 import functools
@@ -58,6 +60,7 @@ class Settings(settings.Settings):
     memory: int = setting(30, "good images that the memory keeps", low=1, high=10_000)
     decoder: int = setting(48, "channels of the decoder's two finest levels", low=1, high=1024)
     stride: int = setting(1, "pixels between two values of the decoder's finest level", low=1, high=4)
+    hide_own: bool = setting(False, "in training a picture finds no entry of itself or its group in the memory")
     frozen: bool = setting(True, "freeze the stem and the compared layers (false: as the released code)")
     standardise: bool = setting(False, "scale the compared features to mean 0, deviation 1 on the memory")
     foreground: str = setting("auto", "where defects are simulated: auto, whole, released, brighter, darker:120, ...")
@@ -65,6 +68,7 @@ class Settings(settings.Settings):
         None, "folder of foreign textures, e.g. DTD; none: those of scikit-image", place=True
     )
     match_grey: bool = setting(False, "grey pictures get grey defects, so that colour does not give them away")
+    slow: float = setting(0.0, "share of the simulated defects that are slow changes of brightness", high=1.0)
     tiles: tuple[int, ...] = setting((4, 8), "rows and columns of the shuffled tiles of a structural defect")
     steps: int = setting(2700, "training steps", low=1)
     batch_size: int = setting(8, "images in a step, every second one with a simulated defect", low=2)
@@ -206,9 +210,16 @@ def rounding(memory: Sequence[Tensor], norms: Tensor, features: Sequence[Tensor]
     return 2 * CERTAINTY * HALF_STEP * math.sqrt(longest) * (norms + (own[:, None] * norms).sqrt())
 
 
-def nearest(memory: Sequence[Tensor], norms: Tensor, features: Sequence[Tensor]) -> Tensor:
-    """(B,): the memory entry that differs least from each query. Near ties are settled in double precision."""
+def nearest(
+    memory: Sequence[Tensor], norms: Tensor, features: Sequence[Tensor], hidden: Tensor | None = None
+) -> Tensor:
+    """(B,): the memory entry that differs least from each query. Near ties are settled in double precision.
+
+    hidden: bool (B, n), entries that a query must not find; at least one is left to each.
+    """
     distance, error = distances(memory, norms, features), rounding(memory, norms, features)
+    if hidden is not None:
+        distance = distance.masked_fill(hidden, torch.inf)
     best = distance.argmin(1)
     close = distance - error <= (distance + error).amin(1, keepdim=True)  # an unused place: NaN, so False
     for b in (close.sum(1) > 1).nonzero().flatten().tolist():
@@ -276,11 +287,11 @@ class Network(nn.Module):
             compared[level] = (f - mean) / std
         return stem, compared, deepest
 
-    def logits(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> (B, 2, H, W): good, defect"""
+    def logits(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, 2, H, W): good, defect. hidden: see `nearest`."""
         stem, compared, deepest = self.encode(images)
         with torch.no_grad():
-            best = nearest(self.memory, self.norms, compared)
+            best = nearest(self.memory, self.norms, compared, hidden)
         pairs = ((f, entries[best].permute(0, 3, 1, 2)) for f, entries in zip(compared, self.memory))
         information = [torch.cat([f, (m - f).square()], 1) for f, m in pairs]
         return self.decoder(stem, self.fusion(information), deepest, images.shape[2:])  # type: ignore[no-any-return]
@@ -375,31 +386,42 @@ class MemSeg(Detector[Settings, Network]):
             top = TOP[pixels.dtype]
             return (pixels[index].int() + top // 255 * change).clamp(0, top).to(pixels.dtype), mask
 
+        # (places of the memory, used or not): whose group each entry is of
+        groups = torch.tensor([images.pictures[i].group for i in images.owners])
+        entries = torch.full((s.memory,), -1)
+        entries[: len(remembered)] = groups[remembered]
+        if s.hide_own and len(entries[: len(remembered)].unique()) < 2:
+            raise InlierError(
+                "setting 'hide_own': the memory holds one part alone, and nothing is left to compare with"
+            )
+
         @functools.lru_cache(4)
         def order(epoch: int) -> list[int]:
             return [fitted[i] for i in torch.randperm(len(fitted), generator=run.generator(epoch))]
 
-        def batch(step: int) -> tuple[Tensor, Tensor]:
-            """Good images and, every second one, simulated defects: (B, H, W, 3) and masks (B, H, W).
+        def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
+            """Good images and, every second one, simulated defects: (B, H, W, 3), masks (B, H, W), groups (B,).
 
             B: as many as this process does of them.
             """
-            pairs = []
+            pairs, indices = [], []
             for place in range(s.batch_size)[part]:
                 epoch, i = divmod(step * s.batch_size + place, len(fitted))
                 index = order(epoch)[i]
+                indices.append(index)
                 good = pixels[index], torch.zeros(s.size, s.size, dtype=torch.bool)
                 pairs.append(simulate(index, (step, place)) if place % 2 else good)
             pictures, masks = zip(*pairs)
-            return torch.stack(pictures), torch.stack(masks)
+            return torch.stack(pictures), torch.stack(masks), groups[indices]
 
-        stream: Generator[tuple[Tensor, Tensor]] | None = None
+        stream: Generator[tuple[Tensor, Tensor, Tensor]] | None = None
 
         def loss(model: nn.Module, step: int) -> Tensor:
             nonlocal stream
             stream = stream or read_ahead(batch, range(step, s.steps), run.workers, run.workers)
-            pictures, masks = next(stream)
-            logits = network.logits(to_input(pictures).to(run.device))
+            pictures, masks, own = next(stream)
+            hidden = (own[:, None] == entries).to(run.device) if s.hide_own else None
+            logits = network.logits(to_input(pictures).to(run.device), hidden)
             l1, focal = losses(logits, masks.to(run.device).float(), s.gamma)
             return weight * (s.l1_weight * l1 + s.focal_weight * focal)
 
@@ -424,7 +446,7 @@ class MemSeg(Detector[Settings, Network]):
                 loss,
                 s.steps,
                 run,
-                schedule=lambda step: learning_rate(step, s),
+                schedule=lambda step: learning_rate(step, s) / s.lr,
                 check=Check(look, s.look_every, s.keep, s.patience),
             )
         finally:
@@ -447,7 +469,7 @@ def make_simulator(
 ) -> Simulator:
     """With a foreground rule that fits these good images of the category."""
     rule = foreground_rule(s.foreground, category, pictures)
-    return Simulator(seed, rule, textures, grid=(s.tiles[0], s.tiles[1]), match_grey=s.match_grey)
+    return Simulator(seed, rule, textures, grid=(s.tiles[0], s.tiles[1]), match_grey=s.match_grey, slow_share=s.slow)
 
 
 def draw_look(seen: Sequence[tuple[Tensor, Tensor]], maps: Tensor) -> Image.Image:

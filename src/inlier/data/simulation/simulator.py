@@ -19,9 +19,11 @@ from inlier.data.simulation.noise import Noise, draw_noise
 from inlier.data.simulation.sources import Textures, draw_structure
 from inlier.errors import InlierError
 
-Kind = Literal["texture", "structure"]
+Kind = Literal["texture", "structure", "slow"]
 
 ATTEMPTS = 10  # masks drawn before the fallback
+SLOW_SCALES = (0, 2)  # of the noise, below the sharp defects'
+SLOW_CHANGE = (10, 60)  # grey levels
 FALLBACK_SHARE = 0.02  # of the foreground, where the noise is highest
 
 
@@ -63,12 +65,14 @@ class Simulator:
     opacity: tuple[float, float] = (0.15, 1.0)  # beta: how strongly the source covers the part
     scales: tuple[int, int] = (0, 5)  # the noise has 2**scale cells along an axis
     threshold: float = 0.5  # noise above it is defect
+    slow_share: float = 0.0  # of the defects: slow changes of brightness, which have no edge (ours, not the paper's)
     match_grey: bool = False  # what goes into a grey picture loses its colours, which would give the defect away
 
     def __post_init__(self) -> None:
         for name, valid, range in (
             ("seed", self.seed >= 0, "at least 0"),
             ("texture_share", 0 <= self.texture_share <= 1, "from 0 to 1"),
+            ("slow_share", 0 <= self.slow_share <= 1, "from 0 to 1"),
             ("grid", min(self.grid) >= 1, "two numbers of at least 1"),
             ("opacity", 0 < self.opacity[0] <= self.opacity[1] <= 1, "low and high, above 0 and at most 1"),
             ("scales", 0 <= self.scales[0] <= self.scales[1] <= 8, "low and high, from 0 to 8"),
@@ -88,6 +92,8 @@ class Simulator:
         foreground = self.foreground(image)
         if whole_image := not foreground.any():
             foreground = WHOLE(image)
+        if self.slow_share and rng.random() < self.slow_share:
+            return self._slow(rng, image, foreground, whole_image)
         mask, noise = self._draw_mask(rng, foreground)
         # drawn before the source, so that both kinds of defect share mask and opacity
         opacity = rng.uniform(*self.opacity)
@@ -99,6 +105,17 @@ class Simulator:
         if self.match_grey and is_grey(image):
             source = np.repeat(grey(source)[..., None], 3, 2)
         return Simulated(blend(image, source, mask, opacity), mask, foreground, noise, source, kind, whole_image)
+
+    def _slow(self, rng: np.random.Generator, image: Pixels, foreground: Mask, whole_image: bool) -> Simulated:
+        """Brighter or darker, the colours a little unequally; strongest in the middle of hills of slow noise."""
+        noise = np.abs(draw_noise(rng, foreground.shape, SLOW_SCALES))
+        top = max(float(noise[foreground].max()), 1e-6)
+        weight = np.clip(noise / top, 0, 1) ** 2 * foreground
+        change = rng.uniform(*SLOW_CHANGE) * rng.choice([-1, 1])
+        tint = np.ones(3) if is_grey(image) else rng.uniform(0.5, 1.5, 3)
+        source = (image + change * tint).clip(0, 255).astype(np.uint8)
+        made = image + weight[..., None] * (source - image.astype(np.float64))
+        return Simulated(made.round().astype(np.uint8), weight >= 0.5, foreground, noise, source, "slow", whole_image)
 
     def _draw_mask(self, rng: np.random.Generator, foreground: Mask) -> tuple[Mask, Noise]:
         """A mask within a foreground that is not empty, and its noise."""
@@ -114,7 +131,8 @@ class Simulator:
     def describe(self) -> str:
         """One sentence for people: where simulated defects lie, and what they are made of."""
         where, pieces = self.foreground.describe(), "altered and shuffled pieces of the part itself"
+        slow = f"; {100 * self.slow_share:.0f} % are slow changes of brightness instead" if self.slow_share else ""
         if not self.textures or not self.texture_share:
-            return f"Simulated defects lie {where}; they are made of {pieces}."
+            return f"Simulated defects lie {where}; they are made of {pieces}{slow}."
         share = f"{100 * self.texture_share:.0f} % of them are made of foreign texture ({self.textures.origin})"
-        return f"Simulated defects lie {where}; {share}, the others of {pieces}."
+        return f"Simulated defects lie {where}; {share}, the others of {pieces}{slow}."
