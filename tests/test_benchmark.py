@@ -282,6 +282,11 @@ def test_what_differs_in_anything_is_another_row(changes):
     assert rows.missing([row(**changes)], [row()]) and not rows.missing([row()], [row(data="moved")])
 
 
+def test_a_preset_that_has_changed_is_run_again():
+    old, new = row(all_settings={"size": 256, "taps": [8]}), row(all_settings={"size": 256, "taps": [8], "new": 1})
+    assert not rows.missing([new], [old]) and rows.missing([new | {"all_settings": {"size": 320}}], [old])
+
+
 def test_the_rows_of_before_are_read_and_count_as_finished():
     kept = Path(__file__).parent.parent / "benchmarks" / "results.jsonl"
     known = [json.loads(line) for line in kept.read_text().splitlines()]

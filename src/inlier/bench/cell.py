@@ -90,7 +90,6 @@ def test(cell: Cell, folder: Path, device: str, workers: int) -> list[Row]:
         "peak_memory": machine.peak_memory(),  # the metrics of pixels take more, and no station computes them
         "artifact_bytes": size,
         "device": str(machine.find_device(device)),
-        "all_settings": json.loads(json.dumps(detector.settings_.public())),
     }
     found = evaluate(detector, dataset, categories=labels, alpha=cell.alpha, workers=workers)
     rows = []

@@ -17,6 +17,7 @@ from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset, Sample
 from inlier.errors import ImageError, InlierError
 from inlier.progress import progress
+from inlier.settings import Settings
 
 if TYPE_CHECKING:
     from inlier.detector import Detector
@@ -29,7 +30,8 @@ class Variant:
     method: str
     preset: str
     settings: dict[str, Any]  # as the constructor takes them
-    told: dict[str, Any]  # as rows have them: what differs from the preset, and of files and folders the last name only
+    everything: dict[str, Any]  # all settings as rows have them: of files and folders the last name only
+    told: dict[str, Any]  # of these what differs from the preset
 
     def create(self, seed: int = 0, device: str = "auto") -> "Detector[Any, Any]":
         return methods.create(self.method, self.preset, seed=seed, device=device, **self.settings)
@@ -83,6 +85,7 @@ class Cell:
                 "method": self.variant.method,
                 "preset": self.variant.preset,
                 "settings": self.variant.told,
+                "all_settings": self.variant.everything,
                 "alpha": self.alpha,
                 "seed": self.seed,
                 "trivial": {cue: baseline._asdict() for cue, baseline in source.trivial.items()},
@@ -140,9 +143,9 @@ def variants(
             if (settings.backbone, settings.taps) not in backbones:
                 detector.build_backbone(settings)
                 backbones.add((settings.backbone, settings.taps))
-            plain, changed = kind.presets[preset].public(), detector.settings.public()
-            told = json.loads(json.dumps({key: value for key, value in changed.items() if value != plain[key]}))
-            points.setdefault(json.dumps(told), Variant(name, preset, values, told))
+            plain, everything = (_plain(of) for of in (kind.presets[preset], detector.settings))
+            told = {key: value for key, value in everything.items() if value != plain[key]}
+            points.setdefault(json.dumps(told), Variant(name, preset, values, everything, told))
         found.append(list(points.values()))
     return found
 
@@ -209,6 +212,12 @@ def _look(sample: Sample) -> trivial.Seen | None:
         return trivial.look(sample)
     except ImageError:
         return None
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    """All settings, as a file of JSON gives them back."""
+    found: dict[str, Any] = json.loads(json.dumps(settings.public()))
+    return found
 
 
 def _of_method(name: str, names: Iterable[str], texts: Sequence[str]) -> list[str]:

@@ -68,8 +68,17 @@ def append(folder: Path, rows: Sequence[Row]) -> None:
 def missing(wanted: Iterable[Row], rows: Iterable[Row]) -> list[Row]:
     """Those of the wanted rows (what `key` needs of them) that are not finished. What failed is run again: it may have
     been a full disk, or too little memory."""
-    done = {key(row) for row in rows if not row.get("error")}
-    return [row for row in wanted if key(row) not in done and key({**row, "fingerprint": None}) not in done]
+    done = {key(row): row for row in rows if not row.get("error")}
+
+    def is_done(row: Row) -> bool:
+        found = done.get(key(row)) or done.get(key({**row, "fingerprint": None}))
+        if found is None:
+            return False
+        # a preset may have changed since; a setting that is new changes nothing, or it would have another default
+        old, new = found.get("all_settings", {}), row.get("all_settings", {})
+        return all(old[name] == new[name] for name in old.keys() & new.keys())
+
+    return [row for row in wanted if not is_done(row)]
 
 
 def of(cells: Iterable[Row], rows: Iterable[Row]) -> list[Row]:
