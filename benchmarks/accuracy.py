@@ -1,91 +1,61 @@
 """Accuracy on real pictures: last step, several seeds, no look at the test set. Writes benchmarks/RESULTS.md.
 
-Each finished run is kept as one line of benchmarks/results.jsonl, so the script can be stopped and goes on. The sets:
-ELPV mono comes with pip; MVTec AD screw, the magnetic tiles and DTD are read from the folder given with --data
-(mvtec_ad/screw and magnetic_tile in MVTec-AD layout, dtd); rows whose data or weights are missing are skipped by name.
+A list of sweeps of `inlier benchmark`, whose rows are kept in benchmarks/results.jsonl: what is there is not run again.
+The sets: ELPV mono comes with pip; MVTec AD screw, the magnetic tiles and DTD are read from the folder given with
+--data (mvtec_ad/screw and magnetic_tile in MVTec-AD layout, dtd).
 """
 
 import argparse
 import json
-import logging
-import platform
-import statistics
+import shutil
 import subprocess
-import time
+import sys
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from inlier import InlierError, evaluate, methods
+from inlier.bench import rows
+from inlier.bench.compare import grouped
+from inlier.bench.tables import markdown, trivial_table, warnings
 
 HERE = Path(__file__).parent
-# set, category, method, preset, settings, seeds
-RUNS: list[tuple[str, str, str, str, dict[str, Any], tuple[int, ...]]] = [
-    ("mvtec_ad", "screw", "padim", "paper", {}, (0, 1, 2)),
-    ("mvtec_ad", "screw", "padim", "light", {}, (0, 1, 2, 3, 4)),
-    ("elpv", "mono", "padim", "light", {}, (0, 1, 2, 3, 4)),
-    (".", "magnetic_tile", "padim", "light", {}, (0, 1, 2)),
-    ("elpv", "mono", "simplenet", "light", {}, (0, 1, 2)),
-    ("mvtec_ad", "screw", "simplenet", "light", {}, (0, 1, 2)),
-    (".", "magnetic_tile", "simplenet", "light", {}, (0, 1, 2)),
-    ("elpv", "mono", "memseg", "light", {"textures": "dtd"}, (0, 1, 2)),
-    ("mvtec_ad", "screw", "memseg", "light", {"textures": "dtd"}, (0, 1, 2)),
-    (".", "magnetic_tile", "memseg", "light", {"textures": "dtd"}, (0, 1, 2)),
-    ("mvtec_ad", "screw", "memseg", "paper-code", {"textures": "dtd", "steps": 1000}, (0,)),
-    *((data, category, "differnet", "light", settings, (0, 1, 2))
-      for settings in ({}, {"backbone": "resnet18", "taps": [4, 8, 16]})  # layers 1 to 3
-      for data, category in ((".", "magnetic_tile"), ("mvtec_ad", "screw"), ("elpv", "mono"))),
-]  # fmt: skip
-FOLDERS = ("textures",)  # settings that name a folder in --data
+SETS = (("magnetic_tile", "magnetic_tile"), ("elpv", "mono"), ("mvtec_ad", "screw"))  # as in --data, and category
+ALL = tuple(category for _, category in SETS)
+SWEEPS: tuple[tuple[tuple[str, ...], str], ...] = (  # categories, options
+    (("screw",), "--methods padim --presets paper --seeds 3"),
+    (ALL, "--methods padim --seeds 1"),  # draws nothing at random
+    (ALL, "--methods simplenet --seeds 3"),
+    (ALL, "--methods memseg --seeds 3 --set textures=DATA/dtd"),
+    (("screw",), "--methods memseg --presets paper-code --seeds 0, --set textures=DATA/dtd --set steps=1000"),
+    (ALL, "--methods differnet --seeds 3"),
+    (ALL, "--methods differnet --seeds 3 --set backbone=resnet18 --set taps=4,8,16"),  # layers 1 to 3
+)
+COLUMNS = ("image AUROC", "pixel AUROC", "AUPRO", "false alarms", "detected")
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"  # the table's place in the README
-ALPHA = 0.05  # promised by every row, also where a fifth of the good pictures calibrates
+ALPHA = "0.05"  # promised by every row, also where a fifth of the good pictures calibrates
 
 
-def run(data: str, category: str, method: str, preset: str, settings: dict[str, Any], seed: int) -> dict[str, Any]:
-    start = time.perf_counter()
-    detector = methods.get(method)(preset, seed=seed, **settings).fit(data, categories=[category])
-    seconds = {"fit_seconds": round(time.perf_counter() - start), "threads": torch.get_num_threads()}
-    result = evaluate(detector, data, categories=[category], alpha=ALPHA)
-    return seconds | result.to_json()["categories"][category]
+def told(row: rows.Row) -> str:
+    """The machine of a row; those of before it was recorded are of one machine."""
+    if "processor" not in row:
+        return f"x86_64, {row['threads']} threads, torch 2.13.0+cpu"
+    return f"{row['processor']}, {row['threads']} threads, torch {row['torch']}, oneDNN {row['onednn']}"
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| set | method | preset | seeds | image AUROC | pixel AUROC | AUPRO | false alarms | detected |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        key = (row["category"], row["method"], row["preset"], json.dumps(row["settings"]))
-        groups.setdefault(key, []).append(row)
-    for (category, method, preset, settings), group in sorted(groups.items(), key=lambda item: item[0][0]):
-        cells = [[r["image"]["auroc"] for r in group]]
-        cells += [[r["pixel"][key] for r in group if r["pixel"]] for key in ("auroc", "aupro")]
-        cells += [[r["at_alpha"][key] for r in group] for key in ("false_alarm_rate", "detection_rate")]
-        name = preset if settings == "{}" else f"{preset}, {settings}"
-        texts = [category, method, name, str(len(group)), *map(_spread, cells)]
-        lines.append(f"| {' | '.join(texts)} |")
-    return "\n".join(lines)
-
-
-def _spread(values: list[float]) -> str:
-    if not values:
-        return "no masks"
-    mean, low, high = (100 * f(values) for f in (statistics.mean, min, max))
-    return f"{mean:.1f}" if high - low < 0.05 else f"{mean:.1f} ({low:.1f} to {high:.1f})"
-
-
-def write(rows: list[dict[str, Any]]) -> None:
-    commits = ", ".join(sorted({row["commit"] for row in rows}))
+def write(known: list[rows.Row]) -> None:
+    """RESULTS.md, and the table in the README."""
+    methods = [options.split()[1] for _, options in SWEEPS]
+    groups = grouped(sorted(known, key=lambda row: (row["category"], methods.index(row["method"]))))
+    table, doubts = markdown(groups, COLUMNS), "\n".join(f"- {warning}." for warning in warnings(groups))
+    commits = ", ".join(sorted({row["commit"] for row in known if row["commit"]}))
+    machines = "; ".join(sorted({told(row) for row in known if "threads" in row}))
     text = f"""# Results
 
-Made by `benchmarks/accuracy.py` (every run is a line of `results.jsonl`) at commit {commits} on
-{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}.
+Made by `benchmarks/accuracy.py` (every run is a line of `results.jsonl`) at commit
+{commits} on
+{machines}.
 Mean over seeds (lowest to highest), in %. Last step; the test set is only scored. Pixel metrics at the size of
-the network's input, masks resized nearest. False alarms and detected at alpha 0.05.
+the network's input, masks resized nearest. False alarms and detected at alpha {ALPHA}.
 
-{table(rows)}
+{table}
 
 - screw: MVTec AD screw, resized to 512 (CC BY-NC-SA 4.0); original split. magnetic_tile: magnetic tile defects of
   Huang et al., DifferNet's training list, native sizes. mono: ELPV solar cells of the package
@@ -100,47 +70,47 @@ the network's input, masks resized nearest. False alarms and detected at alpha 0
 - MemSeg is behind PaDiM on the magnetic tile because simulated defects do not look like "uneven", slow changes of
   brightness that make up 72 % of the pixels to be found.
 - DifferNet's maps are pictures for people; the paper gives no pixel metrics.
+
+What brightness, sharpness or size alone would do, AUROC in %: as detectors (the distance from what good training
+pictures have), and as leaks (by themselves, in whichever direction is better).
+
+{trivial_table(groups)}
+
+{doubts}
 """
     (HERE / "RESULTS.md").write_text(text, encoding="utf-8")
     readme = HERE.parent / "README.md"
     before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
-    readme.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{after}", encoding="utf-8")
+    readme.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder that holds mvtec_ad and magnetic_tile")
-    parser.add_argument("--only", default="", help="run only rows that contain this text, e.g. 'padim'")
+    parser.add_argument("--data", type=Path, help="folder that holds mvtec_ad, magnetic_tile and dtd")
+    parser.add_argument("--only", default="", help="only sweeps that contain this text, e.g. 'padim'")
+    parser.add_argument("--out", type=Path, default=Path("runs/accuracy"), help="folder of the sweeps")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE
-    ).stdout.strip()
-    log = HERE / "results.jsonl"
-    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    keys = ("data", "category", "method", "preset", "settings", "seed")
-    known = [[row[key] for key in keys] for row in rows]
-    wanted = [(*what, seed) for *what, seeds in RUNS for seed in seeds]
-    for data, category, method, preset, settings, seed in sorted(wanted, key=lambda what: what[-1]):
-        what = [data, category, method, preset, settings, seed]
-        if what in known or arguments.only not in " ".join(map(str, what)):
-            continue
-        source = data if data == "elpv" else str(arguments.data / data)
-        here = {key: str(arguments.data / value) if key in FOLDERS else value for key, value in settings.items()}
-        try:
-            numbers = run(source, category, method, preset, here, seed)
-        except InlierError as error:
-            print(f"skipped {what}: {str(error).splitlines()[0]}", flush=True)
-            continue
-        rows.append(dict(zip(keys, what)) | {"commit": commit} | numbers)
-        with log.open("a") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
-        print(what, f"image AUROC {100 * numbers['image']['auroc']:.2f}", flush=True)
-    order = [list(what[:4]) for what in RUNS]
-    rows.sort(key=lambda row: (order.index([row[key] for key in keys[:4]]), row["seed"]))
-    if rows:
-        write(rows)
+    kept = HERE / "results.jsonl"
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if not (arguments.out / rows.FILE).exists():
+        shutil.copy(kept, arguments.out / rows.FILE)
+    for categories, options in SWEEPS:
+        for data, category in SETS:
+            if category not in categories or arguments.only not in f"{category} {options}":
+                continue
+            if arguments.data is None and (data != "elpv" or "DATA" in options):
+                print(f"skipped, it needs --data: {category} {options}", flush=True)
+                continue
+            source = data if data == "elpv" else str(arguments.data / data)
+            chosen = [part.replace("DATA", str(arguments.data)) for part in options.split()]
+            fixed = ["--category", category, "--alpha", ALPHA, "--out", str(arguments.out), "--resume"]
+            command = [sys.executable, "-m", "inlier", "benchmark", source, *chosen, *fixed]
+            if subprocess.run(command, check=False).returncode == 130:
+                sys.exit(130)
+    done = [row for row in rows.read(arguments.out) if not row.get("error")]
+    kept.write_text("".join(json.dumps(row) + "\n" for row in done))
+    write(done)
 
 
 if __name__ == "__main__":

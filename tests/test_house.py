@@ -30,7 +30,7 @@ FLOORS = (
     ("detector",),
     ("methods",),
     ("runtime.load",),
-    ("evaluation", "results"),
+    ("evaluation", "results", "trivial"),
     ("report",),
     ("bench",),
     ("cli",),

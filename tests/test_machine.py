@@ -1,5 +1,6 @@
 """What is free in a container, which devices there are, and that the caller's torch contexts do not matter."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -102,3 +103,11 @@ def test_the_default_number_format_comes_back_whatever_happens():
         assert torch.get_default_dtype() == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_the_machine_is_described_and_its_memory_watched():
+    about = machine.about()
+    assert about["processor"] and about["cores"] >= 1 and about["onednn"][0].isdigit()
+    before = machine.peak_memory()
+    block = np.ones(30_000_000)
+    assert machine.peak_memory() >= max(before, block.nbytes)

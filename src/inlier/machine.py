@@ -1,10 +1,13 @@
 """What this machine offers: devices and memory. Nothing heavy is imported before it is asked for."""
 
 import os
+import platform
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inlier.errors import InlierError
 
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+PROCESSOR, OWN_STATUS = Path("/proc/cpuinfo"), Path("/proc/self/status")
 V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")  # limit, used, cached files
 V2 = ("memory.max", "memory.current", "inactive_file")
 
@@ -69,6 +73,44 @@ def container_memory(folder: Path, own: str = "") -> int | None:
         if most != "max" and int(most) < 2**60:  # version 1 writes a huge number for no limit
             left.append(max(0, int(most) - now + int(stats.get(cache, 0))))
     return min(left, default=None)
+
+
+def peak_memory() -> int:
+    """Bytes of memory that this process has held at most since it started."""
+    if OWN_STATUS.is_file():  # getrusage would also count what the process that started this one held
+        found = re.search(r"^VmHWM:\s*(\d+) kB", OWN_STATUS.read_text(), re.MULTILINE)
+        if found:
+            return 1024 * int(found[1])
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def about() -> dict[str, Any]:
+    """What a measured time depends on: processor, threads, and the versions of what computes."""
+    import torch
+
+    found = re.search(r"(?:MKL-DNN|oneDNN) v?([\d.]+)", torch.__config__.show())
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "onednn": found[1] if found else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def processor() -> str:
+    """The processor's name, as it calls itself where the system tells."""
+    told = PROCESSOR.read_text(errors="replace") if PROCESSOR.is_file() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", told, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def arithmetic(precision: str, device: "torch.device") -> str:

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from inlier.cli.benchmark import benchmark
 from inlier.cli.calibrate import calibrate
 from inlier.cli.check import check
 from inlier.cli.demo import demo
@@ -115,6 +116,7 @@ app.command()(check)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(calibrate)
+app.command()(benchmark)
 app.command("methods")(list_methods)
 app.command()(preview)
 app.command()(demo)

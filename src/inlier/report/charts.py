@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 GOOD, DEFECT = "#56B4E9", "#D55E00"  # Okabe and Ito's colours; hatching tells them apart without colour
+SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6D00", "#7F7F7F")  # mostly theirs
+MARKS = "osD^vPX*"  # shapes tell them apart, too
 INK = "#010203"  # stands for the page's text colour, which is light in dark mode
 CHART = (5.4, 3.3)  # inches
 
@@ -94,13 +96,65 @@ def roc(
     return _svg(figure, f"ROC curve of {name}")
 
 
-def _chart(x: str, y: str) -> tuple[Any, Any]:
+def trade_off(points: Sequence[tuple[str, float, tuple[float, float, float]]], x: str, y: str, name: str) -> "Markup":
+    """What is gained for what it costs; points: (label, cost, (mean, lowest, highest) in [0, 1])."""
+    figure, axes = _chart(x, y)
+    for number, (label, cost, (mean, low, high)) in enumerate(points):
+        mark = _mark(number)
+        reach = [[100 * (mean - low)], [100 * (high - mean)]]
+        axes.errorbar(cost, 100 * mean, reach, color=mark["color"], linewidth=1.3, capsize=3)
+        axes.plot(cost, 100 * mean, linestyle="none", markersize=8, label=label, **mark)
+    axes.set_xscale("log")
+    axes.set_ylim(top=min(axes.get_ylim()[1], 100.6))  # nothing is better than perfect
+    costs = [cost for _, cost, _ in points]
+    axes.set_xlim(min(costs) / 1.6, max(costs) * 1.6)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+    axes.tick_params(which="minor", colors=INK)
+    axes.grid(alpha=0.25, color=INK, linewidth=0.5)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=INK, fontsize="small")
+    return _svg(figure, name)
+
+
+def ranges(
+    series: dict[str, dict[str, tuple[float, float, float]]], crosses: dict[str, float], cross: str, x: str, name: str
+) -> "Markup":
+    """A line for each set, a mark on it for each series that has it: (mean, lowest, highest) in [0, 1]. crosses: one
+    more value of a set, of what `cross` says."""
+    sets = list(dict.fromkeys([key for values in series.values() for key in values]))
+    figure, axes = _chart(x, "", (CHART[0], 1.6 + 0.22 * len(series) / 2 + 0.45 * len(sets)))
+    for number, (label, values) in enumerate(series.items()):
+        mark = _mark(number)
+        offset = 0.5 * (number - (len(series) - 1) / 2) / max(len(series), 3)  # beside one another
+        rows = [sets.index(key) + offset for key in values]
+        axes.hlines(
+            rows, *([100 * v[end] for v in values.values()] for end in (1, 2)), color=mark["color"], linewidth=1.3
+        )
+        axes.plot([100 * v[0] for v in values.values()], rows, linestyle="none", markersize=7, label=label, **mark)
+    if crosses:
+        rows = [sets.index(key) for key in crosses]
+        axes.plot([100 * v for v in crosses.values()], rows, "x", color=INK, markersize=8, alpha=0.7, label=cross)
+    axes.axvline(50, color=INK, linestyle=":", linewidth=1, alpha=0.6)
+    axes.set_yticks(range(len(sets)), sets)
+    axes.set_ylim(len(sets) - 0.5, -0.5)
+    axes.xaxis.grid(alpha=0.25, color=INK, linewidth=0.5)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=INK, fontsize="small")
+    return _svg(figure, name)
+
+
+def _mark(number: int) -> dict[str, Any]:
+    return {"color": SERIES[number % len(SERIES)], "marker": MARKS[number % len(MARKS)], "markeredgecolor": INK,
+            "markeredgewidth": 0.5}  # fmt: skip
+
+
+def _chart(x: str, y: str, size: tuple[float, float] = CHART) -> tuple[Any, Any]:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as missing:
         raise InlierError("the report's charts need matplotlib: pip install 'inlier[report]'") from missing
 
-    figure = Figure(CHART, layout="constrained")
+    figure = Figure(size, layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)

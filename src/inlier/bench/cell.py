@@ -1,0 +1,233 @@
+"""One model of a sweep, in a process of its own: fitted, saved, timed, and tested.
+
+So the memory that is measured is that of this model alone, and a crash costs nothing but its own rows.
+"""
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inlier import artifact, machine
+from inlier.bench.plan import Cell, joined
+from inlier.bench.rows import Row
+from inlier.errors import InlierError
+from inlier.names import file_name, shown_message
+from inlier.results import CategoryResult
+
+if TYPE_CHECKING:
+    from inlier.data.datasets.sample import Sample
+    from inlier.detector import Detector
+
+log = logging.getLogger("inlier")
+MODEL = (
+    f"{artifact.TEMPORARY}model.tmp"  # a name that the next run in the folder clears away, whatever happens to this one
+)
+TIMED = 64  # pictures, evenly spread over the test, whose judging is timed
+
+
+@dataclass
+class Outcome:
+    """What became of a cell: its rows, or an error."""
+
+    rows: list[Row] = field(default_factory=list)
+    error: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+
+def run_apart(cell: Cell, folder: Path, device: str, workers: int) -> Outcome:
+    """Run a cell in a fresh process and wait for it; Ctrl-C ends it. folder: where its scores go."""
+    spawn = multiprocessing.get_context("spawn")
+    receiver, sender = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_main, args=(sender, cell, folder, device, workers, log.level))
+    try:
+        with _ctrl_c_held_back():
+            process.start()
+        sender.close()
+        outcome: Outcome = receiver.recv()
+        process.join()
+    except EOFError:
+        process.join()
+        outcome = Outcome(error=_last_words(process.exitcode))
+    finally:
+        if process.pid is not None:
+            process.kill()
+            process.join()
+        receiver.close()
+        (folder / MODEL).unlink(missing_ok=True)  # of one that died
+    return outcome
+
+
+def test(cell: Cell, folder: Path, device: str, workers: int) -> list[Row]:
+    """Fit, save, time and test; the cell's rows, one a category. Raises InlierError for what cannot be used."""
+    from inlier.evaluation import evaluate
+
+    dataset, detector = joined(cell.sources), cell.variant.create(cell.seed, device)
+    with _stopwatch() as fit:
+        detector.fit(dataset, workers=workers)
+    detector.save(folder / MODEL)
+    size = (folder / MODEL).stat().st_size
+    (folder / MODEL).unlink()
+    labels = [source.label for source in cell.sources]
+    judging = {source.label: _time_judging(detector, source.dataset.test, workers) for source in cell.sources}
+    known = {
+        "fit": fit | {"pictures": len(dataset.train)},
+        "peak_memory": machine.peak_memory(),  # the metrics of pixels take more, and no station computes them
+        "artifact_bytes": size,
+        "device": str(machine.find_device(device)),
+    }
+    found = evaluate(detector, dataset, categories=labels, alpha=cell.alpha, workers=workers)
+    rows = []
+    for row, label in zip(cell.rows(), labels, strict=True):
+        result = found.categories[label]
+        measured = {"predict": judging[label], "scores": write_scores(folder, row, result)}
+        rows.append(row | known | measured | result.to_json())
+    return rows
+
+
+def attempt(cell: Cell, device: str, workers: int) -> list[Row]:
+    """Fit on a part of the good pictures, and look for defects that are planted in the others; rows as of `test`."""
+    from inlier.bench import trial
+
+    fitted_on, held_out = trial.hold_out(joined(cell.sources), cell.seed)
+    detector = cell.variant.create(cell.seed, device)
+    with _stopwatch() as fit:
+        detector.fit(fitted_on, calibration="none", workers=workers)  # what is held out is all that is needed
+    rows = []
+    for row, source in zip(cell.rows(), cell.sources, strict=True):
+        samples = [sample for sample in held_out if sample.category == source.label]
+        found = trial.run(detector, samples, cell.seed)
+        numbers = {"ap": found.ap, "auroc": found.auroc, "detection": found.detection(), "pixel_ap": found.pixel_ap}
+        counts = {"good": len(found.good), "defects": len(found.defects), "by_kind": found.by_kind()}
+        rows.append(row | {"fit": fit | {"pictures": len(fitted_on.train)}, "trial": numbers | counts})
+    peak = {"peak_memory": machine.peak_memory()}
+    return [row | peak for row in rows]
+
+
+def write_scores(folder: Path, row: Row, result: CategoryResult) -> str:
+    """Write the score of each picture, for comparisons in pairs, and return the file's path inside the folder."""
+    identity = [row[name] for name in ("fingerprint", "joint", "settings", "alpha")]
+    unique = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    name = f"{row['category']}-{row['method']}-{row['preset']}-{row['seed']}-{unique}.json"
+    content = {
+        "pictures": ["/".join(Path(case.sample.name).parts[-3:]) for case in result.cases],
+        "defects": [case.sample.defect for case in result.cases],
+        "scores": [case.score for case in result.cases],
+        "p_values": [case.prediction.p_value for case in result.cases],
+    }
+    path = Path("scores") / file_name(name)
+    artifact.write_bytes(folder / path, json.dumps(content, allow_nan=False).encode())
+    return path.as_posix()
+
+
+def _time_judging(detector: "Detector[Any, Any]", samples: Sequence["Sample"], workers: int) -> dict[str, float]:
+    """Seconds for a picture, from file to verdict, as `inlier predict` takes them without maps."""
+    chosen = np.linspace(0, len(samples) - 1, min(TIMED, len(samples))).round().astype(int)
+    sources = [samples[i].source for i in chosen]
+    with _stopwatch() as spent:
+        found = detector.predict(sources, category=samples[0].category, workers=workers, maps=False, errors="keep")
+        read = sum(p.error is None for p in found)  # the test will name the others
+    return {name: seconds / max(read, 1) for name, seconds in spent.items()} | {"pictures": read}
+
+
+@contextmanager
+def _stopwatch() -> Iterator[dict[str, float]]:
+    """Seconds that passed, and that the processors worked for this process, once it is over."""
+    spent: dict[str, float] = {}
+    wall, worked = time.perf_counter(), time.process_time()
+    yield spent
+    spent |= {"wall": time.perf_counter() - wall, "processor": time.process_time() - worked}
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Ctrl-C comes afterwards. A process that is started meanwhile holds it back for ever: its parent ends it."""
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # or it would be started now, which lets signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _last_words(code: int | None) -> str:
+    if code is not None and code < 0:
+        known = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        hint = ": too little memory?" if -code == signal.SIGKILL else ""
+        return f"its process was ended by {known}{hint}"
+    return f"its process ended without a word, exit code {code}"
+
+
+# -- in the new process -----------------------------------------------------------------------------------------------
+
+
+def _main(sender: Connection, cell: Cell, folder: Path, device: str, workers: int, level: int) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    messages = _Messages()
+    log.handlers[:], log.propagate = [messages], False
+    log.setLevel(level)
+    outcome = Outcome()
+    try:
+        if cell.kind == "trial":
+            outcome.rows = attempt(cell, device, workers)
+        else:
+            outcome.rows = test(cell, folder, device, workers)
+    except InlierError as error:
+        outcome.error = str(error)
+    except KeyboardInterrupt:  # where it could not be held back; the parent says so
+        return
+    except Exception as error:  # a fault of ours, which must not end the others
+        traceback.print_exc()
+        outcome.error = f"{type(error).__name__}: {error}"
+    samples = [sample for source in cell.sources for sample in source.dataset.samples]
+    outcome.error = _without_folders(outcome.error, samples)
+    outcome.warnings = [_without_folders(text, samples) for text in messages.warnings]
+    sender.send(outcome)
+
+
+def _without_folders(text: str, samples: Sequence["Sample"]) -> str:
+    """Rows and pages travel: of pictures and masks the name and the last folder, and not where that lay."""
+    paths = [path for sample in samples for path in (sample.source, *sample.masks) if isinstance(path, Path)]
+    for folder in dict.fromkeys(path.parent for path in paths):
+        text = text.replace(os.path.join(folder, ""), f"{folder.name}/")
+    return text
+
+
+def _end_with_parent() -> None:
+    """Nobody waits for the result of a process whose parent was killed."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+class _Messages(logging.Handler):
+    """Keeps warnings for the row, and shows how far the work is; the rest would be said again for each cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.warnings: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            self.warnings.append(record.getMessage())
+        elif record.module == "progress":
+            print(shown_message(record.getMessage()), file=sys.stderr, flush=True)

@@ -1,0 +1,87 @@
+"""The sweep: each cell once, its rows on the disk before the next one starts."""
+
+import logging
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from inlier import artifact, machine
+from inlier.bench import rows as stored
+from inlier.bench.cell import run_apart
+from inlier.bench.plan import Cell
+from inlier.bench.rows import Row
+from inlier.errors import InlierError
+from inlier.training import alone
+from inlier.version import __version__
+
+log = logging.getLogger("inlier")
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """Raise InlierError if the rows of another sweep lie there, or nothing can be written."""
+    if (n := len(stored.read(folder))) and not resume:
+        raise InlierError(
+            f"{folder}: holds {n} row{'s'[: n > 1]} of an earlier benchmark; --resume goes on with it and runs nothing "
+            "twice, or choose another folder"
+        )
+    artifact.check_writable(folder / stored.FILE)
+
+
+def sweep(cells: Sequence[Cell], folder: Path, device: str = "auto", workers: int = 2) -> Iterator[list[Row]]:
+    """Run the cells that are not finished, and give the rows of each, which are on the disk by then.
+
+    A cell that fails gives rows with an `error`, and the next one runs. Raises InlierError where another sweep runs in
+    the folder, ArtifactError when it cannot be written.
+    """
+    with alone(folder):
+        if not (folder / stored.FILE).exists():
+            artifact.write_bytes(folder / stored.FILE, b"")  # known to the folder's own entry on the disk, too
+        known = stored.read(folder)
+        left = [cell for cell in cells if stored.missing(cell.rows(), known)]
+        if len(left) < len(cells):
+            log.info("%d of %d models are finished already", len(cells) - len(left), len(cells))
+        about = {"commit": commit(), "library": __version__, **machine.about()}
+        said: set[str] = set()
+        start = time.monotonic()
+        for number, cell in enumerate(left):
+            spent = time.monotonic() - start
+            rest = f", about {_duration(spent / number * (len(left) - number))} to go" if number else ""
+            log.info("%d of %d%s: %s", number + 1, len(left), rest, cell.name)
+            outcome = run_apart(cell, folder, device, workers)
+            for warning in outcome.warnings:
+                if warning not in said:
+                    log.warning("%s", warning)
+                said.add(warning)
+            found = outcome.rows or [row | {"error": outcome.error} for row in cell.rows()]
+            found = [row | about | {"warnings": list(dict.fromkeys(outcome.warnings))} for row in found]
+            stored.append(folder, found)
+            yield found
+
+
+def commit() -> str | None:
+    """The commit of this very code, with a plus where files were changed since; None where it is not in git."""
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", here.parent, *arguments], capture_output=True, text=True, check=False)
+        except OSError:  # no git
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # an installed package may lie in a folder of somebody else's repository
+    if git("ls-files", "--error-unmatch", here.name) is None:
+        return None
+    found, changed = git("rev-parse", "--short", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    return f"{found}+" if changed else found
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
