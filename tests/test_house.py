@@ -20,6 +20,7 @@ FLOORS = (
     ("runtime.load",),
     ("evaluation", "results"),
     ("report",),
+    ("bench",),
     ("cli",),
 )
 ROOF = ("", "__main__")  # the package itself gives the public names, and may use everything

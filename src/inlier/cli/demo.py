@@ -24,7 +24,8 @@ def demo(
 ) -> None:
     """Real solar cells: fit the light presets, compare them, write a report. A few minutes on two cores."""
     from inlier.evaluation import evaluate as run
-    from inlier.report import check_installed, write_report
+    from inlier.report import write_report
+    from inlier.report.pages import check_installed
 
     check_installed()
     check_stdout()

@@ -32,7 +32,8 @@ def evaluate(
     """Compare a model's scores and maps with the truth on the test pictures of DATA."""
     from inlier.data.datasets import open_dataset
     from inlier.evaluation import evaluate as run
-    from inlier.report import check_installed, write_report
+    from inlier.report import write_report
+    from inlier.report.pages import check_installed
     from inlier.runtime.load import load
 
     dataset = open_dataset(data)

@@ -1,6 +1,5 @@
 """The report: one self-contained HTML page with numbers, charts and a gallery, for people who look at parts."""
 
-import importlib.util
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
@@ -11,11 +10,11 @@ from PIL import Image
 
 from inlier import artifact, drawing
 from inlier.data.images import read_image
-from inlier.errors import InlierError
 from inlier.inspection.inspector import Inspector
 from inlier.names import shown
 from inlier.progress import progress
 from inlier.report.charts import data_uri, histogram, roc
+from inlier.report.pages import interval, percent, render
 from inlier.results import Case, CategoryResult, Results
 
 ROWS = 6  # pictures per gallery group
@@ -29,21 +28,12 @@ class Gallery(NamedTuple):
     hits: list[Case]  # found defects around the median score, none of the misses
 
 
-def check_installed() -> None:
-    """Raise InlierError if a report could not be drawn, before the work that it is about."""
-    missing = [name for name in ("matplotlib", "jinja2") if not importlib.util.find_spec(name)]
-    if missing:
-        raise InlierError(f"a report needs {' and '.join(missing)}: pip install 'inlier[report]'")
-
-
 def write_report(results: Results, inspector: Inspector, folder: Path) -> Path:
     """Write folder/index.html, one file without any reference to another, and return its path.
 
     inspector: judges the pictures of the gallery again, for their maps. Raises ArtifactError when the page cannot be
     written.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     galleries = {name: choose(result.cases) for name, result in results.categories.items()}
     sections: list[dict[str, Any]] = []
     drawn = itertools.count(1)
@@ -51,16 +41,8 @@ def write_report(results: Results, inspector: Inspector, folder: Path) -> Path:
         for name, result in results.categories.items():
             sections.append(_section(result, inspector, galleries[name], len(sections), lambda: show(next(drawn))))
 
-    environment = Environment(
-        loader=PackageLoader("inlier.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "interval": interval, "number": lambda value: f"{value:.4g}"}
-    page = environment.get_template("page.html.j2").render(
+    page = render(
+        "page.html.j2",
         results=results,
         model=results.model,
         sections=sections,
@@ -71,11 +53,6 @@ def write_report(results: Results, inspector: Inspector, folder: Path) -> Path:
     path = Path(folder) / "index.html"
     artifact.write_bytes(path, page.encode())
     return path
-
-
-def _finalize(value: Any) -> Any:
-    """Names hold anything; what is already a piece of the page stays."""
-    return shown(value) if type(value) is str else value
 
 
 def choose(cases: Sequence[Case]) -> Gallery:
@@ -91,15 +68,6 @@ def choose(cases: Sequence[Case]) -> Gallery:
     others = (c for c in defects[ROWS:] if c.prediction.verdict != "good")
     hits = sorted(others, key=lambda c: abs(c.score - typical))[:ROWS]
     return Gallery(defects[:ROWS], good[:ROWS], sorted(hits, key=lambda c: -c.score))
-
-
-def percent(value: float | None) -> str:
-    """A share as a number of percent with one decimal; a dash where there is none."""
-    return "\N{EN DASH}" if value is None else f"{100 * value:.1f}"
-
-
-def interval(bounds: tuple[float, float] | None) -> str:
-    return "" if bounds is None else f"{percent(bounds[0])}\N{EN DASH}{percent(bounds[1])}"
 
 
 def _section(
