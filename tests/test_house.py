@@ -18,7 +18,7 @@ FLOORS = (
     ("detector",),
     ("methods",),
     ("runtime.load",),
-    ("evaluation", "results"),
+    ("evaluation", "results", "bench.trial", "bench.seen", "bench.examples", "bench.choice"),
     ("report",),
     ("bench",),
     ("cli",),

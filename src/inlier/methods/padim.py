@@ -197,6 +197,8 @@ class PaDiM(Detector[Settings, Network]):
     name = "padim"
     default_calibration = "folds"
     trains = False
+    candidates = ({}, {"size": 384}, {"tile": 512})
+    light_seconds = 20.0
     presets = {
         "paper": Settings(backbone="resnet18", size=224, shorter_side=256, filter="lanczos"),
         "paper-wide": Settings(backbone="wide_resnet50_2", channels=550, size=224, shorter_side=256, filter="lanczos"),
