@@ -4,8 +4,9 @@ Three parts of the good pictures have three uses: candidates are fitted on one, 
 the third is set aside before anything else: the very pictures that the last fit, on all of them, calibrates on where it
 calibrates by a split. So the promise of the winner owes nothing to the choice. Test pictures are never opened.
 
-The budget holds because every fit knows its deadline and gives up as soon as its pace shows that it would miss it; a
-candidate gets at most half of what is left, and what the best one so far needs for its last fit is kept back.
+The budget holds because every fit knows its deadline and gives up as soon as its pace shows that it would miss it. A
+candidate gets so much of what is left that it could be fitted again on all pictures, less than half, and never what the
+best one so far needs for that.
 """
 
 import itertools
@@ -31,7 +32,8 @@ from inlier.settings import Settings
 log = logging.getLogger("inlier")
 UNITS = {"ms": 0.001, "s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
 MARGIN = 1.2  # the last fit may take so much longer than it seems
-FOLDS = 2.5  # fits' worth of time that a fit takes where folds calibrate it in closed form: a second pass, in double
+FOLDS = 2.0  # fits' worth of time that a fit takes where folds calibrate it in closed form: a second pass, in double
+FEW = 20  # held-out pictures, below which a choice is mostly chance
 TILES = 2  # pictures must be so many tiles high and wide before tiles show the network anything finer
 Model = Detector[Any, Any]
 
@@ -177,8 +179,11 @@ class _Search:
     def _tried(self, detector: Model, row: Row) -> Row:
         s, start, left = detector.settings, time.monotonic(), self.left
         if s.tile is not None and min(self.seen.height, self.seen.width) < TILES * s.tile:
-            raise InlierError(f"pictures of {self.seen.width} x {self.seen.height} pixels are no larger than its tiles")
-        allowed = min(left / 2, left - self.reserve())
+            size = f"{self.seen.width} x {self.seen.height}"
+            raise InlierError(
+                f"pictures of {size} pixels are smaller than {TILES} x {TILES} of its tiles: little is won"
+            )
+        allowed = min(left / (1 + self._refits(detector)), left - self.reserve())
         if allowed <= 0:
             raise OutOfTime("no time was left for it")
         log.info("%s: at most %.0f s", row.name, allowed)
@@ -191,23 +196,23 @@ class _Search:
         cheap_maps = not detector.maps_cost_extra
         found = trial.run(fitted, self.held_out, self.seed, deadline=start + allowed, maps=cheap_maps)
         per_picture = (time.monotonic() - began) / len(self.held_out)
-        refit = self._refit_seconds(detector, fit_seconds, per_picture)
+        refit = self._refits(detector) * fit_seconds + MARGIN * per_picture * self.unseen
         shown = examples(fitted, self.held_out, found, self.seed) if self.with_examples else ()
         return replace(row, trial=found, refit_seconds=refit, examples=shown)
 
-    def _refit_seconds(self, detector: Model, fit: float, per_picture: float) -> float:
-        """About what the fit on all pictures takes, with the method's own calibration."""
-        per_fitted, n = fit / len(self.fitted_on.train), len(self.whole.train)
-        if detector.default_calibration == "folds":
-            return MARGIN * FOLDS * per_fitted * n
-        return MARGIN * (per_fitted * (n - self.unseen) + per_picture * self.unseen)
+    def _refits(self, detector: Model) -> float:
+        """How many of its fits here the fit on all pictures takes, with the method's own calibration."""
+        n = len(self.whole.train)
+        pictures = FOLDS * n if detector.default_calibration == "folds" else n - self.unseen
+        return MARGIN * pictures / len(self.fitted_on.train)
 
     def last_fit(self) -> tuple[Model, int, str]:
         """The winner, fitted on all pictures; its place, and why it is the winner. Raises InlierError without one."""
         while True:
             for i, row in enumerate(self.rows):
-                if not row.reason and (row.refit_seconds or 0.0) > self.left:
-                    needed = f"its fit on all pictures would take about {row.refit_seconds:.0f} s"
+                needs = (row.refit_seconds or 0.0) / MARGIN  # room was kept for more; what fits may try
+                if not row.reason and needs > self.left:
+                    needed = f"its fit on all pictures would take about {needs:.0f} s"
                     self.rows[i] = replace(row, reason=f"{needed}, {max(0.0, self.left):.0f} s were left")
             winner, why = decide(self.rows, self.seed)
             log.info("%s", why)
@@ -231,18 +236,20 @@ def _search(
 ) -> Model:
     start = time.monotonic()
     whole = _good_pictures(data, categories)
-    seen = look(whole.train)
-    for what, measure in seen.facts():
-        log.info("%s: %s", what, measure)
     fitted_on, held_out = trial.hold_out(whole, seed, options["group"], aside=True)
     if not held_out or not fitted_on.train:
         raise InlierError(
             f"{whole.name}: {len(whole.train)} good pictures are too few, or belong to too few groups, to hold some "
             "out for a choice: give 50 or more, or choose a method by hand"
         )
+    seen = replace(look([*fitted_on.train, *held_out]), n=len(whole.train))
+    for what, measure in seen.facts():
+        log.info("%s: %s", what, measure)
     search = _Search(whole, fitted_on, held_out, seen, start + budget, latency, options, seed, with_examples)
     counts = len(fitted_on.train), len(held_out), search.unseen
     log.info("%d good pictures to fit on, %d to plant defects in, %d unseen by the search", *counts)
+    if len(held_out) < FEW:
+        log.warning("%d pictures judge the candidates: they tell large differences only", len(held_out))
     proposed = [_with(detector, seed=seed, device=device) for detector in propose(seen)]
     try:
         for number, detector in enumerate(proposed, 1):

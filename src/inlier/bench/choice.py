@@ -84,8 +84,9 @@ class Choice:
 
     @property
     def ranked(self) -> list[int]:
-        """Places of those that take part, the best first."""
-        return sorted(able(self.rows), key=lambda i: -self.rows[i].quality)
+        """Places of all that were judged, the best first; some may take no part for want of time."""
+        judged = [i for i, row in enumerate(self.rows) if row.trial]
+        return sorted(judged, key=lambda i: -self.rows[i].quality)
 
     @property
     def left_out(self) -> dict[str, list[Row]]:

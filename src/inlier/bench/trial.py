@@ -76,7 +76,8 @@ def hold_out(
     aside: first leave out the fifth that a fit on the whole data set with this seed would calibrate on, so that the
     promise of a model that is chosen here owes nothing to the choice.
     """
-    report = check(dataset, training=True)
+    with progress("checking images", len(dataset.samples)) as show:
+        report = check(dataset, progress=lambda done, _total: show(done), training=True)
     samples = dataset.train
     groups, categories = grouped(samples, report.groups, group), [sample.category for sample in samples]
     usable = calibration.split(groups, categories, seed)[0] if aside else list(range(len(samples)))

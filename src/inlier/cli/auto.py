@@ -182,7 +182,9 @@ def _print(choice: "Choice") -> None:
         assert row.trial is not None
         shares = (row.quality, row.trial.detection(), row.trial.auroc, row.trial.ap, row.trial.pixel_ap)
         chosen = "*" if i == choice.winner else ""
-        rows.append((f"{row.name} {chosen}", *map(percent, shares), f"{row.ms:.0f} ms", f"{row.fit_seconds:.0f} s"))
+        rows.append(
+            (f"{row.name} {chosen}".strip(), *map(percent, shares), f"{row.ms:.0f} ms", f"{row.fit_seconds:.0f} s")
+        )
     heads = ("candidate", "mean", f"found at\n{100 * ALPHA:g} % alarms", "AUROC", "AP", "pixel\nAP", "a picture", "fit")
     title = f"{choice.category}: {choice.held_out} good pictures and defects planted in them, % (*: chosen)"
     print_table(title, heads, rows)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from inlier import artifact, drawing
-from inlier.bench.choice import Choice, Row, difference
+from inlier.bench.choice import Choice, Row, able, difference
 from inlier.bench.examples import Example
 from inlier.bench.trial import ALPHA
 from inlier.inspection.inspector import Inspector
@@ -31,7 +31,7 @@ def write_choice(choice: Choice, inspector: Inspector, path: Path) -> None:
         winner=winner,
         model=model,
         rows=_rows(choice),
-        left_out={reason: _named(of) for reason, of in choice.left_out.items()},
+        left_out={reason: _named(rows) for reason, of in choice.left_out.items() if (rows := _not_judged(of))},
         kinds=sorted({kind for row in choice.rows if row.trial for kind in row.trial.kinds}),
         alpha=ALPHA,
         rule=inspector.calibration_.rule(),
@@ -45,16 +45,20 @@ def write_choice(choice: Choice, inspector: Inspector, path: Path) -> None:
 
 
 def _rows(choice: Choice) -> list[dict[str, Any]]:
-    """The candidates that take part in the choice, the best first."""
-    rows, best = [], choice.rows[choice.ranked[0]].trial
+    """The candidates that were judged, the best first."""
+    rows, best = [], max(able(choice.rows), key=lambda i: choice.rows[i].quality)
     for i in choice.ranked:
-        row = choice.rows[i]
-        assert row.trial is not None and best is not None
-        behind = None if row.trial is best else difference(best, row.trial)
+        row, top = choice.rows[i], choice.rows[best].trial
+        assert row.trial is not None and top is not None
+        behind = None if row.reason or i == best else difference(top, row.trial)
         is_equal = behind is not None and behind[0] <= 0
         kinds = row.trial.by_kind()
         rows.append({"row": row, "wins": i == choice.winner, "kinds": kinds, "behind": behind, "is_equal": is_equal})
     return rows
+
+
+def _not_judged(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if not row.trial]
 
 
 def _named(rows: Sequence[Row]) -> list[str]:
