@@ -290,16 +290,24 @@ def test_without_time_nothing_is_chosen_and_that_is_said(forty):
         bench.auto(forty, 0.001, candidates=[padim()])
 
 
-def test_a_winner_that_cannot_be_fitted_again_in_time_gives_way(forty, monkeypatch):
+def test_a_winner_that_cannot_be_fitted_again_in_time_stays_as_it_is(forty, monkeypatch):
     tried = bench._Search._tried
 
     def never_again(self, detector, row):
-        row = tried(self, detector, row)
-        return row if detector.settings.size == 32 else replace(row, refit_seconds=1e6)
+        row, fitted = tried(self, detector, row)
+        return (row if detector.settings.size == 32 else replace(row, refit_seconds=1e6, ms=0.1)), fitted
 
     monkeypatch.setattr(bench._Search, "_tried", never_again)
+    detector = bench.auto(forty, 60, candidates=[padim(size=32), padim()])
+    choice = detector.choice_
+    assert (
+        choice.winner == 1 and not choice.fitted_again and "a fit on all pictures would take about 8333" in choice.why
+    )
+    assert "as fitted on 10, calibrated on 20 unseen by the search" in choice.why
+    assert detector.calibration_.kind == "split" and len(detector.calibration_.scores) == 20
+    monkeypatch.setattr(bench._Search, "kept", property(lambda self: None, lambda self, value: None), raising=False)
     choice = bench.auto(forty, 60, candidates=[padim(size=32), padim()]).choice_
-    assert choice.winner == 0 and "its fit on all pictures would take about 833333 s" in choice.rows[1].reason
+    assert choice.winner == 0 and choice.fitted_again and "a fit on all pictures would" in choice.rows[1].reason
 
 
 def test_room_is_kept_for_the_last_fit_of_the_best_so_far(forty, monkeypatch):
@@ -311,9 +319,12 @@ def test_room_is_kept_for_the_last_fit_of_the_best_so_far(forty, monkeypatch):
         return fit(self, data, **options)
 
     monkeypatch.setattr(inlier.PaDiM, "fit", spy)
-    monkeypatch.setattr(
-        bench._Search, "_tried", lambda self, *arguments: replace(tried(self, *arguments), refit_seconds=45)
-    )
+
+    def dear(self, *arguments):
+        row, fitted = tried(self, *arguments)
+        return replace(row, refit_seconds=45), fitted
+
+    monkeypatch.setattr(bench._Search, "_tried", dear)
     bench.auto(forty, 60, candidates=[padim(size=32), padim()])
     # folds on all 40 after a fit on 10: 2 x 4 fits and a margin; then what 45 s leave
     assert 5 < allowed[0] <= 60 / (1 + 1.2 * 2 * 4) and 0 < allowed[1] <= 60 / 10.6 and 40 < allowed[2] <= 60

@@ -6,7 +6,7 @@ calibrates by a split. So the promise of the winner owes nothing to the choice. 
 
 The budget holds because every fit knows its deadline and gives up as soon as its pace shows that it would miss it. A
 candidate gets so much of what is left that it could be fitted again on all pictures, less than half, and never what the
-best one so far needs for that.
+best one so far needs for that. Where the time is up all the same, the model of the search is calibrated and kept.
 """
 
 import itertools
@@ -147,6 +147,7 @@ class _Search:
     with_examples: bool
     detectors: list[Model] = field(default_factory=list)  # not fitted, one for each row
     rows: list[Row] = field(default_factory=list)
+    kept: tuple[int, Model] | None = None  # the winner so far, as it was fitted here, and its place
 
     @property
     def left(self) -> float:
@@ -167,16 +168,18 @@ class _Search:
 
     def consider(self, detector: Model) -> Row:
         """Fit, time and try a candidate; what comes of it joins the rows."""
-        row = _row(detector)
+        row, fitted = _row(detector), None
         try:
-            row = self._tried(detector, row)
+            row, fitted = self._tried(detector, row)
         except InlierError as error:  # OutOfTime, too little memory, settings that do not suit the pictures
             row = replace(row, reason=str(error))
         self.detectors.append(detector)
         self.rows.append(row)
+        if not row.reason and fitted and decide(self.rows, self.seed)[0] == len(self.rows) - 1:
+            self.kept = len(self.rows) - 1, fitted
         return row
 
-    def _tried(self, detector: Model, row: Row) -> Row:
+    def _tried(self, detector: Model, row: Row) -> tuple[Row, Model]:
         s, start, left = detector.settings, time.monotonic(), self.left
         if s.tile is not None and min(self.seen.height, self.seen.width) < TILES * s.tile:
             size = f"{self.seen.width} x {self.seen.height}"
@@ -191,14 +194,14 @@ class _Search:
         fit_seconds = time.monotonic() - start
         row = replace(row, fit_seconds=fit_seconds, ms=trial.milliseconds(fitted, self.held_out))
         if self.latency is not None and row.ms is not None and row.ms > self.latency:
-            return replace(row, reason=f"takes {row.ms:.0f} ms a picture, {self.latency:g} ms are allowed")
+            return replace(row, reason=f"takes {row.ms:.0f} ms a picture, {self.latency:g} ms are allowed"), fitted
         began = time.monotonic()
         cheap_maps = not detector.maps_cost_extra
         found = trial.run(fitted, self.held_out, self.seed, deadline=start + allowed, maps=cheap_maps)
         per_picture = (time.monotonic() - began) / len(self.held_out)
         refit = self._refits(detector) * fit_seconds + MARGIN * per_picture * self.unseen
         shown = examples(fitted, self.held_out, found, self.seed) if self.with_examples else ()
-        return replace(row, trial=found, refit_seconds=refit, examples=shown)
+        return replace(row, trial=found, refit_seconds=refit, examples=shown), fitted
 
     def _refits(self, detector: Model) -> float:
         """How many of its fits here the fit on all pictures takes, with the method's own calibration."""
@@ -207,20 +210,33 @@ class _Search:
         return MARGIN * pictures / len(self.fitted_on.train)
 
     def last_fit(self) -> tuple[Model, int, str]:
-        """The winner, fitted on all pictures; its place, and why it is the winner. Raises InlierError without one."""
+        """The winner, fitted on all pictures; its place, and why it is the winner. Raises InlierError without one.
+
+        Where no time is left for that, the model of the search is taken, and calibrated on pictures it never saw.
+        """
         while True:
-            for i, row in enumerate(self.rows):
-                needs = (row.refit_seconds or 0.0) / MARGIN  # room was kept for more; what fits may try
-                if not row.reason and needs > self.left:
-                    needed = f"its fit on all pictures would take about {needs:.0f} s"
-                    self.rows[i] = replace(row, reason=f"{needed}, {max(0.0, self.left):.0f} s were left")
             winner, why = decide(self.rows, self.seed)
-            log.info("%s", why)
             try:
-                fitted = fresh(self.detectors[winner]).fit(self.whole, time_limit=self.left, **self.options)
-                return fitted, winner, why
+                return self._fitted_again(winner), winner, why
             except OutOfTime as error:
-                self.rows[winner] = replace(self.rows[winner], reason=f"on all pictures: {error}")
+                if self.kept and self.kept[0] == winner:
+                    return self._calibrated(), winner, f"{why}; a fit on all pictures {error}: {self._as_searched()}"
+                self.rows[winner] = replace(self.rows[winner], reason=f"a fit on all pictures {error}")
+
+    def _fitted_again(self, place: int) -> Model:
+        needed = (self.rows[place].refit_seconds or 0.0) / MARGIN  # room was kept for more; what fits may try
+        if needed > self.left:
+            raise OutOfTime(f"would take about {needed:.0f} s, {max(0.0, self.left):.0f} s are left for it")
+        return fresh(self.detectors[place]).fit(self.whole, time_limit=self.left, **self.options)
+
+    def _calibrated(self) -> Model:
+        assert self.kept is not None
+        used = {id(sample) for sample in (*self.fitted_on.train, *self.held_out)}
+        others = replace(self.whole, samples=tuple(s for s in self.whole.samples if id(s) not in used))
+        return self.kept[1].calibrate(others, group=self.options["group"], workers=self.options["workers"])
+
+    def _as_searched(self) -> str:
+        return f"it stays as fitted on {len(self.fitted_on.train)}, calibrated on {self.unseen} unseen by the search"
 
 
 def _search(
@@ -256,6 +272,7 @@ def _search(
             row = search.consider(detector)
             log.info("candidate %d of %d, %s", number, len(proposed), _summary(row))
         fitted, winner, why = search.last_fit()
+        log.info("%s", why)
     except KeyboardInterrupt:
         best = search.best()
         told = f"the best so far, for `inlier train`: {_summary(best)}" if best else "none was judged so far"
@@ -271,6 +288,7 @@ def _search(
         fitted_on=len(fitted_on.train),
         held_out=len(held_out),
         unseen=search.unseen,
+        fitted_again=not search.kept or fitted is not search.kept[1],
         budget=budget,
         seconds=time.monotonic() - start,
         latency=latency,

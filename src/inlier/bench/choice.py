@@ -78,6 +78,7 @@ class Choice:
     fitted_on: int  # good pictures that candidates were fitted on
     held_out: int  # ... and judged on, with defects planted in them
     unseen: int  # ... that took no part in the search, among them those that a split calibrates the winner on
+    fitted_again: bool  # on all pictures; else there was no time, and the winner is as it was fitted for the search
     budget: float  # seconds
     seconds: float  # what search and last fit took
     latency: float | None = None  # milliseconds a picture that were allowed
@@ -99,7 +100,18 @@ class Choice:
 
     def to_dict(self) -> dict[str, Any]:
         """The fixed layout of `--json`, but for the model."""
-        plain = ("data", "category", "winner", "why", "fitted_on", "held_out", "unseen", "budget", "seconds")
+        plain = (
+            "data",
+            "category",
+            "winner",
+            "why",
+            "fitted_on",
+            "held_out",
+            "unseen",
+            "fitted_again",
+            "budget",
+            "seconds",
+        )
         return {
             "schema": 1,
             **{name: getattr(self, name) for name in plain},

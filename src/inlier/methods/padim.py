@@ -32,7 +32,7 @@ from inlier.errors import InlierError
 from inlier.features import Backbone
 from inlier.machine import in_double
 from inlier.maps import smooth_upsample_matrix, within
-from inlier.progress import progress
+from inlier.progress import Pace, progress
 from inlier.settings import setting
 from inlier.training import Run
 
@@ -155,21 +155,28 @@ def inverse_factor(covariance: Tensor, epsilon: float) -> Tensor:
     return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
 
 
-def whiten(sums: GaussianSums, epsilon: float) -> None:
-    """Replace the scatter by the inverse Cholesky factor of covariance + epsilon I, in place."""
+def whiten(sums: GaussianSums, epsilon: float, deadline: float | None = None) -> None:
+    """Replace the scatter by the inverse Cholesky factor of covariance + epsilon I, in place.
+
+    deadline: of time.monotonic(); OutOfTime is raised where it would end later.
+    """
+    pace = Pace(deadline, len(sums.scatter))
     for start in range(0, len(sums.scatter), CHUNK):
         chunk = slice(start, start + CHUNK)
         sums.scatter[chunk] = inverse_factor(sums.covariance(chunk), epsilon).float().to(sums.scatter.device)
+        pace.check(chunk.stop)
 
 
-def leave_out(embedding: Tensor, groups: Sequence[Sequence[int]], epsilon: float) -> Tensor:
+def leave_out(
+    embedding: Tensor, groups: Sequence[Sequence[int]], epsilon: float, deadline: float | None = None
+) -> Tensor:
     """(P, N, d) embeddings -> (P, N) squared distances, each to the Gaussian of all rows but those of its own group.
 
     Equal to fitting anew for every group, at the cost of one fit for each size of group: with U the rows of a group of
     m, less the mean of all, the scatter of the others is that of all less V V', where V = [U', sum(U)' / sqrt(n - m)],
-    and the Woodbury identity inverts the difference of the two in m + 1 dimensions.
+    and the Woodbury identity inverts the difference of the two in m + 1 dimensions. deadline: as for `whiten`.
     """
-    n = embedding.shape[1]
+    n, pace = embedding.shape[1], Pace(deadline, len(embedding))
     found = torch.empty(embedding.shape[:2], dtype=torch.float32)
     for start in range(0, len(embedding), CHUNK):
         x = in_double(embedding[start : start + CHUNK])
@@ -188,6 +195,7 @@ def leave_out(embedding: Tensor, groups: Sequence[Sequence[int]], epsilon: float
                 across = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), v @ y.mT, upper=False)
                 distances = y.square().sum(2) + across.square().sum(1)
                 found[start : start + CHUNK, group] = distances.float().cpu()
+        pace.check(start + CHUNK)
     return found
 
 
@@ -223,7 +231,7 @@ class PaDiM(Detector[Settings, Network]):
                 sums.add(network.embed(batch))
                 show(sums.n)
             network.mean.copy_(sums.mean)
-            whiten(sums, self.settings.epsilon)
+            whiten(sums, self.settings.epsilon, run.deadline)
 
     def held_out_scores(
         self, network: Network, images: Images, run: Run, backbone_weights: dict[str, Tensor]
@@ -244,7 +252,7 @@ class PaDiM(Detector[Settings, Network]):
                     "one group holds all pictures but one: without it nothing is left to fit a Gaussian to; give more "
                     "pictures of other groups, or use calibration 'split'"
                 )
-            distances = leave_out(embedding, list(members.values()), self.settings.epsilon)
+            distances = leave_out(embedding, list(members.values()), self.settings.epsilon, run.deadline)
             scores = np.full(len(images.pictures), -np.inf, np.float32)
             for view, picture in enumerate(images.owners):
                 map_, inspected = network.maps(distances[:, view : view + 1].to(run.device)), shown[view]
