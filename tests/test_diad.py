@@ -21,7 +21,7 @@ from inlier.methods.diad import Network, Settings, autoencoder
 from inlier.methods.diad.autoencoder import Autoencoder, Discriminator, Pixels
 from inlier.methods.diad.checkpoints import empty_prompt, load_pretrained, our_name, read_autoencoder, read_file
 from inlier.methods.diad.checkpoints import fill as fill_network
-from inlier.methods.diad.compare import anomaly_map, distances, image_score
+from inlier.methods.diad.compare import Residuals, anomaly_map, distances, image_score
 from inlier.methods.diad.learning import batches
 from inlier.methods.diad.network import make_autoencoder, make_denoiser
 from inlier.methods.diad.sampler import add_noise, ddim, ddim_timesteps, noise_of, schedule
@@ -745,3 +745,31 @@ def test_the_full_size_has_the_published_numbers_of_parameters():
     assert round(count(denoiser.guide.fusion) / 1e6, 1) == 110.6
     unused = 3 * (320 * 320 + 320) + (320 * 320 + 320) + 2 * (640 * 640 + 640)  # zero convolutions 0 to 5
     assert round((count(denoiser.guide) + unused) / 1e6, 1) == 471.9
+
+
+def test_gaussians_judge_what_the_reconstruction_leaves_by_the_likeliest_category():
+    generator = torch.Generator().manual_seed(0)
+    residuals, shifts = Residuals((2, 2)), (0.0, 3.0)
+    features = [torch.randn(60, 5, 2, 2, generator=generator) for _ in shifts]
+    made = [f + 0.1 * torch.randn(f.shape, generator=generator) + shift for f, shift in zip(features, shifts)]
+    sums = residuals.start(2, 5)
+    for one, f, r in zip(sums, features, made):
+        one.add(residuals.differences([f], [r]))
+    residuals.finish(sums, 1e-6)
+    for k in (0, 1):  # the distance is Mahalanobis', to the picture's own category
+        found = residuals([features[k]], [made[k]])
+        unit = torch.nn.functional.normalize(features[k], dim=1) - torch.nn.functional.normalize(made[k], dim=1)
+        rows = (5**0.5 * unit)[:, :, 1, 0].double()
+        covariance = rows.T.cov() + 1e-6 * torch.eye(5)
+        centred = rows - rows.mean(0)
+        expected = (centred @ covariance.inverse() * centred).sum(1).sqrt()
+        torch.testing.assert_close(found[:, 1, 0].double(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_model_whose_gaussians_judge_is_loaded_with_all_its_categories(plates, tmp_path):
+    detector = tiny(judge="gaussian").fit(plates, calibration="none")
+    detector.save(tmp_path / "m.inlier")
+    loaded = inlier.load(tmp_path / "m.inlier")
+    assert len(loaded.network_.residuals.mean) == 1
+    picture = next((plates / "plate/test/dent").iterdir())
+    assert loaded.inspect(picture).score == detector.inspect(picture).score

@@ -11,7 +11,19 @@ SRC = Path(__file__).parent.parent / "src"
 # from the ground up; a module stands on the floor of its longest name here and may use its own floor and those below
 FLOORS = (
     ("errors", "names", "version"),
-    ("artifact", "calibration", "drawing", "drift", "machine", "maps", "metrics", "processes", "progress", "settings"),
+    (
+        "artifact",
+        "calibration",
+        "drawing",
+        "drift",
+        "gaussians",
+        "machine",
+        "maps",
+        "metrics",
+        "processes",
+        "progress",
+        "settings",
+    ),
     ("data", "features", "training"),
     ("inspection",),
     ("runtime.torch",),

@@ -71,6 +71,19 @@ def container_memory(folder: Path, own: str = "") -> int | None:
     return min(left, default=None)
 
 
+def arithmetic(precision: str, device: "torch.device") -> str:
+    """fp32 or bf16 for "auto": bf16 where the processor has instructions that multiply it; others are slower with it.
+
+    Else what was asked for. Other devices than the CPU: fp32.
+    """
+    import torch
+
+    if precision != "auto":
+        return precision
+    has = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "fp32"
+
+
 def in_double(tensor: "torch.Tensor") -> "torch.Tensor":
     """float64 on the same device; on the CPU where the device is Apple's mps, which has no float64."""
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()

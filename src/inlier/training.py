@@ -263,14 +263,16 @@ def train(
     A step is `accumulation` passes, whose gradients are averaged. Several processes (started by torchrun) share each
     pass: `loss` is the weighted mean of this one's part, see `Run.share`, and the result does not depend on how many
     there are, up to rounding. precision: fp32, or autocast to bf16 or fp16. ema: the model is a moving average of the
-    weights with this decay (looks see the average too). schedule(step) gives the learning rate of all optimizers
-    (default: the one they were made with). A checkpoint is kept in the run folder every half minute, on Ctrl-C or
+    weights with this decay (looks see the average too). schedule(step) is the share of their learning rates
+    that the optimizers use (default: all). A checkpoint is kept in the run folder every half minute, on Ctrl-C or
     SIGTERM, and at the end; with `run.resume` the loop goes on from it and ends, bit for bit, where an unbroken run
     would. A second Ctrl-C stops at once. A loss that is not finite raises InlierError with the step and the name of the
     setting to lower, `rates`; the last good checkpoint stays. Where the first steps show that the last one would come
     after `run.deadline`, OutOfTime is raised at once. Without a check that says otherwise the last step is the model.
     """
     processes.join()
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    highest_rates = [group["lr"] for group in groups]
     half = functools.partial(torch.autocast, run.device.type, HALF.get(precision), enabled=precision in HALF)
     scaler = torch.amp.GradScaler(run.device.type, enabled=precision == "fp16")
     learning = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
@@ -298,8 +300,8 @@ def train(
         # what one process knows, of a signal or a loss, all must know: they stop together
         while state.step < steps and not processes.average(float(interrupted())) and not state.is_over(check):
             if schedule:
-                for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                    group["lr"] = schedule(state.step)
+                for group, highest in zip(groups, highest_rates, strict=True):
+                    group["lr"] = highest * schedule(state.step)
             for optimizer in optimizers:
                 optimizer.zero_grad()
             mean = 0.0

@@ -447,7 +447,7 @@ class MemSeg(Detector[Settings, Network]):
                 loss,
                 s.steps,
                 run,
-                schedule=lambda step: learning_rate(step, s),
+                schedule=lambda step: learning_rate(step, s) / s.lr,
                 check=Check(look, s.look_every, s.keep, s.patience),
             )
         finally:

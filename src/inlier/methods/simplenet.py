@@ -23,7 +23,7 @@ from inlier import settings
 from inlier.detector import Detector, Images
 from inlier.errors import InlierError
 from inlier.features import Backbone
-from inlier.machine import in_double
+from inlier.machine import arithmetic, in_double
 from inlier.maps import smooth_upsample_matrix, within
 from inlier.progress import progress
 from inlier.settings import setting
@@ -42,6 +42,16 @@ class Settings(settings.Settings):
     margin: float = setting(0.5, "margin of the truncated L1 loss (equation 6)", low=0.0)
     epochs: int = setting(160, "passes over the good images (the code's 40 x 4)", low=1)
     batch_size: int = setting(8, "images in a step", low=1)
+    patches: int | None = setting(
+        None, "patches in a step, drawn from all good images, in place of whole images; none: whole images", low=2
+    )
+    steps: int | None = setting(None, "training steps, in place of epochs; none: epochs", low=1)
+    decay: bool = setting(False, "let both learning rates fall to zero as half a cosine")
+    precision: str = setting(
+        "fp32",
+        "of the training: fp32, autocast to bf16, or auto: bf16 where the processor multiplies it by itself",
+        choices=("fp32", "bf16", "auto"),
+    )
     adapter_lr: float = setting(1e-4, "AdamW learning rate of the adapter", low=1e-9, high=1.0)
     adapter_decay: float = setting(0.01, "weight decay of the adapter", low=0.0)
     discriminator_lr: float = setting(2e-4, "Adam learning rate of the discriminator", low=1e-9, high=1.0)
@@ -205,25 +215,37 @@ class SimpleNet(Detector[Settings, Network]):
             head = Head(width, s.hidden)
         head, mean, std = head.to(run.device), mean.to(run.device), std.to(run.device)
 
-        steps_per_epoch = math.ceil(len(images) / s.batch_size)
+        rows, images_a_step = cache.flatten(0, 1), s.batch_size
+        per_epoch = math.ceil(len(rows) / s.patches) if s.patches else math.ceil(len(images) / s.batch_size)
+        steps = s.steps or s.epochs * per_epoch
+
+        def drawn(step: int) -> Tensor:
+            """The patches of a step, (N, features), in half precision."""
+            if s.patches:
+                return rows[torch.randint(len(rows), (s.patches,), generator=run.generator(step, 1)).sort().values]
+            epoch, i = divmod(step, per_epoch)
+            order = torch.randperm(len(images), generator=run.generator(epoch))
+            chosen = order[i * images_a_step : (i + 1) * images_a_step].sort().values
+            return cache[chosen].flatten(0, 1)
 
         def loss(model: nn.Module, step: int) -> Tensor:
-            epoch, i = divmod(step, steps_per_epoch)
-            order = torch.randperm(len(images), generator=run.generator(epoch))
-            chosen = order[i * s.batch_size : (i + 1) * s.batch_size].sort().values
-            patches = cache[chosen].flatten(0, 1)
+            patches = drawn(step)
             part, weight = run.share(len(patches))
             features = patches[part].to(run.device).float()
-            noise = torch.randn(patches.shape, generator=run.generator(epoch, i))[part]
+            key = (step,) if s.patches else divmod(step, per_epoch)
+            noise = torch.randn(patches.shape, generator=run.generator(*key))[part]
             good, disturbed = model((features - mean) / std, s.noise * noise.to(run.device))
-            return weight * truncated_l1(good, disturbed, s.margin)
+            return weight * truncated_l1(good.float(), disturbed.float(), s.margin)
 
+        optimizers = make_optimizers(head, s)
         train(
             head,
-            make_optimizers(head, s),
+            optimizers,
             loss,
-            s.epochs * steps_per_epoch,
+            steps,
             run,
+            schedule=(lambda step: (1 + math.cos(math.pi * step / steps)) / 2) if s.decay else None,
+            precision=arithmetic(s.precision, run.device),
             rates="adapter_lr or discriminator_lr",
         )
         with torch.no_grad():

@@ -24,13 +24,14 @@ from inlier.errors import InlierError
 from inlier.features import Backbone
 from inlier.methods.diad.autoencoder import Autoencoder
 from inlier.methods.diad.checkpoints import fill, load_pretrained, read_autoencoder
-from inlier.methods.diad.learning import cache_moments, learn_autoencoder, learn_denoiser
+from inlier.methods.diad.learning import cache_moments, learn_autoencoder, learn_denoiser, learn_residuals
 from inlier.methods.diad.memory import memory_of_training
 from inlier.methods.diad.network import Network
 from inlier.methods.diad.settings import Settings
 from inlier.training import Run
 
 log = logging.getLogger("inlier")
+BUNDLED = Path(__file__).parent / "autoencoder.safetensors"  # made by tools/pretrain_diad.py, which says from what
 
 
 class DiAD(Detector[Settings, Network]):
@@ -141,11 +142,14 @@ class DiAD(Detector[Settings, Network]):
         s = network.s
         has_autoencoder = self._start_from_others(network)
         pixels, _ = images.cache(run)
-        if isinstance(network.autoencoder, Autoencoder) and s.autoencoder_steps and not has_autoencoder:
-            learn_autoencoder(network, pixels, run.stage("autoencoder"))
+        steps = s.autoencoder_tuning if has_autoencoder else s.autoencoder_steps
+        if isinstance(network.autoencoder, Autoencoder) and steps:
+            learn_autoencoder(network, pixels, steps, run.stage("autoencoder"))
         network.autoencoder.requires_grad_(False)
         moments = cache_moments(network, pixels, run)
         learn_denoiser(network, pixels, moments, run.stage("denoiser"))
+        if network.residuals:
+            learn_residuals(network, pixels, images.categories)
 
     def _start_from_others(self, network: Network) -> bool:
         """Fill in what others trained; returns whether a finished autoencoder is among it."""
@@ -160,7 +164,8 @@ class DiAD(Detector[Settings, Network]):
         if s.autoencoder and isinstance(network.autoencoder, Autoencoder):
             path = _find("autoencoder", s.autoencoder)
             fill(network.autoencoder.net, read_autoencoder(path)[0], path)
-            self.weights_["autoencoder"] = f"{path.name}; its own licence"
+            licence = "Apache-2.0, as this package" if path == BUNDLED else "its own licence"
+            self.weights_["autoencoder"] = f"{path.name}; {licence}"
             log.info("autoencoder: %s", path)
         return is_whole or s.autoencoder is not None
 
@@ -174,6 +179,8 @@ def _check_diffusers() -> None:
 
 def _find(name: str, text: str) -> Path:
     """A file or folder: as given, or in the folder named by INLIER_WEIGHTS."""
+    if name == "autoencoder" and text == "bundled":
+        return BUNDLED
     places = [Path(text)] + [Path(folder) / text for folder in [os.environ.get("INLIER_WEIGHTS")] if folder]
     for place in places:
         if place.exists():

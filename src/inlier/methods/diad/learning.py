@@ -3,7 +3,7 @@
 import functools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from inlier.progress import progress
 from inlier.training import Check, Run, train
 
 log = logging.getLogger("inlier")
+REPAINTED = 400  # fitted pictures of a category whose residuals are modelled, at most
 
 
 def cache_moments(network: Network, pixels: Tensor, run: Run) -> Tensor:
@@ -58,14 +59,14 @@ def batches(n: int, size: int, run: Run) -> Callable[[int], Tensor]:
     return batch
 
 
-def learning_rate(step: int, lr: float, warm_up: int, steps: int, decay: bool) -> float:
-    """Rises in a straight line; then stays, or falls to zero as half a cosine."""
+def rate(step: int, warm_up: int, steps: int, decay: bool) -> float:
+    """Share of the learning rate: rises in a straight line; then stays, or falls to zero as half a cosine."""
     if step < warm_up:
-        return lr * (step + 1) / warm_up
-    return lr * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))) / 2 if decay else lr
+        return (step + 1) / warm_up
+    return (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))) / 2 if decay else 1.0
 
 
-def learn_autoencoder(network: Network, pixels: Tensor, run: Run) -> None:
+def learn_autoencoder(network: Network, pixels: Tensor, steps: int, run: Run) -> None:
     s = network.s
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
@@ -107,9 +108,9 @@ def learn_autoencoder(network: Network, pixels: Tensor, run: Run) -> None:
         stage,
         optimizers,
         loss,
-        s.autoencoder_steps,
+        steps,
         run,
-        schedule=lambda step: learning_rate(step, s.autoencoder_lr, 0, s.autoencoder_steps, s.decay),
+        schedule=lambda step: rate(step, 0, steps, s.decay),
         check=look_at(autoencoded, pixels, "autoencoder", s.look_every, run),
         accumulation=s.autoencoder_accumulation,
         rates="autoencoder_lr",
@@ -142,12 +143,32 @@ def learn_denoiser(network: Network, pixels: Tensor, moments: Tensor, run: Run) 
         loss,
         s.steps,
         run,
-        schedule=lambda step: learning_rate(step, s.lr, s.warm_up, s.steps, s.decay),
+        schedule=lambda step: rate(step, s.warm_up, s.steps, s.decay),
         check=look_at(network.reconstruct, pixels, "repainted", s.look_every, run),
         accumulation=s.accumulation,
         precision=s.precision,
         ema=s.ema,
     )
+
+
+def learn_residuals(network: Network, pixels: Tensor, categories: Sequence[str]) -> None:
+    """The Gaussians of what the finished reconstruction leaves on the fitted pictures, REPAINTED of each category."""
+    residuals = network.residuals
+    assert residuals is not None
+    members: dict[str, list[int]] = {}
+    for i, category in enumerate(categories):
+        members.setdefault(category, []).append(i)
+    chosen = [own[:: -(-len(own) // REPAINTED)] for own in members.values()]
+    device, done = network.abar.device, 0
+    sums = residuals.start(len(chosen), sum(network.backbone.channels))
+    with progress("repainting good pictures", sum(map(len, chosen))) as show, torch.no_grad():
+        for own, of_category in zip(chosen, sums):
+            for part in torch.tensor(own).split(8):
+                images = to_input(pixels[part]).to(device)
+                made = network.reconstruct(images)
+                of_category.add(residuals.differences(network.backbone(images), network.backbone(made)))
+                show(done := done + len(part))
+        residuals.finish(sums, network.s.epsilon)
 
 
 def look_at(make: Callable[[Tensor], Tensor], pixels: Tensor, name: str, every: int, run: Run) -> Check:

@@ -7,7 +7,7 @@ from inlier.errors import InlierError
 from inlier.features import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from inlier.maps import smooth_upsample_matrix, within
 from inlier.methods.diad.autoencoder import Autoencoder, Pixels
-from inlier.methods.diad.compare import anomaly_map, distances, image_score
+from inlier.methods.diad.compare import Residuals, anomaly_map, distances, image_score
 from inlier.methods.diad.denoiser import Denoiser, unet_config
 from inlier.methods.diad.guide import Guide
 from inlier.methods.diad.sampler import add_noise, ddim, ddim_timesteps, noise_of, schedule
@@ -96,7 +96,8 @@ class Network(nn.Module):
         self.register_buffer("latent_scale", torch.tensor(s.latent_scale or 1.0))
         with torch.no_grad():
             grids = [m.shape[-1] for m in self.backbone(torch.zeros(1, 3, s.size, s.size))]
-        for i, n in enumerate(grids):
+        self.residuals = Residuals((grids[-1], grids[-1])) if s.judge == "gaussian" else None
+        for i, n in enumerate(grids[-1:] if self.residuals else grids):
             matrix = smooth_upsample_matrix(n, s.size, s.sigma, align_corners=True)
             self.register_buffer(f"smooth{i}", matrix, persistent=False)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -130,7 +131,8 @@ class Network(nn.Module):
         self, images: Tensor, reconstructions: Tensor, inspected: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """(scores (B,), maps (B, H, W))"""
-        apart = distances(self.backbone(images), self.backbone(reconstructions))
+        features, reconstructed = self.backbone(images), self.backbone(reconstructions)
+        apart = [self.residuals(features, reconstructed)] if self.residuals else distances(features, reconstructed)
         maps = anomaly_map(apart, [self.get_buffer(f"smooth{i}") for i in range(len(apart))])
         return image_score(within(maps, inspected, 0.0), self.s.pool, self.s.pools), maps
 

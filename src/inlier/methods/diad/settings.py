@@ -26,8 +26,12 @@ class Settings(settings.Settings):
         place=True,
     )
     autoencoder: str | None = setting(
-        None, "a finished autoencoder (folder, .safetensors or .ckpt), used as it is", place=True
+        None,
+        "a finished autoencoder: folder, .safetensors, .ckpt, or 'bundled': the package's own; used as it is, but for "
+        "autoencoder_tuning",
+        place=True,
     )
+    autoencoder_tuning: int = setting(0, "steps in which a finished autoencoder learns the parts", low=0)
     # first stage
     autoencoder_kind: str = setting("kl", "AutoencoderKL or AutoencoderTiny", choices=("kl", "tiny"))
     autoencoder_channels: tuple[int, ...] = setting(
@@ -89,6 +93,13 @@ class Settings(settings.Settings):
         choices=("leading", "trailing"),
     )
     # comparison
+    judge: str = setting(
+        "cosine",
+        "of the differences: their cosine, as published, or a Gaussian for each category and position, of what the "
+        "reconstruction leaves on good pictures",
+        choices=("cosine", "gaussian"),
+    )
+    epsilon: float = setting(0.01, "judge gaussian: added to the diagonal of every covariance", low=1e-9)
     sigma: float = setting(5.0, "gaussian smoothing of the map, pixels", low=0.0, high=100.0)
     pool: int = setting(8, "side of the average pooling before the maximum that is the image score", low=1)
     pools: int = setting(8, "how many of them", low=0)
