@@ -30,7 +30,7 @@ FLOORS = (
     ("detector",),
     ("methods",),
     ("runtime.load",),
-    ("evaluation", "results", "trivial"),
+    ("evaluation", "results", "trivial", "bench.trial", "bench.seen", "bench.examples", "bench.choice"),
     ("report",),
     ("bench",),
     ("cli",),

@@ -12,6 +12,7 @@ from inlier.errors import ArtifactError, ImageError, InlierError
 from inlier.version import __version__
 
 if TYPE_CHECKING:
+    from inlier.bench.auto import auto, tune
     from inlier.data.datasets import open_dataset
     from inlier.data.datasets.sample import Dataset
     from inlier.detector import Detector
@@ -37,6 +38,8 @@ _HOME = {
     "list_methods": "inlier.methods",
     "load": "inlier.runtime.load",
     "evaluate": "inlier.evaluation",
+    "auto": "inlier.bench.auto",
+    "tune": "inlier.bench.auto",
     "DiAD": "inlier.methods.diad",
     "DifferNet": "inlier.methods.differnet",
     "MemSeg": "inlier.methods.memseg",
@@ -57,11 +60,13 @@ __all__ = [
     "Prediction",
     "SimpleNet",
     "__version__",
+    "auto",
     "create",
     "evaluate",
     "list_methods",
     "load",
     "open_dataset",
+    "tune",
 ]
 
 

@@ -11,6 +11,7 @@ import inspect
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -35,7 +36,7 @@ from inlier.features import Backbone
 from inlier.features.weights import Weights
 from inlier.inspection.inspector import Inspector
 from inlier.machine import find_device, free_memory, own_torch_state
-from inlier.progress import progress
+from inlier.progress import Pace, progress
 from inlier.runtime.torch import Network, TorchRuntime
 from inlier.settings import Settings
 from inlier.training import Run, alone
@@ -61,11 +62,13 @@ class Good(NamedTuple):
 class Images:
     """Good pictures as the network sees them: a re-iterable source of batches of views; `len` counts views.
 
-    For each view, in order: `categories`, `groups`, and `owners`, the number of its picture.
+    For each view, in order: `categories`, `groups`, and `owners`, the number of its picture. deadline: of
+    time.monotonic(), or None; where reading all views would end later, OutOfTime is raised, whatever a method does with
+    them on the way.
     """
 
-    def __init__(self, pictures: Sequence[Good], workers: int):
-        self.pictures, self.workers = list(pictures), workers
+    def __init__(self, pictures: Sequence[Good], workers: int, deadline: float | None = None):
+        self.pictures, self.workers, self.deadline = list(pictures), workers, deadline
         self.owners = [i for i, picture in enumerate(self.pictures) for _ in range(picture.views)]
         self.categories = [self.pictures[i].category for i in self.owners]
         self.groups = [self.pictures[i].group for i in self.owners]
@@ -75,7 +78,7 @@ class Images:
 
     def subset(self, indices: Sequence[int]) -> "Images":
         """Some of the pictures, with all their views."""
-        return Images([self.pictures[i] for i in indices], self.workers)
+        return Images([self.pictures[i] for i in indices], self.workers, self.deadline)
 
     def batches(self, batch_size: int, device: torch.device) -> Iterator[Tensor]:
         """RGB batches (B, 3, size, size) in [0, 1], in order."""
@@ -83,9 +86,12 @@ class Images:
 
     def batches_and_regions(self, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor | None]]:
         """The same, with what shows the region of interest, bool (B, size, size); None: everything."""
+        pace, done = Pace(self.deadline, len(self)), 0
         for batch in read_batches(*self.sources_and_geometries(), batch_size, self.workers):
             inspected = None if batch.inspected is None else torch.from_numpy(batch.inspected).to(device)
             yield torch.from_numpy(batch.images).to(device), inspected
+            done += len(batch.images)
+            pace.check(done)
 
     def sources_and_geometries(self) -> tuple[list[ImageSource], list[Geometry]]:
         return [picture.source for picture in self.pictures], [picture.geometry for picture in self.pictures]
@@ -144,10 +150,13 @@ class Detector(Inspector, Generic[S, N]):
     trains: ClassVar[bool] = True  # in steps, which can be logged
     maps_cost_extra: ClassVar[bool] = False  # the network can give scores alone, for less
     previews: ClassVar[bool] = False  # `preview` draws what it makes of good pictures
+    candidates: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)  # settings beside `light` that are worth a try
+    light_seconds: ClassVar[float] = 60.0  # about what `light` takes for 200 pictures on two cores
     memory_advice: ClassVar[str] = "use preset 'light', a smaller 'size', or deeper 'taps'"
 
     settings: S
     settings_: S  # what the network was built from
+    choice_: Any  # what it was chosen from, and why, where `inlier.auto` or `inlier.tune` did
 
     def __init_subclass__(cls, **options: Any) -> None:
         """`help` shows every setting, with its meaning."""
@@ -258,6 +267,7 @@ class Detector(Inspector, Generic[S, N]):
         resume: bool = False,
         workers: int = 2,
         log_with: str | None = None,
+        time_limit: float | None = None,
     ) -> Self:
         """Learn what good parts look like.
 
@@ -267,8 +277,10 @@ class Detector(Inspector, Generic[S, N]):
         black = inspected) or a .json file of polygons, or a dictionary of these by category. group: a regular
         expression that finds in a picture's path what part, lot or board it shows; such pictures are held out together
         and count as one. With `run_folder`, a killed fit can be resumed. log_with: "tensorboard" writes event files to
-        the run folder. Raises InlierError for data that cannot be used, before anything is learned.
+        the run folder. time_limit: seconds; OutOfTime is raised as soon as it is clear that reading or training will
+        take longer. Raises InlierError for data that cannot be used, before anything is learned.
         """
+        deadline = None if time_limit is None else time.monotonic() + time_limit
         folder = Path(run_folder).expanduser() if run_folder else None
         with own_torch_state(), alone(folder):
             kind = calibration or self.default_calibration
@@ -287,12 +299,18 @@ class Detector(Inspector, Generic[S, N]):
             self._check_log(log_with, run_folder)
             plain = json.loads(json.dumps(asdict(settings)))  # as a checkpoint gives it back: tuples become lists
             identity = {"method": self.name, "settings": plain, "seed": self.seed, "calibration": kind}
-            run = Run(self.seed, device, folder, resume, identity, workers, log_with)
+            run = Run(self.seed, device, folder, resume, identity, workers, log_with, deadline)
             run.check_resumable()
             # a wrong tap or a missing weight file is known before thousands of pictures are read
             backbone_weights = self._load_backbone()
+            pace = Pace(deadline, len(dataset.samples))
+
+            def checked(done: int, total: int) -> None:
+                show(done)
+                pace.check(done)
+
             with progress("checking images", len(dataset.samples)) as show:
-                report = check(dataset, workers, lambda done, _total: show(done), training=True)
+                report = check(dataset, workers, checked, training=True)
             for warning in report.warnings:
                 log.warning("%s", warning)
             good = dataset.train
@@ -303,7 +321,7 @@ class Detector(Inspector, Generic[S, N]):
             run.identity["data"] = report.fingerprint
             run.identity["order, groups and regions"] = _fingerprint(pictures, report.order)
             run.clear()
-            self._fit_and_calibrate(Images(pictures, workers), kind, run, backbone_weights)
+            self._fit_and_calibrate(Images(pictures, workers, deadline), kind, run, backbone_weights)
             self.fingerprint_ = report.fingerprint
             self._run = run  # its folder goes when the model is safe on disk
         return self

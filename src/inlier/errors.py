@@ -11,3 +11,7 @@ class ImageError(InlierError):
 
 class ArtifactError(InlierError):
     """The file cannot be read as an artifact, or not be written; the message says why and what to do."""
+
+
+class OutOfTime(InlierError):
+    """A fit would not end within the time that it was given; raised as soon as that is clear."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from inlier.errors import InlierError
 from inlier.machine import in_double
+from inlier.progress import Pace
 
 CHUNK = 64  # positions whose covariance is factorised at once, in float64
 
@@ -64,8 +65,13 @@ def inverse_factor(covariance: Tensor, epsilon: float) -> Tensor:
     return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
 
 
-def whiten(sums: GaussianSums, epsilon: float) -> None:
-    """Replace the scatter by the inverse Cholesky factor of covariance + epsilon I, in place."""
+def whiten(sums: GaussianSums, epsilon: float, deadline: float | None = None) -> None:
+    """Replace the scatter by the inverse Cholesky factor of covariance + epsilon I, in place.
+
+    deadline: of time.monotonic(); OutOfTime is raised as soon as it is clear that it would end later.
+    """
+    pace = Pace(deadline, len(sums.scatter))
     for start in range(0, len(sums.scatter), CHUNK):
         chunk = slice(start, start + CHUNK)
         sums.scatter[chunk] = inverse_factor(sums.covariance(chunk), epsilon).float().to(sums.scatter.device)
+        pace.check(chunk.stop)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from inlier import artifact, processes
 from inlier.errors import ArtifactError, InlierError
 from inlier.machine import free_memory
-from inlier.progress import progress
+from inlier.progress import Pace, progress
 
 log = logging.getLogger("inlier")
 CHECKPOINT_EVERY = 30.0  # seconds
@@ -56,6 +56,7 @@ class Run:
     identity: dict[str, Any] = field(default_factory=dict)
     workers: int = 2
     log: str | None = None  # "tensorboard": event files in the run folder
+    deadline: float | None = None  # of time.monotonic(): a fit that would not end before it raises OutOfTime
     tracker: Any = None  # TensorBoard's writer, while `train` runs
     # what this run put there, shared with its parts: checkpoints, with what tells them from another's, and folders
     written: dict[Path, tuple[int, int]] = field(default_factory=dict, repr=False, compare=False)
@@ -266,8 +267,8 @@ def train(
     that the optimizers use (default: all). A checkpoint is kept in the run folder every half minute, on Ctrl-C or
     SIGTERM, and at the end; with `run.resume` the loop goes on from it and ends, bit for bit, where an unbroken run
     would. A second Ctrl-C stops at once. A loss that is not finite raises InlierError with the step and the name of the
-    setting to lower, `rates`; the last good checkpoint stays. Without a check that says otherwise the last step is the
-    model.
+    setting to lower, `rates`; the last good checkpoint stays. Where the first steps show that the last one would come
+    after `run.deadline`, OutOfTime is raised at once. Without a check that says otherwise the last step is the model.
     """
     processes.join()
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
@@ -289,6 +290,7 @@ def train(
             run.tracker.add_scalar(name, value, state.step)
 
     saved, pause = time.monotonic(), CHECKPOINT_EVERY
+    pace = Pace(run.deadline, steps)
     with (
         _tracking(run),
         progress("training", steps) as show,
@@ -336,6 +338,8 @@ def train(
                 _save(model, optimizers, state, run, scaler)
                 saved = time.monotonic()
                 pause = max(CHECKPOINT_EVERY, 20 * (saved - start))  # large models take long to write
+            if run.deadline is not None and processes.average(float(pace.is_late(state.step))):
+                raise pace.error()
     _save(model, optimizers, state, run, scaler)  # also at the end: what comes after can be interrupted too
     if state.step < steps and not state.is_over(check):
         log.warning("stopped at step %d of %d%s", state.step, steps, ", kept for --resume" if run.folder else "")

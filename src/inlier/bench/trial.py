@@ -6,7 +6,8 @@ defect of a known kind and size is planted in each (data/simulation/planted.py),
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,10 +23,12 @@ from inlier.data.simulation.planted import Planted, plant
 from inlier.data.simulation.sources import Textures, open_textures
 from inlier.inspection.inspector import Inspector
 from inlier.metrics import image_metrics, pixel_metrics
+from inlier.progress import Pace, progress
 
 ALPHA = 0.05  # false alarms at which detection is compared
 MOST = 100  # held-out pictures of a category, at most
 PLANTED = 2  # defects planted in each held-out picture, one at a time
+TIMED = 15  # pictures whose time is taken
 LOOKED_AT_SIDE = 256  # the foreground is looked for on small pictures
 
 
@@ -38,7 +41,7 @@ class Trial:
     pictures: NDArray[np.int64]  # (m,) which of the n the defect was planted in
     kinds: tuple[str, ...]  # of the m defects
     areas: NDArray[np.float64]  # (m,) share of the picture
-    pixel_ap: float  # average precision of the pixels of the m pictures, in [0, 1]
+    pixel_ap: float | None  # average precision of the pixels of the m pictures, in [0, 1]; None where no maps were made
 
     @property
     def auroc(self) -> float:
@@ -65,66 +68,113 @@ class Trial:
         return scores, np.arange(len(scores)) >= len(self.good)
 
 
-def hold_out(dataset: Dataset, seed: int, group: str | None = None) -> tuple[Dataset, list[Sample]]:
-    """(the data set to fit on, good training pictures that it lacks): a fifth of each category, groups never split."""
-    report = check(dataset, training=True)
+def hold_out(
+    dataset: Dataset, seed: int, group: str | None = None, aside: bool = False
+) -> tuple[Dataset, list[Sample]]:
+    """(the data set to fit on, good training pictures that it lacks): a fifth of each category, groups never split.
+
+    aside: first leave out the fifth that a fit on the whole data set with this seed would calibrate on, so that the
+    promise of a model that is chosen here owes nothing to the choice.
+    """
+    with progress("checking images", len(dataset.samples)) as show:
+        report = check(dataset, progress=lambda done, _total: show(done), training=True)
     samples = dataset.train
-    groups = grouped(samples, report.groups, group)
-    kept, held_out = calibration.split(groups, [sample.category for sample in samples], seed)
+    groups, categories = grouped(samples, report.groups, group), [sample.category for sample in samples]
+    usable = calibration.split(groups, categories, seed)[0] if aside else list(range(len(samples)))
+    kept, held_out = calibration.split([groups[i] for i in usable], [categories[i] for i in usable], seed)
     chosen: list[Sample] = []
     for category in dataset.categories:
-        chosen += [samples[i] for i in held_out if samples[i].category == category][:MOST]
+        of_category = [samples[usable[i]] for i in held_out if categories[usable[i]] == category]
+        chosen += of_category[:MOST]
     others = tuple(sample for sample in dataset.samples if sample.split != "train")
-    return replace(dataset, samples=tuple(samples[i] for i in kept) + others), chosen
+    return replace(dataset, samples=tuple(samples[usable[i]] for i in kept) + others), chosen
 
 
 def planted_defects(
-    samples: Sequence[Sample], inspector: Inspector, seed: int, textures: Textures | None = None, each: int = PLANTED
+    samples: Sequence[Sample],
+    inspector: Inspector,
+    seed: int,
+    textures: Textures | None = None,
+    each: int = PLANTED,
+    only: Container[int] | None = None,
 ) -> Iterator[tuple[int, Pixels, Planted]]:
     """(number of the picture, the picture, what was planted in it), picture by picture: the same for every model.
 
-    Pictures of more than 8 bit are brought down to 8 for both, or the coarser steps would give the defect away.
+    Pictures of more than 8 bit are brought down to 8 for both, or the coarser steps would give the defect away. only:
+    some of the defects, by their numbers in the order of all.
     """
     rules = _foregrounds(samples)
     textures = textures or open_textures()
     for i, sample in enumerate(samples):
+        wanted = [k for k in range(each) if only is None or i * each + k in only]
+        if not wanted:
+            continue
         picture = as_8_bit(read_image(sample.source))
         region: Mask | None = None
         geometry = inspector.geometry_for(sample.category)
         if geometry.region is not None or geometry.shorter_side is not None:
             region = geometry.seen(*picture.shape[:2])
-        for k in range(each):
+        for k in wanted:
             key = (seed, i, i * each + k)
             yield i, picture, plant(picture, key, rules[sample.category], textures, region)
 
 
-def run(inspector: Inspector, samples: Sequence[Sample], seed: int = 0, textures: Textures | None = None) -> Trial:
-    """Score held-out good pictures with and without planted defects."""
+def run(
+    inspector: Inspector,
+    samples: Sequence[Sample],
+    seed: int = 0,
+    textures: Textures | None = None,
+    deadline: float | None = None,
+    maps: bool = True,
+) -> Trial:
+    """Score held-out good pictures with and without planted defects.
+
+    deadline: of time.monotonic(); OutOfTime is raised as soon as it is clear that scoring would end later. maps: make
+    those of defects, too, for the metric of the pixels.
+    """
     good: dict[int, float] = {}
     defects: list[tuple[int, str, float, float]] = []
-    maps, masks = [], []
-    for i, picture, made in planted_defects(samples, inspector, seed, textures):
-        category = samples[i].category if samples[i].category in inspector.categories_ else None
-        geometry = inspector.geometry_for(category)
-        if i not in good:
-            alone = inspector.inspect(picture, category=category, maps=False).score
-            assert alone is not None  # the picture was read before
-            good[i] = alone
-        found = inspector.inspect(made.image, category=category)
-        assert found.network_maps is not None and found.score is not None
-        maps.append(geometry.grid(found.network_maps, *made.mask.shape))
-        masks.append(geometry.mask(made.mask))
-        defects.append((i, made.kind, float(made.mask.mean()), found.score))
+    drawn, masks = [], []
+    pace = Pace(deadline, PLANTED * len(samples))
+    with progress("scoring planted defects", PLANTED * len(samples)) as show:
+        for i, picture, made in planted_defects(samples, inspector, seed, textures):
+            category = known_category(inspector, samples[i])
+            geometry = inspector.geometry_for(category)
+            if i not in good:
+                alone = inspector.inspect(picture, category=category, maps=False).score
+                assert alone is not None  # the picture was read before
+                good[i] = alone
+            found = inspector.inspect(made.image, category=category, maps=maps)
+            assert found.score is not None
+            if found.network_maps is not None:
+                drawn.append(geometry.grid(found.network_maps, *made.mask.shape))
+                masks.append(geometry.mask(made.mask))
+            defects.append((i, made.kind, float(made.mask.mean()), found.score))
+            show(len(defects))
+            pace.check(len(defects))
     pictures, kinds, areas, scores = zip(*defects, strict=True)
-    ap = pixel_metrics(np.stack(maps), np.stack(masks)).ap
     return Trial(
         np.array(list(good.values()), np.float32),
         np.array(scores, np.float32),
         np.array(pictures),
         kinds,
         np.array(areas),
-        ap or 0.0,
+        pixel_metrics(np.stack(drawn), np.stack(masks)).ap or 0.0 if drawn else None,
     )
+
+
+def milliseconds(inspector: Inspector, samples: Sequence[Sample]) -> float:
+    """Median time from a picture's file to its verdict, one picture at a time, without a map."""
+    times = []
+    for sample in samples[: TIMED + 1]:
+        start = time.perf_counter()
+        inspector.inspect(sample.source, category=known_category(inspector, sample), maps=False)
+        times.append(time.perf_counter() - start)
+    return 1000 * float(np.median(times[1:] or times))  # the first one warms up
+
+
+def known_category(inspector: Inspector, sample: Sample) -> str | None:
+    return sample.category if sample.category in inspector.categories_ else None
 
 
 def as_8_bit(image: Image.Image) -> Pixels:

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from inlier.cli.auto import auto, tune
 from inlier.cli.benchmark import benchmark
 from inlier.cli.calibrate import calibrate
 from inlier.cli.check import check
@@ -112,6 +113,8 @@ def options(
 
 
 app.command()(train)
+app.command()(auto)
+app.command()(tune)
 app.command()(check)
 app.command()(evaluate)
 app.command()(predict)

@@ -7,7 +7,7 @@ import itertools
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,15 @@ def tell(message: str) -> None:
 def say(text: str) -> None:
     """A result on stdout, at once. Names in it must be `shown`."""
     print(text, flush=True)
+
+
+def say_model(detector: "Detector[Any, Any]", out: Path, words: str, talk: Callable[[str], None] = say) -> None:
+    """What a new model file is, and what it promises."""
+    size = out.stat().st_size / 2**20
+    talk(f"{shown(out)}: {detector.name} ({detector.preset}), {size:.1f} MiB, {words}")
+    rule = detector.calibration_.rule()
+    promise = "no calibration, so no verdicts" if rule is None else f"at alpha {rule.alpha:.4g}, {rule}"
+    talk(f"{shown(out)}: {promise}")
 
 
 def check_stdout() -> None:

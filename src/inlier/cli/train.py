@@ -8,9 +8,9 @@ import typer
 
 from inlier import artifact, methods
 from inlier.cli.options import Categories, Changes, Data, Device, Group, Preset, Seed, Textures, Workers, settings
-from inlier.cli.outputs import protect, read_by, say
+from inlier.cli.outputs import protect, read_by, say_model
 from inlier.errors import InlierError
-from inlier.names import shorten, shown
+from inlier.names import shorten
 
 if TYPE_CHECKING:
     from inlier.detector import Detector
@@ -68,11 +68,7 @@ def train(
         workers=workers,
         log_with=log_with,
     )
-    size = out.stat().st_size / 2**20
-    say(f"{shown(out)}: {method} ({preset}), {size:.1f} MiB, fitted in {time.monotonic() - start:.0f} s")
-    rule = detector.calibration_.rule()
-    promise = "no calibration, so no verdicts" if rule is None else f"at alpha {rule.alpha:.4g}, {rule}"
-    say(f"{shown(out)}: {promise}")
+    say_model(detector, out, f"fitted in {time.monotonic() - start:.0f} s")
 
 
 def regions(texts: list[str] | None) -> dict[str, str] | None:

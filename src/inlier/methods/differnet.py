@@ -370,6 +370,7 @@ class DifferNet(Detector[Settings, Network]):
     """A normalizing flow that knows how likely the features of a whole image are."""
 
     name = "differnet"
+    light_seconds = 120.0
     log_maps = True
     maps_cost_extra = True
     previews = True

@@ -323,6 +323,7 @@ class MemSeg(Detector[Settings, Network]):
     """A segmentation network trained on simulated defects, guided by the difference to remembered good parts."""
 
     name = "memseg"
+    light_seconds = 400.0
     previews = True
     presets = {
         # rate, steps and batch are the paper's; the optimiser and its schedule we know from the unofficial code only

@@ -32,7 +32,7 @@ from inlier.features import Backbone
 from inlier.gaussians import CHUNK, GaussianSums, inverse_factor, join, whiten
 from inlier.machine import in_double
 from inlier.maps import smooth_upsample_matrix, within
-from inlier.progress import progress
+from inlier.progress import Pace, progress
 from inlier.settings import setting
 from inlier.training import Run
 
@@ -105,14 +105,16 @@ def select_channels(available: list[int], wanted: int | None, seed: int) -> list
     return [[c - int(a) for c in chosen if a <= c < b] for a, b in pairwise(starts)]
 
 
-def leave_out(embedding: Tensor, groups: Sequence[Sequence[int]], epsilon: float) -> Tensor:
+def leave_out(
+    embedding: Tensor, groups: Sequence[Sequence[int]], epsilon: float, deadline: float | None = None
+) -> Tensor:
     """(P, N, d) embeddings -> (P, N) squared distances, each to the Gaussian of all rows but those of its own group.
 
     Equal to fitting anew for every group, at the cost of one fit for each size of group: with U the rows of a group of
     m, less the mean of all, the scatter of the others is that of all less V V', where V = [U', sum(U)' / sqrt(n - m)],
-    and the Woodbury identity inverts the difference of the two in m + 1 dimensions.
+    and the Woodbury identity inverts the difference of the two in m + 1 dimensions. deadline: as for `whiten`.
     """
-    n = embedding.shape[1]
+    n, pace = embedding.shape[1], Pace(deadline, len(embedding))
     found = torch.empty(embedding.shape[:2], dtype=torch.float32)
     for start in range(0, len(embedding), CHUNK):
         x = in_double(embedding[start : start + CHUNK])
@@ -131,6 +133,7 @@ def leave_out(embedding: Tensor, groups: Sequence[Sequence[int]], epsilon: float
                 across = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), v @ y.mT, upper=False)
                 distances = y.square().sum(2) + across.square().sum(1)
                 found[start : start + CHUNK, group] = distances.float().cpu()
+        pace.check(start + CHUNK)
     return found
 
 
@@ -140,6 +143,8 @@ class PaDiM(Detector[Settings, Network]):
     name = "padim"
     default_calibration = "folds"
     trains = False
+    candidates = ({}, {"size": 384}, {"tile": 512})
+    light_seconds = 20.0
     presets = {
         "paper": Settings(backbone="resnet18", size=224, shorter_side=256, filter="lanczos"),
         "paper-wide": Settings(backbone="wide_resnet50_2", channels=550, size=224, shorter_side=256, filter="lanczos"),
@@ -164,7 +169,7 @@ class PaDiM(Detector[Settings, Network]):
                 sums.add(network.embed(batch))
                 show(sums.n)
             network.mean.copy_(sums.mean)
-            whiten(sums, self.settings.epsilon)
+            whiten(sums, self.settings.epsilon, run.deadline)
 
     def held_out_scores(
         self, network: Network, images: Images, run: Run, backbone_weights: dict[str, Tensor]
@@ -185,7 +190,7 @@ class PaDiM(Detector[Settings, Network]):
                     "one group holds all pictures but one: without it nothing is left to fit a Gaussian to; give more "
                     "pictures of other groups, or use calibration 'split'"
                 )
-            distances = leave_out(embedding, list(members.values()), self.settings.epsilon)
+            distances = leave_out(embedding, list(members.values()), self.settings.epsilon, run.deadline)
             scores = np.full(len(images.pictures), -np.inf, np.float32)
             for view, picture in enumerate(images.owners):
                 map_, inspected = network.maps(distances[:, view : view + 1].to(run.device)), shown[view]

@@ -188,6 +188,7 @@ class SimpleNet(Detector[Settings, Network]):
     """A feature adapter and a discriminator trained to tell good features from disturbed ones."""
 
     name = "simplenet"
+    light_seconds = 40.0
     presets = {
         "paper": Settings(backbone="wide_resnet50_2", size=288, shorter_side=329),
         "light": Settings(

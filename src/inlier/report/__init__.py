@@ -46,8 +46,8 @@ def write_report(results: Results, inspector: Inspector, folder: Path) -> Path:
         results=results,
         model=results.model,
         sections=sections,
-        calibration=_calibration(results.model),
-        details=list(_flat(results.model)),
+        calibration=calibration_words(results.model),
+        details=list(flat(results.model)),
         bar=data_uri(drawing.colour_bar()),
     )
     path = Path(folder) / "index.html"
@@ -148,7 +148,7 @@ def _row(case: Case, panels: tuple[Any, ...], pixel_threshold: float | None, sca
     }
 
 
-def _calibration(model: dict[str, Any]) -> str:
+def calibration_words(model: dict[str, Any]) -> str:
     """What the model may promise, in a sentence."""
     known = model.get("calibration") or {}
     kind, n = known.get("kind", "none"), known.get("n", 0)
@@ -163,10 +163,10 @@ def _calibration(model: dict[str, Any]) -> str:
     return f"Calibrated on {n} good images{together}, {hows.get(kind, kind)}."
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """("calibration.kind", "split") ... of nested settings."""
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -38,6 +38,7 @@ class DiAD(Detector[Settings, Network]):
     """One diffusion model for all categories repaints pictures as good; what it changed is the defect."""
 
     name = "diad"
+    candidates = ()  # takes hours
     repaints = True
     memory_advice = (
         "use a smaller 'batch_size' with more 'accumulation' and a smaller 'autoencoder_batch' with more "

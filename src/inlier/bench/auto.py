@@ -1,0 +1,337 @@
+"""The choice for a part within a budget of time: candidates are fitted, tried on planted defects, and the best is kept.
+
+Three parts of the good pictures have three uses: candidates are fitted on one, judged on another (bench/trial.py), and
+the third is set aside before anything else: the very pictures that the last fit, on all of them, calibrates on where it
+calibrates by a split. So the promise of the winner owes nothing to the choice. Test pictures are never opened.
+
+The budget holds because every fit knows its deadline and gives up as soon as its pace shows that it would miss it. A
+candidate gets so much of what is left that it could be fitted again on all pictures, less than half, and never what the
+best one so far needs for that. Where the time is up all the same, the model of the search is calibrated and kept.
+"""
+
+import itertools
+import logging
+import random
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from inlier import methods
+from inlier.bench import trial
+from inlier.bench.choice import Choice, Row, able, decide
+from inlier.bench.examples import examples
+from inlier.bench.seen import Seen, look
+from inlier.data.datasets import open_dataset
+from inlier.data.datasets.sample import Dataset, Sample
+from inlier.detector import Detector, geometry_of
+from inlier.errors import InlierError, OutOfTime
+from inlier.settings import Settings
+
+log = logging.getLogger("inlier")
+UNITS = {"ms": 0.001, "s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
+MARGIN = 1.2  # the last fit may take so much longer than it seems
+FOLDS = 2.0  # fits' worth of time that a fit takes where folds calibrate it in closed form: a second pass, in double
+FEW = 20  # held-out pictures, below which a choice is mostly chance
+TILES = 2  # pictures must be so many tiles high and wide before tiles show the network anything finer
+Model = Detector[Any, Any]
+
+
+def auto(
+    data: Any,
+    budget: str | float = "10 min",
+    latency: str | float | None = None,
+    *,
+    candidates: Sequence[Model] | None = None,
+    categories: Sequence[str] = (),
+    roi: Any = None,
+    group: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int = 2,
+    with_examples: bool = False,
+) -> Model:
+    """The detector that finds most planted defects on good pictures it was not fitted on, fitted on all of them.
+
+    data, roi, group: as for `Detector.fit`, of one category. budget: seconds, or a text like "10 min", for all of it.
+    latency: milliseconds, or a text like "50 ms", that a picture may take from file to verdict. candidates: detectors
+    that are not fitted (default: what each method declares, see `Detector.candidates`); they get `seed` and `device`.
+    The result's `choice_` tells what was seen and tried; with_examples: with pictures of found and missed defects.
+    Raises InlierError where no candidate can be chosen.
+    """
+
+    def declared(seen: Seen) -> list[Model]:
+        return in_order([c for name in methods.names() for c in _declared(name)], seen)
+
+    given = None if candidates is None else list(candidates)
+    return _search(
+        data,
+        declared if given is None else lambda seen: given,
+        seconds(budget),
+        None if latency is None else 1000 * seconds(latency, "ms"),
+        categories,
+        {"roi": roi, "group": group, "workers": workers},
+        seed,
+        device,
+        with_examples,
+    )
+
+
+def tune(
+    method: str,
+    data: Any,
+    grid: Mapping[str, Sequence[Any]],
+    budget: str | float = "10 min",
+    latency: str | float | None = None,
+    *,
+    preset: str = "light",
+    settings: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Model:
+    """`auto` over the settings of one method.
+
+    grid: values to try of each setting; all combinations, in an order that the seed shuffles, so that those a budget
+    leaves room for are a fair sample. settings: of all of them. options: as for `auto`.
+    """
+    if not grid:
+        raise InlierError("the grid is empty: name a setting and the values to try")
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    random.Random(options.get("seed", 0)).shuffle(points)
+    detectors = [methods.create(method, preset, **(dict(settings or {}) | point)) for point in points]
+    return auto(data, budget, latency, candidates=detectors, **options)
+
+
+def seconds(duration: str | float, unit: str = "s") -> float:
+    """Of a text such as "90 s", "10min" or "1.5 h"; a number alone is in `unit`. Raises InlierError.
+
+    >>> seconds("10min"), seconds(90), seconds("50", "ms")
+    (600.0, 90.0, 0.05)
+    """
+    found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]*)\s*", str(duration).lower())
+    if not found or (found[2] or unit) not in UNITS or not float(found[1]):
+        raise InlierError(f"{duration!r} is no duration: give a number and one of {', '.join(UNITS)}, such as 10min")
+    return float(found[1]) * UNITS[found[2] or unit]
+
+
+def in_order(candidates: Sequence[Model], seen: Seen) -> list[Model]:
+    """The cheapest first, by what their methods say of `light` and by the pixels that the network sees."""
+
+    def cost(detector: Model) -> float:
+        light = detector.presets["light"]
+        return detector.light_seconds * _pixels(detector.settings, seen) / _pixels(light, seen)
+
+    return sorted(candidates, key=cost)
+
+
+def _pixels(s: Settings, seen: Seen) -> int:
+    return s.size**2 * len(geometry_of(s).boxes(seen.height, seen.width))
+
+
+def _declared(name: str) -> list[Model]:
+    return [methods.create(name, **settings) for settings in methods.get(name).candidates]
+
+
+@dataclass
+class _Search:
+    """The pictures, the clock, and what has come of the candidates so far."""
+
+    whole: Dataset  # all good pictures
+    fitted_on: Dataset
+    held_out: list[Sample]
+    seen: Seen
+    end: float  # of time.monotonic()
+    latency: float | None  # milliseconds
+    options: dict[str, Any]  # of `Detector.fit`
+    seed: int
+    with_examples: bool
+    detectors: list[Model] = field(default_factory=list)  # not fitted, one for each row
+    rows: list[Row] = field(default_factory=list)
+    kept: tuple[int, Model] | None = None  # the winner so far, as it was fitted here, and its place
+
+    @property
+    def left(self) -> float:
+        return self.end - time.monotonic()
+
+    @property
+    def unseen(self) -> int:
+        return len(self.whole.train) - len(self.fitted_on.train) - len(self.held_out)
+
+    def reserve(self) -> float:
+        """Seconds that are kept back for the last fit of the best so far."""
+        best = self.best()
+        return best.refit_seconds or 0.0 if best else 0.0
+
+    def best(self) -> Row | None:
+        """The candidate of the highest mean of AUROC and detection so far."""
+        return max((self.rows[i] for i in able(self.rows)), key=lambda row: row.quality, default=None)
+
+    def consider(self, detector: Model) -> Row:
+        """Fit, time and try a candidate; what comes of it joins the rows."""
+        row, fitted = _row(detector), None
+        try:
+            row, fitted = self._tried(detector, row)
+        except InlierError as error:  # OutOfTime, too little memory, settings that do not suit the pictures
+            row = replace(row, reason=str(error))
+        self.detectors.append(detector)
+        self.rows.append(row)
+        if not row.reason and fitted and decide(self.rows, self.seed)[0] == len(self.rows) - 1:
+            self.kept = len(self.rows) - 1, fitted
+        return row
+
+    def _tried(self, detector: Model, row: Row) -> tuple[Row, Model]:
+        s, start, left = detector.settings, time.monotonic(), self.left
+        if s.tile is not None and min(self.seen.height, self.seen.width) < TILES * s.tile:
+            size = f"{self.seen.width} x {self.seen.height}"
+            raise InlierError(
+                f"pictures of {size} pixels are smaller than {TILES} x {TILES} of its tiles: little is won"
+            )
+        allowed = min(left / (1 + self._refits(detector)), left - self.reserve())
+        if allowed <= 0:
+            raise OutOfTime("no time was left for it")
+        log.info("%s: at most %.0f s", row.name, allowed)
+        fitted = fresh(detector).fit(self.fitted_on, calibration="none", time_limit=allowed, **self.options)
+        fit_seconds = time.monotonic() - start
+        row = replace(row, fit_seconds=fit_seconds, ms=trial.milliseconds(fitted, self.held_out))
+        if self.latency is not None and row.ms is not None and row.ms > self.latency:
+            return replace(row, reason=f"takes {row.ms:.0f} ms a picture, {self.latency:g} ms are allowed"), fitted
+        began = time.monotonic()
+        cheap_maps = not detector.maps_cost_extra
+        found = trial.run(fitted, self.held_out, self.seed, deadline=start + allowed, maps=cheap_maps)
+        per_picture = (time.monotonic() - began) / len(self.held_out)
+        refit = self._refits(detector) * fit_seconds + MARGIN * per_picture * self.unseen
+        shown = examples(fitted, self.held_out, found, self.seed) if self.with_examples else ()
+        return replace(row, trial=found, refit_seconds=refit, examples=shown), fitted
+
+    def _refits(self, detector: Model) -> float:
+        """How many of its fits here the fit on all pictures takes, with the method's own calibration."""
+        n = len(self.whole.train)
+        pictures = FOLDS * n if detector.default_calibration == "folds" else n - self.unseen
+        return MARGIN * pictures / len(self.fitted_on.train)
+
+    def last_fit(self) -> tuple[Model, int, str]:
+        """The winner, fitted on all pictures; its place, and why it is the winner. Raises InlierError without one.
+
+        Where no time is left for that, the model of the search is taken, and calibrated on pictures it never saw.
+        """
+        while True:
+            winner, why = decide(self.rows, self.seed)
+            try:
+                return self._fitted_again(winner), winner, why
+            except OutOfTime as error:
+                if self.kept and self.kept[0] == winner:
+                    return self._calibrated(), winner, f"{why}; a fit on all pictures {error}: {self._as_searched()}"
+                self.rows[winner] = replace(self.rows[winner], reason=f"a fit on all pictures {error}")
+
+    def _fitted_again(self, place: int) -> Model:
+        needed = (self.rows[place].refit_seconds or 0.0) / MARGIN  # room was kept for more; what fits may try
+        if needed > self.left:
+            raise OutOfTime(f"would take about {needed:.0f} s, {max(0.0, self.left):.0f} s are left for it")
+        return fresh(self.detectors[place]).fit(self.whole, time_limit=self.left, **self.options)
+
+    def _calibrated(self) -> Model:
+        assert self.kept is not None
+        used = {id(sample) for sample in (*self.fitted_on.train, *self.held_out)}
+        others = replace(self.whole, samples=tuple(s for s in self.whole.samples if id(s) not in used))
+        return self.kept[1].calibrate(others, group=self.options["group"], workers=self.options["workers"])
+
+    def _as_searched(self) -> str:
+        return f"it stays as fitted on {len(self.fitted_on.train)}, calibrated on {self.unseen} unseen by the search"
+
+
+def _search(
+    data: Any,
+    propose: Callable[[Seen], Sequence[Model]],
+    budget: float,
+    latency: float | None,
+    categories: Sequence[str],
+    options: dict[str, Any],
+    seed: int,
+    device: str,
+    with_examples: bool,
+) -> Model:
+    start = time.monotonic()
+    whole = _good_pictures(data, categories)
+    fitted_on, held_out = trial.hold_out(whole, seed, options["group"], aside=True)
+    if not held_out or not fitted_on.train:
+        raise InlierError(
+            f"{whole.name}: {len(whole.train)} good pictures are too few, or belong to too few groups, to hold some "
+            "out for a choice: give 50 or more, or choose a method by hand"
+        )
+    seen = replace(look([*fitted_on.train, *held_out]), n=len(whole.train))
+    for what, measure in seen.facts():
+        log.info("%s: %s", what, measure)
+    search = _Search(whole, fitted_on, held_out, seen, start + budget, latency, options, seed, with_examples)
+    counts = len(fitted_on.train), len(held_out), search.unseen
+    log.info("%d good pictures to fit on, %d to plant defects in, %d unseen by the search", *counts)
+    if len(held_out) < FEW:
+        log.warning("%d pictures judge the candidates: they tell large differences only", len(held_out))
+    proposed = [_with(detector, seed=seed, device=device) for detector in propose(seen)]
+    try:
+        for number, detector in enumerate(proposed, 1):
+            row = search.consider(detector)
+            log.info("candidate %d of %d, %s", number, len(proposed), _summary(row))
+        fitted, winner, why = search.last_fit()
+        log.info("%s", why)
+    except KeyboardInterrupt:
+        best = search.best()
+        told = f"the best so far, for `inlier train`: {_summary(best)}" if best else "none was judged so far"
+        log.warning("stopped before a model was written; %s", told)
+        raise
+    fitted.choice_ = Choice(
+        data=whole.name,
+        category=whole.categories[0],
+        seen=seen,
+        rows=tuple(search.rows),
+        winner=winner,
+        why=why,
+        fitted_on=len(fitted_on.train),
+        held_out=len(held_out),
+        unseen=search.unseen,
+        fitted_again=not search.kept or fitted is not search.kept[1],
+        budget=budget,
+        seconds=time.monotonic() - start,
+        latency=latency,
+    )
+    return fitted
+
+
+def _good_pictures(data: Any, categories: Sequence[str]) -> Dataset:
+    """The good training pictures alone, of one category: what is not there cannot be read."""
+    dataset = open_dataset(data, categories)
+    log.info("data: %s", dataset.layout)
+    for note in dataset.notes:
+        log.info("note: %s", note)
+    if not dataset.train:
+        raise InlierError(f"{dataset.name}: holds no good training pictures")
+    good = replace(dataset, samples=dataset.train, notes=(), left_out=())
+    if len(good.categories) > 1:
+        raise InlierError(
+            f"{dataset.name}: holds {', '.join(good.categories)}; a choice is made for one kind of part: name its "
+            "category"
+        )
+    return good
+
+
+def fresh(detector: Model) -> Model:
+    """The same, not fitted."""
+    return _with(detector)
+
+
+def _with(detector: Model, **changes: Any) -> Model:
+    return type(detector)(**(detector.get_params() | changes))
+
+
+def _row(detector: Model) -> Row:
+    preset = detector.presets[detector.preset]
+    values = {f.name: getattr(detector.settings, f.name) for f in fields(detector.settings)}
+    changed = {name: value for name, value in values.items() if value != getattr(preset, name)}
+    return Row(detector.name, detector.preset, changed)
+
+
+def _summary(row: Row) -> str:
+    if row.trial is None or row.reason:
+        return f"{row.name}: {row.reason}"
+    return (
+        f"{row.name}: AUROC {100 * row.trial.auroc:.1f} %, {100 * row.trial.detection():.1f} % found, {row.ms:.0f} ms"
+    )

@@ -1,0 +1,201 @@
+"""Which of several candidates wins, and why: decided on trials alone. Nothing is fitted or read here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inlier.bench.examples import Example
+from inlier.bench.seen import Seen
+from inlier.bench.trial import ALPHA, Trial
+from inlier.errors import InlierError
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+Draws = NDArray[np.int64]  # (resamples, n): how often each of n pictures is drawn
+
+
+@dataclass(frozen=True)
+class Row:
+    """A candidate, and what came of it."""
+
+    method: str
+    preset: str
+    settings: Mapping[str, Any]  # that differ from the preset's
+    reason: str = ""  # why it takes no part in the choice; empty: it does
+    trial: Trial | None = None
+    ms: float | None = None  # from a picture's file to its verdict
+    fit_seconds: float | None = None  # on the pictures of the search
+    refit_seconds: float | None = None  # what its fit on all pictures would take, about
+    examples: tuple[Example, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def changes(self) -> list[str]:
+        """What tells it from other candidates of its method: preset (where it is not `light`) and settings."""
+        preset = [] if self.preset == "light" else [self.preset]
+        return preset + [f"{key}={_told(value)}" for key, value in self.settings.items()]
+
+    @property
+    def name(self) -> str:
+        return " ".join([self.method, *self.changes])
+
+    @property
+    def quality(self) -> float:
+        """What candidates are ranked by: the mean of AUROC and detection of planted defects."""
+        assert self.trial is not None
+        return (self.trial.auroc + self.trial.detection()) / 2
+
+    def to_dict(self) -> dict[str, Any]:
+        t = self.trial
+        return {
+            "method": self.method,
+            "preset": self.preset,
+            "settings": dict(self.settings),
+            "reason": self.reason or None,
+            "quality": t and self.quality,
+            "detection": t and t.detection(),
+            "auroc": t and t.auroc,
+            "ap": t and t.ap,
+            "pixel_ap": t and t.pixel_ap,
+            "by_kind": t and t.by_kind(),
+            "ms": self.ms,
+            "fit_seconds": self.fit_seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """All of a search: what was seen, what was tried, what won."""
+
+    data: str
+    category: str
+    seen: Seen
+    rows: tuple[Row, ...]
+    winner: int  # place in `rows`
+    why: str
+    fitted_on: int  # good pictures that candidates were fitted on
+    held_out: int  # ... and judged on, with defects planted in them
+    unseen: int  # ... that took no part in the search, among them those that a split calibrates the winner on
+    fitted_again: bool  # on all pictures; else there was no time, and the winner is as it was fitted for the search
+    budget: float  # seconds
+    seconds: float  # what search and last fit took
+    latency: float | None = None  # milliseconds a picture that were allowed
+
+    @property
+    def ranked(self) -> list[int]:
+        """Places of all that were judged, the best first; some may take no part for want of time."""
+        judged = [i for i, row in enumerate(self.rows) if row.trial]
+        return sorted(judged, key=lambda i: -self.rows[i].quality)
+
+    @property
+    def left_out(self) -> dict[str, list[Row]]:
+        """Why candidates take no part, and those of which that is true."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            if row.reason:
+                found.setdefault(row.reason, []).append(row)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fixed layout of `--json`, but for the model."""
+        plain = (
+            "data",
+            "category",
+            "winner",
+            "why",
+            "fitted_on",
+            "held_out",
+            "unseen",
+            "fitted_again",
+            "budget",
+            "seconds",
+        )
+        return {
+            "schema": 1,
+            **{name: getattr(self, name) for name in plain},
+            "latency_ms": self.latency,
+            "alpha": ALPHA,
+            "seen": self.seen.to_dict(),
+            "candidates": [row.to_dict() for row in self.rows],
+        }
+
+
+def able(rows: Sequence[Row]) -> list[int]:
+    """Places of the candidates that take part in the choice."""
+    return [i for i, row in enumerate(rows) if row.trial and not row.reason]
+
+
+def decide(rows: Sequence[Row], seed: int = 0) -> tuple[int, str]:
+    """(place of the winner, why it wins). Raises InlierError where no candidate takes part.
+
+    The highest mean of AUROC and detection wins, or the fastest of those that chance alone could have put behind it.
+    """
+    places = able(rows)
+    if not places:
+        reasons = "\n  ".join(f"{row.name}: {row.reason}" for row in rows)
+        raise InlierError(f"no candidate can be chosen; give them a larger budget, or mend what is wrong:\n  {reasons}")
+    best = max(places, key=lambda i: rows[i].quality)
+    equal, spans = [best], {}
+    for i in places:
+        if i != best:
+            spans[i] = difference(rows[best].trial, rows[i].trial, seed)  # type: ignore[arg-type]
+            equal += [i] if spans[i][0] <= 0 else []
+    fastest = min(equal, key=lambda i: (rows[i].ms or 0, i))
+    top = f"{rows[best].name} has the highest mean of AUROC and detection, {_percent(rows[best].quality)} %"
+    if len(places) == 1:
+        return best, f"{rows[best].name} is the only candidate that could be judged"
+    if fastest != best:
+        low, high = spans[fastest]
+        return fastest, (
+            f"{top}, but {rows[fastest].name} with {_percent(rows[fastest].quality)} % is within chance of it "
+            f"({_span(low, high)}) and faster: {rows[fastest].ms:.0f} against {rows[best].ms:.0f} ms a picture"
+        )
+    if len(equal) > 1:
+        others = ", ".join(rows[i].name for i in equal[1:])
+        return best, f"{top}, and is the fastest of those within chance of it ({others})"
+    low, high = min(spans.values())
+    return best, f"{top}, more than chance explains (against the next: {_span(low, high)})"
+
+
+def difference(one: Trial, other: Trial, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of how much better the first is: paired bootstrap over the pictures, with all planted in them.
+
+    Both must have seen the same pictures and defects. Beyond chance where the interval leaves 0 out.
+    """
+    if not np.array_equal(one.pictures, other.pictures) or one.kinds != other.kinds:
+        raise ValueError("the two trials are of different defects")
+    n = len(one.good)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES)
+    values = qualities(one, drawn) - qualities(other, drawn)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values, [tail, 1 - tail]).tolist()
+    return low, high
+
+
+def qualities(trial: Trial, drawn: Draws) -> NDArray[np.float64]:
+    """(resamples,) mean of AUROC and detection, when pictures count as often as they are drawn."""
+    good, defects = trial.good[:, None], trial.defects
+    pairs = (good < defects) + 0.5 * (good == defects)  # (n, m)
+    of_defects = drawn[:, trial.pictures]  # (resamples, m)
+    total = of_defects.sum(1)
+    auroc = ((drawn @ pairs) * of_defects).sum(1) / (drawn.sum(1) * total)
+    order = np.argsort(trial.good, kind="stable")
+    n = drawn.sum(1, keepdims=True)
+    reached = drawn[:, order].cumsum(1) > np.ceil(np.round((n - 1) * (1 - ALPHA), 9))  # as np.quantile's "higher"
+    limits = trial.good[order][reached.argmax(1)]
+    found: NDArray[np.float64] = ((defects > limits[:, None]) * of_defects).sum(1) / total
+    return (auroc + found) / 2
+
+
+def _span(low: float, high: float) -> str:
+    return f"the difference lies between {_percent(low)} and {_percent(high)} points with 95 % confidence"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _told(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

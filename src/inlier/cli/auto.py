@@ -1,0 +1,193 @@
+"""`inlier auto` and `inlier tune`: the choice among methods, and among the settings of one, within a budget of time."""
+
+import itertools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inlier import artifact, methods
+from inlier.cli.options import Changes, Data, Device, Group, Preset, Seed, Workers, settings
+from inlier.cli.outputs import (
+    check_stdout,
+    json_text,
+    percent,
+    print_table,
+    protect,
+    read_by,
+    say,
+    say_model,
+    tell,
+)
+from inlier.cli.train import regions
+from inlier.errors import InlierError
+from inlier.names import shown
+
+if TYPE_CHECKING:
+    from inlier.bench.choice import Choice
+    from inlier.detector import Detector
+
+Budget = Annotated[str, typer.Option(help="Time for all of it, such as 90s, 10min or 1h.")]
+Latency = Annotated[
+    str | None,
+    typer.Option(help="Time that a picture may take from file to verdict, such as 50ms; slower ones are out."),
+]
+Category = Annotated[str | None, typer.Option(help="The part to choose for, where DATA holds several.")]
+Regions = Annotated[list[str] | None, typer.Option(metavar="FILE", help="Region of interest, as for `inlier train`.")]
+Page = Annotated[Path | None, typer.Option("--report", metavar="PAGE.html", help="Write a page that shows why.")]
+Numbers = Annotated[Path | None, typer.Option("--json", help="Write all numbers to this file ('-': stdout).")]
+Out = Annotated[Path, typer.Option(help="Where to write the model.")]
+
+
+def auto(
+    data: Data,
+    budget: Budget = "10min",
+    latency: Latency = None,
+    category: Category = None,
+    roi: Regions = None,
+    group: Group = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Out = Path("model.inlier"),
+    report: Page = None,
+    json_: Numbers = None,
+    workers: Workers = 2,
+) -> None:
+    """Choose the method that finds most planted defects on good pictures of DATA, and fit it on all of them.
+
+    No test picture is opened. Ctrl-C ends the search without a model, and names the best so far.
+    """
+    from inlier.bench import auto as bench
+
+    options = {"roi": regions(roi), "group": group, "seed": seed, "device": device, "workers": workers}
+    _choose(bench.auto, data, category, out, report, json_, {"budget": budget, "latency": latency, **options})
+
+
+def tune(
+    method: Annotated[str, typer.Argument(help=f"One of: {', '.join(methods.names())}.")],
+    data: Data,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE,VALUE",
+            help="Values of a setting to try, lists in brackets; repeat for several settings.",
+        ),
+    ] = None,
+    budget: Budget = "10min",
+    latency: Latency = None,
+    preset: Preset = "light",
+    set_: Changes = None,
+    category: Category = None,
+    roi: Regions = None,
+    group: Group = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Out = Path("model.inlier"),
+    report: Page = None,
+    json_: Numbers = None,
+    workers: Workers = 2,
+) -> None:
+    """Choose settings of a METHOD from a grid, as `inlier auto` chooses a method.
+
+    All combinations are tried in an order that the seed shuffles, as many as the budget allows.
+    """
+    from inlier.bench import auto as bench
+
+    changed = settings(method, preset, set_)
+    points = parse_grid(method, preset, grid or [])
+
+    def run(data: Any, **options: Any) -> "Detector[Any, Any]":
+        return bench.tune(method, data, points, preset=preset, settings=changed, **options)
+
+    options = {"roi": regions(roi), "group": group, "seed": seed, "device": device, "workers": workers}
+    _choose(run, data, category, out, report, json_, {"budget": budget, "latency": latency, **options})
+
+
+def parse_grid(method: str, preset: str, texts: list[str]) -> dict[str, list[Any]]:
+    """`["lr=0.01,0.04", "taps=(8,16),(4,8)"]` -> values by setting. Raises InlierError for what does not fit."""
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if not equals or name in found:
+            raise InlierError(
+                f"--grid {text}: " + ("the setting is named twice" if equals else "is not KEY=VALUE,VALUE")
+            )
+        found[name] = [settings(method, preset, [f"{name}={value}"])[name] for value in _values(values)]
+    return found
+
+
+def _values(text: str) -> list[str]:
+    """Parts between commas that no bracket holds."""
+    depths = itertools.accumulate((sign in "([") - (sign in ")]") for sign in text)
+    marked = "".join("\0" if sign == "," and not depth else sign for sign, depth in zip(text, depths))
+    return marked.split("\0")
+
+
+def _choose(
+    run: Callable[..., "Detector[Any, Any]"],
+    data: str,
+    category: str | None,
+    out: Path,
+    report: Path | None,
+    json_: Path | None,
+    options: dict[str, Any],
+) -> None:
+    """Check where all goes, search, write the model, and say what came of it."""
+    from inlier.data.datasets import open_dataset
+    from inlier.report.pages import check_installed
+
+    to_stdout = str(json_) == "-"
+    check_stdout()
+    if report:
+        check_installed()
+    dataset = open_dataset(data, [category] if category else [])
+    targets = [path for path in (out, report, None if to_stdout else json_) if path]
+    protect(targets, read_by(data, dataset))
+    for path in targets:
+        artifact.check_writable(path)
+    detector = run(dataset, with_examples=report is not None, **options)
+    choice: Choice = detector.choice_
+    detector.save(out)
+    talk = tell if to_stdout else say
+    if to_stdout:
+        say(json_text(_numbers(detector), sys.stdout.encoding, indent=1))
+    else:
+        _print(choice)
+    say_model(detector, out, f"chosen from {len(choice.rows)} candidates in {choice.seconds:.0f} s", talk)
+    if json_ and not to_stdout:
+        artifact.write_bytes(json_, (json_text(_numbers(detector), indent=1) + "\n").encode())
+        say(f"numbers: {shown(json_)}")
+    if report:
+        from inlier.report.choice import write_choice
+
+        write_choice(choice, detector, report)
+        talk(f"report: {shown(report)}")
+
+
+def _numbers(detector: "Detector[Any, Any]") -> dict[str, Any]:
+    rule = detector.calibration_.rule()
+    promise = rule and {"alpha": rule.alpha, "average": rule.average, "confident": rule.confident}
+    return detector.choice_.to_dict() | {"model": detector.header(), "at_alpha": promise}
+
+
+def _print(choice: "Choice") -> None:
+    from inlier.bench.trial import ALPHA
+    from inlier.data.datasets.sample import first_names
+
+    rows = []
+    for i in choice.ranked:
+        row = choice.rows[i]
+        assert row.trial is not None
+        shares = (row.quality, row.trial.detection(), row.trial.auroc, row.trial.ap, row.trial.pixel_ap)
+        chosen = "*" if i == choice.winner else ""
+        rows.append(
+            (f"{row.name} {chosen}".strip(), *map(percent, shares), f"{row.ms:.0f} ms", f"{row.fit_seconds:.0f} s")
+        )
+    heads = ("candidate", "mean", f"found at\n{100 * ALPHA:g} % alarms", "AUROC", "AP", "pixel\nAP", "a picture", "fit")
+    title = f"{choice.category}: {choice.held_out} good pictures and defects planted in them, % (*: chosen)"
+    print_table(title, heads, rows)
+    for reason, left_out in choice.left_out.items():
+        say(shown(f"not in the choice: {first_names([row.name for row in left_out])}: {reason}"))
+    say(shown(f"why: {choice.why}"))
