@@ -13,12 +13,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from inlier import evaluate, methods
 from inlier.bench import trial
 from inlier.data.datasets import open_dataset
-from inlier.machine import processor_name
+from inlier.machine import about
 
 ROWS = Path(__file__).parent / "trials.jsonl"
 LOCAL = ("textures",)  # settings that are paths of this machine: the row keeps the name
@@ -39,7 +37,7 @@ def run(method: str, data: str, category: str, preset: str, seed: int, settings:
     seconds = {"fit": round(time.monotonic() - start), "fit_processor": round(time.process_time() - busy)}
     found = trial.run(detector, held_out)
     result = evaluate(detector, dataset).categories[category]
-    per_cent = {"auroc": found.auroc, "ap": found.ap, "detection": found.detection(), "pixel_ap": found.pixel_ap}
+    per_cent = {"auroc": found.auroc, "ap": found.ap, "detection": found.detection(), "pixel_ap": found.pixel_ap or 0}
     return {
         "method": method,
         "preset": preset,
@@ -54,9 +52,7 @@ def run(method: str, data: str, category: str, preset: str, seed: int, settings:
             **({"aupro": round(100 * (result.pixel.aupro or 0), 1)} if result.pixel else {}),
         },
         "seconds": seconds,
-        "threads": torch.get_num_threads(),
-        "processor": processor_name(),
-        "torch": torch.__version__,
+        **about(),
     }
 
 
