@@ -350,6 +350,14 @@ def test_wrong_options_are_known_before_a_picture_is_read(inlier, tmp_path):
         assert code == 2 and words in stderr, stderr
 
 
+@pytest.mark.parametrize("command", [("train", "--tile=64"), ("preview", "--set=tile=64")])
+def test_tiles_of_a_preset_that_crops_are_refused_before_any_file_is_looked_for(inlier, tmp_path, command):
+    call = (*command, "--preset", "paper", tmp_path / "no data", "--out", tmp_path / "out.png")
+    for method in ("memseg", "padim", "simplenet") if command[0] == "train" else ("memseg",):
+        code, _, stderr = inlier(*call, "--method", method)
+        assert code == 2 and stderr.startswith("error: tile and shorter_side: a tile is never cropped"), stderr
+
+
 def test_preview_draws_the_steps_of_simulated_defects(inlier, plates, tmp_path):
     code, stdout, _ = inlier("preview", plates, "--out", tmp_path / "sheet.png", "--foreground", "whole")
     assert code == 0 and "Simulated defects lie anywhere in the picture" in stdout

@@ -174,6 +174,7 @@ class Detector(Inspector, Generic[S, N]):
             raise InlierError(f"seed: {seed!r} is not a whole number from 0 to {2**31 - 1}")
         self.preset, self.seed, self.device, self.weights = preset, int(seed), device, weights
         self.settings = self.presets[preset].replace(**settings)
+        geometry_of(self.settings)  # numbers that do not fit together are told before any file is looked for
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """All that the constructor takes, as scikit-learn's estimators tell it. deep: changes nothing."""
