@@ -124,6 +124,8 @@ def test_what_is_read_is_never_overwritten(inlier, model, plates, tmp_path):
 
 def test_no_output_takes_the_place_of_a_picture_or_lies_among_them(inlier, model, plates, tmp_path):
     good, textures, table = tmp_path / "good", tmp_path / "textures", tmp_path / "parts.csv"
+    roi = tmp_path / "roi.png"
+    Image.new("L", (64, 64), 255).save(roi)
     shutil.copytree(plates / "plate/train/good", good)
     shutil.copytree(plates / "plate/test/good", textures)
     table.write_text("path\ngood/000.png\ngood/001.png\ngood/002.png\n")
@@ -137,6 +139,8 @@ def test_no_output_takes_the_place_of_a_picture_or_lies_among_them(inlier, model
         (("preview", good), good / "preview.png", "lies in"),
         (("preview", good, "--textures", textures), textures / "000.png", "lies in"),
         (("preview", table), good / "001.png", "overwritten"),
+        (("train", good, "--method", "padim", "--roi", roi), roi, "overwritten"),
+        (("preview", good, "--roi", roi), roi, "overwritten"),
     ):
         code, _, stderr = inlier(*arguments, "--out", out)
         assert code == 2 and words in stderr, stderr
@@ -389,10 +393,11 @@ def test_what_a_preview_cannot_use(inlier, plates, tmp_path, options, words):
 def test_the_preview_shows_what_would_be_trained(inlier, plates, tmp_path, monkeypatch):
     from inlier.methods import memseg
 
-    used = []
+    used, of = [], []
 
-    def sheet(images, simulator, names):
+    def sheet(images, simulator, names, inspected):
         used.append((images[0].shape[0], simulator.grid, simulator.match_grey))
+        of.append(names)
         return Image.new("RGB", (8, 8))
 
     monkeypatch.setattr(memseg, "preview_sheet", sheet)
@@ -402,6 +407,8 @@ def test_the_preview_shows_what_would_be_trained(inlier, plates, tmp_path, monke
     code, _, stderr = inlier("preview", plates, *options, "--out", out)
     assert code == 0 and "none found on 16 of 16 images" in stderr
     assert used == [(256, (4, 8), True), (64, (8, 8), False)]
+    assert inlier("preview", plates, "--out", out, "--size", 32, "--set", "tile=32", "--set", "overlap=0")[0] == 0
+    assert of == [["000.png", "001.png", "002.png", "003.png"]] * 2 + [["000.png"] * 4]  # four tiles of a picture
     with Image.open(out) as picture:
         assert picture.format == "JPEG"
 
@@ -414,7 +421,7 @@ def test_a_preview_names_all_broken_pictures_and_writes_nothing(inlier, tmp_path
     for name in ("b/train/good/000.png", "c/train/good/001.png"):
         (tmp_path / "parts" / name).write_text("no picture")
     code, _, stderr = inlier("preview", tmp_path / "parts", "--out", tmp_path / "p.png")
-    assert code == 2 and "2 pictures cannot be read" in stderr and "b/train/good/000" in stderr and "001.png" in stderr
+    assert code == 2 and "2 pictures cannot be used" in stderr and "b/train/good/000" in stderr and "001.png" in stderr
     assert os.listdir(tmp_path) == ["parts"]
 
 

@@ -90,6 +90,28 @@ def overlay(image: Image.Image, map: Map, pixel_threshold: float | None, scale: 
     return drawn
 
 
+def marked(image: Image.Image, region: Mask) -> Image.Image:
+    """RGB at panel size: the picture, dark outside of a region (H, W), with the region's outline. image: H x W."""
+    factor = min(PANEL_HEIGHT / image.height, PANEL_WIDTH / image.width)
+    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+    inside = np.asarray(Image.fromarray(region).resize(size, Image.Resampling.NEAREST))
+    pixels = np.array(to_rgb(image).resize(size, Image.Resampling.LANCZOS))
+    pixels[~inside] //= 3
+    line, rim = outline(inside, 2)
+    pixels[rim], pixels[line] = RIM, OUTLINE
+    return Image.fromarray(pixels)
+
+
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """RGB: pictures below one another on white."""
+    sheet = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
+    top = 0
+    for picture in pictures:
+        sheet.paste(picture, (0, top))
+        top += picture.height
+    return sheet
+
+
 def outline(region: Mask, width: int | None = None) -> tuple[Mask, Mask]:
     """(line, rim) of a region (H, W): its outermost pixels, and those around it.
 
