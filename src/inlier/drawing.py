@@ -3,6 +3,7 @@
 A colour scale is (low, high) in raw scores; whoever draws several maps passes the same one, so colours compare.
 """
 
+import bisect
 import functools
 import math
 import unicodedata
@@ -286,5 +287,11 @@ def _width(pixels: NDArray[Any]) -> int:
 def _cut(text: str, font: Any, room: int) -> str:
     """As much of the text as fits into `room` pixels, in one line."""
     text = legible(" ".join(text.split()))
-    shorter = (text[:end].rstrip() + "\N{HORIZONTAL ELLIPSIS}" for end in range(len(text) - 1, -1, -1))
-    return next((t for t in (text, *shorter) if font.getbbox(t)[2] <= room), "")
+    if font.getbbox(text)[2] <= room:
+        return text
+
+    def shortened(end: int) -> str:
+        return text[:end].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+
+    too_long = bisect.bisect_right(range(len(text)), room, key=lambda end: font.getbbox(shortened(end))[2])
+    return shortened(too_long - 1) if too_long else ""
