@@ -15,8 +15,8 @@ from PIL import Image
 from conftest import part
 from inlier import drift
 
-TINY = ("--set", "size=64")
-TRAIN_SIMPLENET = ("--method", "simplenet", "--set", "size=64", "--set", "taps=8", "--set", "hidden=32")
+TINY = ("--set", "size=64", "--backbone", "tiny")
+TRAIN_SIMPLENET = ("--method", "simplenet", *TINY, "--set", "taps=8", "--set", "hidden=32")
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +24,13 @@ def model(plates, tmp_path_factory):
     from inlier import PaDiM
 
     path = tmp_path_factory.mktemp("model") / "plate.inlier"
-    PaDiM("light", size=64).fit(plates).save(path)
+    PaDiM("light", size=64, backbone="tiny").fit(plates).save(path)
     return path
 
 
 def test_train_evaluate_predict(inlier, plates, tmp_path):
     out = tmp_path / "Prüf ling" / "m.inlier"
-    code, stdout, stderr = inlier("train", plates, "--method", "padim", *TINY, "--out", out)
+    code, stdout, stderr = inlier("train", plates, "--method", "padim", "--set", "size=64", "--out", out)
     assert code == 0 and out.is_file() and "fitted in" in stdout
     assert "MVTec-AD layout, 1 category" in stderr and "memory:" in stderr and "calibration: folds, 16" in stderr
     assert os.listdir(out.parent) == ["m.inlier"]  # no run folder, no temporary file is left
@@ -194,7 +194,7 @@ def test_a_disk_that_refuses_is_exit_code_1_and_keeps_the_run(inlier, plates, tm
 def test_a_model_does_not_say_where_its_weights_lay(model):
     from inlier import artifact
 
-    assert artifact.read_header(model)["weights"]["source"] == "efficientnet-lite0-57934424.pth"
+    assert artifact.read_header(model)["weights"]["source"] == "tiny.safetensors"
 
 
 def test_folds_are_counted(inlier, plates, tmp_path):
@@ -281,10 +281,12 @@ def start(arguments, before=""):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_run_resumes_and_ends_bit_equal_to_an_unbroken_one(inlier, how, plates, tmp_path):
-    command = ("train", plates, *TRAIN_SIMPLENET, "--backbone", "tiny", "--set", "epochs=200")
+    command = ("train", plates, *TRAIN_SIMPLENET, "--set", "epochs=30")
     out = tmp_path / "stopped.inlier"
-    # a checkpoint after every step also takes so long that it cannot end before it is stopped
-    process = start([*command, "--out", out], before="import inlier.training as t; t.CHECKPOINT_EVERY = 0.0; ")
+    # it rests after every step, which makes a checkpoint, so that it cannot end before it is stopped
+    rest = "w = t.artifact.write; t.artifact.write = lambda *a: (w(*a), time.sleep(0.2)); "
+    before = f"import time; import inlier.training as t; t.CHECKPOINT_EVERY = 0.0; {rest}"
+    process = start([*command, "--out", out], before=before)
     checkpoint = tmp_path / "stopped.inlier.run" / "checkpoint.safetensors"
     deadline = time.monotonic() + 60
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
