@@ -2,6 +2,7 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +11,11 @@ import tiny_backbone  # noqa: F401 (makes itself known)
 from inlier import cli
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the internet
+# no test fails for the time that it takes: the first examples are slow on a machine that does other things, too
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)

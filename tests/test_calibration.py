@@ -42,11 +42,11 @@ def test_above_the_threshold_means_p_at_most_alpha(calibration, score, alpha):
 @pytest.mark.parametrize("n", [20, 50, 99, 200])
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1])
 def test_false_alarms_stay_at_the_promised_rate_over_many_draws(n, alpha):
-    """20,000 factories, each with its own calibration set and one new good part."""
+    """10,000 factories, each with its own calibration set and one new good part."""
     if alpha < smallest_alpha(n):
         pytest.skip("cannot be promised with so few")
     rng = np.random.default_rng(0)
-    draws = 20_000
+    draws = 10_000
     parts = rng.gamma(2.0, size=(draws, n + 1))  # skewed, as real scores are
     alarms = np.mean([p_values(row[1:], row[0]) <= alpha for row in parts])
     error = 4 * np.sqrt(alpha * (1 - alpha) / draws)
@@ -140,8 +140,8 @@ def drawn_groups(rng, n_groups, spread=0.3):
 
 @pytest.mark.parametrize("spread", [0.0, 0.3, 3.0])
 def test_groups_keep_the_promise_for_a_picture_of_a_new_group(spread):
-    """5,000 factories with 24 parts of 1 to 8 pictures each; copies where the spread is 0."""
-    rng, alarms, draws = np.random.default_rng(4), [], 5000
+    """3,000 factories with 24 parts of 1 to 8 pictures each; copies where the spread is 0."""
+    rng, alarms, draws = np.random.default_rng(4), [], 3000
     for _ in range(draws):
         scores, groups = drawn_groups(rng, 25, spread)
         new = rng.choice(np.flatnonzero(groups == 24))

@@ -15,11 +15,10 @@ from PIL import Image
 from conftest import part
 from inlier import drift
 
-TINY = ("--set", "size=64")
+TINY = ("--set", "size=64", "--backbone", "tiny")
 TRAIN_SIMPLENET = (
-    "--method",
-    "simplenet",
-    *(word for s in ("size=64", "taps=8", "hidden=32", "steps=32", "patches=256") for word in ("--set", s)),
+    *("--method", "simplenet", *TINY),
+    *(word for s in ("taps=8", "hidden=32", "steps=32", "patches=256") for word in ("--set", s)),
 )
 
 
@@ -28,13 +27,13 @@ def model(plates, tmp_path_factory):
     from inlier import PaDiM
 
     path = tmp_path_factory.mktemp("model") / "plate.inlier"
-    PaDiM("light", size=64).fit(plates).save(path)
+    PaDiM("light", size=64, backbone="tiny").fit(plates).save(path)
     return path
 
 
 def test_train_evaluate_predict(inlier, plates, tmp_path):
     out = tmp_path / "Prüf ling" / "m.inlier"
-    code, stdout, stderr = inlier("train", plates, "--method", "padim", *TINY, "--out", out)
+    code, stdout, stderr = inlier("train", plates, "--method", "padim", "--set", "size=64", "--out", out)
     assert code == 0 and out.is_file() and "fitted in" in stdout
     assert "MVTec-AD layout, 1 category" in stderr and "memory:" in stderr and "calibration: folds, 16" in stderr
     assert os.listdir(out.parent) == ["m.inlier"]  # no run folder, no temporary file is left
@@ -128,6 +127,8 @@ def test_what_is_read_is_never_overwritten(inlier, model, plates, tmp_path):
 
 def test_no_output_takes_the_place_of_a_picture_or_lies_among_them(inlier, model, plates, tmp_path):
     good, textures, table = tmp_path / "good", tmp_path / "textures", tmp_path / "parts.csv"
+    roi = tmp_path / "roi.png"
+    Image.new("L", (64, 64), 255).save(roi)
     shutil.copytree(plates / "plate/train/good", good)
     shutil.copytree(plates / "plate/test/good", textures)
     table.write_text("path\ngood/000.png\ngood/001.png\ngood/002.png\n")
@@ -141,6 +142,8 @@ def test_no_output_takes_the_place_of_a_picture_or_lies_among_them(inlier, model
         (("preview", good), good / "preview.png", "lies in"),
         (("preview", good, "--textures", textures), textures / "000.png", "lies in"),
         (("preview", table), good / "001.png", "overwritten"),
+        (("train", good, "--method", "padim", "--roi", roi), roi, "overwritten"),
+        (("preview", good, "--roi", roi), roi, "overwritten"),
     ):
         code, _, stderr = inlier(*arguments, "--out", out)
         assert code == 2 and words in stderr, stderr
@@ -194,7 +197,7 @@ def test_a_disk_that_refuses_is_exit_code_1_and_keeps_the_run(inlier, plates, tm
 def test_a_model_does_not_say_where_its_weights_lay(model):
     from inlier import artifact
 
-    assert artifact.read_header(model)["weights"]["source"] == "efficientnet-lite0-57934424.pth"
+    assert artifact.read_header(model)["weights"]["source"] == "tiny.safetensors"
 
 
 def test_folds_are_counted(inlier, plates, tmp_path):
@@ -281,10 +284,12 @@ def start(arguments, before=""):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_run_resumes_and_ends_bit_equal_to_an_unbroken_one(inlier, how, plates, tmp_path):
-    command = ("train", plates, *TRAIN_SIMPLENET, "--backbone", "tiny", "--set", "epochs=200")
+    command = ("train", plates, *TRAIN_SIMPLENET, "--set", "epochs=30")
     out = tmp_path / "stopped.inlier"
-    # a checkpoint after every step also takes so long that it cannot end before it is stopped
-    process = start([*command, "--out", out], before="import inlier.training as t; t.CHECKPOINT_EVERY = 0.0; ")
+    # it rests after every step, which makes a checkpoint, so that it cannot end before it is stopped
+    rest = "w = t.artifact.write; t.artifact.write = lambda *a: (w(*a), time.sleep(0.2)); "
+    before = f"import time; import inlier.training as t; t.CHECKPOINT_EVERY = 0.0; {rest}"
+    process = start([*command, "--out", out], before=before)
     checkpoint = tmp_path / "stopped.inlier.run" / "checkpoint.safetensors"
     deadline = time.monotonic() + 60
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -354,6 +359,14 @@ def test_wrong_options_are_known_before_a_picture_is_read(inlier, tmp_path):
         assert code == 2 and words in stderr, stderr
 
 
+@pytest.mark.parametrize("command", [("train", "--tile=64"), ("preview", "--set=tile=64")])
+def test_tiles_of_a_preset_that_crops_are_refused_before_any_file_is_looked_for(inlier, tmp_path, command):
+    call = (*command, "--preset", "paper", tmp_path / "no data", "--out", tmp_path / "out.png")
+    for method in ("memseg", "padim", "simplenet") if command[0] == "train" else ("memseg",):
+        code, _, stderr = inlier(*call, "--method", method)
+        assert code == 2 and stderr.startswith("error: tile and shorter_side: a tile is never cropped"), stderr
+
+
 def test_preview_draws_the_steps_of_simulated_defects(inlier, plates, tmp_path):
     code, stdout, _ = inlier("preview", plates, "--out", tmp_path / "sheet.png", "--foreground", "whole")
     assert code == 0 and "Simulated defects lie anywhere in the picture" in stdout
@@ -385,10 +398,11 @@ def test_what_a_preview_cannot_use(inlier, plates, tmp_path, options, words):
 def test_the_preview_shows_what_would_be_trained(inlier, plates, tmp_path, monkeypatch):
     from inlier.methods import memseg
 
-    used = []
+    used, of = [], []
 
-    def sheet(images, simulator, names):
+    def sheet(images, simulator, names, inspected):
         used.append((images[0].shape[0], simulator.grid, simulator.match_grey))
+        of.append(names)
         return Image.new("RGB", (8, 8))
 
     monkeypatch.setattr(memseg, "preview_sheet", sheet)
@@ -398,6 +412,8 @@ def test_the_preview_shows_what_would_be_trained(inlier, plates, tmp_path, monke
     code, _, stderr = inlier("preview", plates, *options, "--out", out)
     assert code == 0 and "none found on 16 of 16 images" in stderr
     assert used == [(256, (4, 8), True), (64, (8, 8), False)]
+    assert inlier("preview", plates, "--out", out, "--size", 32, "--set", "tile=32", "--set", "overlap=0")[0] == 0
+    assert of == [["000.png", "001.png", "002.png", "003.png"]] * 2 + [["000.png"] * 4]  # four tiles of a picture
     with Image.open(out) as picture:
         assert picture.format == "JPEG"
 
@@ -410,7 +426,7 @@ def test_a_preview_names_all_broken_pictures_and_writes_nothing(inlier, tmp_path
     for name in ("b/train/good/000.png", "c/train/good/001.png"):
         (tmp_path / "parts" / name).write_text("no picture")
     code, _, stderr = inlier("preview", tmp_path / "parts", "--out", tmp_path / "p.png")
-    assert code == 2 and "2 pictures cannot be read" in stderr and "b/train/good/000" in stderr and "001.png" in stderr
+    assert code == 2 and "2 pictures cannot be used" in stderr and "b/train/good/000" in stderr and "001.png" in stderr
     assert os.listdir(tmp_path) == ["parts"]
 
 

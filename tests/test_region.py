@@ -13,6 +13,9 @@ from inlier import InlierError, load
 from inlier.data.geometry import Box, Geometry
 from inlier.data.images import read_image
 from inlier.data.region import Region, read_region
+from inlier.data.simulation.foreground import WHOLE, Foreground
+from inlier.data.simulation.simulator import Simulator
+from inlier.drawing import OUTLINE
 from inlier.evaluation import evaluate
 from test_contract import every_method, short
 
@@ -169,3 +172,39 @@ def test_defects_outside_are_counted_as_not_inspected_and_change_no_metric(shape
     assert np.isfinite(detector.inspect(picture).map).sum() == 64 and not (mask & inside).any()
     result = evaluate(detector, plates).categories["plate"]
     assert result.not_inspected == 1.0 and "no defect pixel" in result.pixel_note
+
+
+@pytest.mark.parametrize("method", ["memseg", "differnet"])
+def test_a_preview_draws_the_region_of_each_category(inlier, tmp_path, method):
+    for name in ("left", "plain"):
+        write_dataset(tmp_path / "parts", train=5, good=0, defects=1, category=name)
+    half = np.zeros((64, 64), bool)
+    half[:, :32] = True
+    Image.fromarray(half).save(tmp_path / "half.png")
+    call = ("preview", tmp_path / "parts", "--method", method, "--size", 64, "--out", tmp_path / "sheet.png")
+    assert inlier(*call, "--roi", f"left={tmp_path / 'half.png'}")[0] == 0
+    with Image.open(tmp_path / "sheet-left.png") as drawn, Image.open(tmp_path / "sheet-plain.png") as plain:
+        above = np.asarray(drawn)[:364]
+        assert drawn.height > plain.height + 300
+    # four pictures of 300 pixels, bright to the left of the outline's right edge, dark from there on
+    rows, columns = np.nonzero((above == OUTLINE).all(2))
+    assert rows.max() - rows.min() == 299 and (np.diff(np.unique(columns)) > 100).sum() == 3
+    first = above[rows.min() : rows.max() + 1, columns.min() : columns.min() + 300]
+    assert (first[:, :150] == OUTLINE).all(2)[:, [0, 149]].all() and first[10:-10, 10:140].min() > 90
+    assert first[10:-10, 160:].max() < 80
+    code, _, stderr = inlier(*call, "--roi", f"up={tmp_path / 'half.png'}")
+    assert code == 2 and "roi: the data has no category up, only: left, plain" in stderr
+    Image.fromarray(half[:40]).save(tmp_path / "half.png")
+    code, _, stderr = inlier(*call, "--roi", tmp_path / "half.png")
+    assert code == 2 and "10 pictures cannot be used" in stderr and "drawn for 64 x 40" in stderr
+
+
+def test_simulated_defects_lie_in_the_region_wherever_the_foreground_is():
+    picture, mask = np.full((64, 64, 3), 200, np.uint8), disc(radius=6)
+    picture[:8] = 20
+    for rule in (WHOLE, Foreground(100), Foreground(100, darker=True)):  # the last finds nothing inside the region
+        for number in range(20):
+            made = Simulator(foreground=rule, opacity=(1, 1))(picture, (number,), mask)
+            assert made.mask.any() and not (made.mask & ~mask).any() and not (made.foreground & ~mask).any()
+            assert made.whole_image == rule.darker
+            np.testing.assert_array_equal(made.image[~mask], picture[~mask])

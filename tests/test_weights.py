@@ -106,10 +106,18 @@ def test_the_hub_is_asked_once_then_the_cache_serves(tensors, tmp_path):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    # torch is imported once; whoever asks is a process of its own
     code = """
+import os
+from huggingface_hub import hf_hub_download
 from inlier.features import Backbone
 backbone = Backbone("resnet18", (8,))
-print(backbone.load().source, backbone.net.conv1.weight.sum().item())
+for _ in range(2):
+    child = os.fork()
+    if not child:
+        print(backbone.load().source, backbone.net.conv1.weight.sum().item())
+        break
+    assert os.waitpid(child, 0)[1] == 0
 """
     environment = os.environ | {
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
@@ -117,12 +125,13 @@ print(backbone.load().source, backbone.net.conv1.weight.sum().item())
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
         "NO_PROXY": "127.0.0.1",
+        "OMP_NUM_THREADS": "1",
     }
     try:
-        for _ in range(2):
-            run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-            assert run.returncode == 0, run.stderr
-            source, total = run.stdout.split()
+        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert run.returncode == 0 and len(run.stdout.splitlines()) == 2, run.stderr
+        for line in run.stdout.splitlines():
+            source, total = line.split()
             assert source == "hf.co/timm/resnet18.tv_in1k"
             assert float(total) == pytest.approx(tensors["conv1.weight"].sum().item(), rel=1e-4)
         gets = [line for line in Hub.asked if line.startswith("GET") and "resolve" in line]

@@ -184,6 +184,7 @@ class Detector(Inspector, Generic[S, N]):
             raise InlierError(f"seed: {seed!r} is not a whole number from 0 to {2**31 - 1}")
         self.preset, self.seed, self.device, self.weights = preset, int(seed), device, weights
         self.settings = self.presets[preset].replace(**settings)
+        geometry_of(self.settings)  # numbers that do not fit together are told before any file is looked for
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """All that the constructor takes, as scikit-learn's estimators tell it. deep: changes nothing."""
@@ -230,8 +231,17 @@ class Detector(Inspector, Generic[S, N]):
         """Bytes that fitting will take at its peak, for the check before it starts."""
         return 0
 
-    def preview(self, category: str, pictures: Sequence[NDArray[np.uint8]], names: Sequence[str]) -> tuple[Any, str]:
-        """(drawing, description) of what training makes of good pictures (H, W, 3) of a category, where it previews."""
+    def preview(
+        self,
+        category: str,
+        pictures: Sequence[NDArray[np.uint8]],
+        inspected: Sequence[NDArray[np.bool_]],
+        names: Sequence[str],
+    ) -> tuple[Any, str]:
+        """(drawing, description) of what training makes of good pictures (H, W, 3) of a category, where it previews.
+
+        inspected: (H, W) of each picture, what shows the region of interest. names: of the files they come from.
+        """
         raise NotImplementedError  # pragma: no cover
 
     def held_out_scores(
@@ -291,11 +301,7 @@ class Detector(Inspector, Generic[S, N]):
                 log.info("note: %s", note)
             device = find_device(self.device)
             self._check_can_fit(kind, len(dataset.train), device)
-            regions = open_regions(roi)
-            if unknown := sorted(set(regions) - {"", *dataset.categories}):
-                raise InlierError(
-                    f"roi: the data has no category {', '.join(unknown)}, only: {', '.join(dataset.categories)}"
-                )
+            regions = open_regions(roi, dataset.categories)
             self._check_log(log_with, run_folder)
             plain = json.loads(json.dumps(asdict(settings)))  # as a checkpoint gives it back: tuples become lists
             identity = {"method": self.name, "settings": plain, "seed": self.seed, "calibration": kind}

@@ -3,6 +3,7 @@
 A colour scale is (low, high) in raw scores; whoever draws several maps passes the same one, so colours compare.
 """
 
+import bisect
 import functools
 import math
 import unicodedata
@@ -88,6 +89,28 @@ def overlay(image: Image.Image, map: Map, pixel_threshold: float | None, scale: 
                 pixels[rim], pixels[line] = RIM, OUTLINE
         drawn.paste(Image.fromarray(pixels), box)
     return drawn
+
+
+def marked(image: Image.Image, region: Mask) -> Image.Image:
+    """RGB at panel size: the picture, dark outside of a region (H, W), with the region's outline. image: H x W."""
+    factor = min(PANEL_HEIGHT / image.height, PANEL_WIDTH / image.width)
+    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+    inside = np.asarray(Image.fromarray(region).resize(size, Image.Resampling.NEAREST))
+    pixels = np.array(to_rgb(image).resize(size, Image.Resampling.LANCZOS))
+    pixels[~inside] //= 3
+    line, rim = outline(inside, 2)
+    pixels[rim], pixels[line] = RIM, OUTLINE
+    return Image.fromarray(pixels)
+
+
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """RGB: pictures below one another on white."""
+    sheet = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
+    top = 0
+    for picture in pictures:
+        sheet.paste(picture, (0, top))
+        top += picture.height
+    return sheet
 
 
 def outline(region: Mask, width: int | None = None) -> tuple[Mask, Mask]:
@@ -264,5 +287,11 @@ def _width(pixels: NDArray[Any]) -> int:
 def _cut(text: str, font: Any, room: int) -> str:
     """As much of the text as fits into `room` pixels, in one line."""
     text = legible(" ".join(text.split()))
-    shorter = (text[:end].rstrip() + "\N{HORIZONTAL ELLIPSIS}" for end in range(len(text) - 1, -1, -1))
-    return next((t for t in (text, *shorter) if font.getbbox(t)[2] <= room), "")
+    if font.getbbox(text)[2] <= room:
+        return text
+
+    def shortened(end: int) -> str:
+        return text[:end].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+
+    too_long = bisect.bisect_right(range(len(text)), room, key=lambda end: font.getbbox(shortened(end))[2])
+    return shortened(too_long - 1) if too_long else ""

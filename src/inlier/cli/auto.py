@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inlier import artifact, methods
-from inlier.cli.options import Changes, Data, Device, Group, Preset, Seed, Workers, settings
+from inlier.cli.options import Changes, Data, Device, Group, Preset, Roi, Seed, Workers, regions, settings
 from inlier.cli.outputs import (
     check_stdout,
     json_text,
@@ -21,7 +21,6 @@ from inlier.cli.outputs import (
     say_model,
     tell,
 )
-from inlier.cli.train import regions
 from inlier.errors import InlierError
 from inlier.names import shown
 
@@ -35,7 +34,6 @@ Latency = Annotated[
     typer.Option(help="Time that a picture may take from file to verdict, such as 50ms; slower ones are out."),
 ]
 Category = Annotated[str | None, typer.Option(help="The part to choose for, where DATA holds several.")]
-Regions = Annotated[list[str] | None, typer.Option(metavar="FILE", help="Region of interest, as for `inlier train`.")]
 Page = Annotated[Path | None, typer.Option("--report", metavar="PAGE.html", help="Write a page that shows why.")]
 Numbers = Annotated[Path | None, typer.Option("--json", help="Write all numbers to this file ('-': stdout).")]
 Out = Annotated[Path, typer.Option(help="Where to write the model.")]
@@ -46,7 +44,7 @@ def auto(
     budget: Budget = "10min",
     latency: Latency = None,
     category: Category = None,
-    roi: Regions = None,
+    roi: Roi = None,
     group: Group = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -80,7 +78,7 @@ def tune(
     preset: Preset = "light",
     set_: Changes = None,
     category: Category = None,
-    roi: Regions = None,
+    roi: Roi = None,
     group: Group = None,
     seed: Seed = 0,
     device: Device = "auto",

@@ -34,6 +34,14 @@ Preset = Annotated[str, typer.Option(help="light (two CPU cores, minutes), paper
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; repeat for several.")
 ]
+Roi = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[CATEGORY=]FILE",
+        help="Region of interest: a picture (not black = inspected) or a .json file of polygons; nothing outside "
+        "counts. Repeat for several categories.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Textures = Annotated[
     Path | None, typer.Option(help="Folder of pictures that simulated defects take foreign texture from, e.g. DTD.")
@@ -57,3 +65,17 @@ def settings(method: str, preset: str, texts: list[str] | None, **options: Any) 
             raise InlierError(f"--{name} and --set {name}={values[name]} are given; leave one out")
         values[name] = value
     return values
+
+
+def regions(texts: list[str] | None) -> dict[str, str] | None:
+    """`["bottle=bottle.png", "all.json"]` -> files by category, "" = of all."""
+    if not texts:
+        return None
+    found: dict[str, str] = {}
+    for text in texts:
+        category, equals, file = text.partition("=")
+        key, path = (category, file) if equals and not Path(text).exists() else ("", text)
+        if key in found:
+            raise InlierError(f"--roi: two regions for {key or 'all categories'}; draw them into one file")
+        found[key] = path
+    return found

@@ -7,7 +7,7 @@ import itertools
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,14 @@ if TYPE_CHECKING:
     from inlier.inspection.result import Prediction
 
 
-def read_by(data: Any, dataset: "Dataset", detector: "Detector[Any, Any] | None" = None) -> list[Path]:
+def read_by(
+    data: Any,
+    dataset: "Dataset",
+    detector: "Detector[Any, Any] | None" = None,
+    roi: Mapping[str, str] | None = None,
+) -> list[Path]:
     """Files and folders that a command reads."""
-    paths = [Path(data)]
+    paths = [Path(data), *map(Path, (roi or {}).values())]
     for sample in dataset.samples:
         paths += [path for path in (sample.source, *sample.masks) if isinstance(path, Path)]
     if detector:  # weights, textures, what others trained

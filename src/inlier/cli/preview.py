@@ -2,18 +2,27 @@
 
 import io
 import logging
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from inlier import artifact, methods
-from inlier.cli.options import Categories, Changes, Data, Preset, Seed, Textures, settings
+from inlier.cli.options import Categories, Changes, Data, Preset, Roi, Seed, Textures, regions, settings
 from inlier.cli.outputs import protect, read_by, say
 from inlier.errors import InlierError
 from inlier.names import file_name, shown
 
+if TYPE_CHECKING:
+    from inlier.data.datasets.sample import Sample
+    from inlier.data.geometry import Geometry
+    from inlier.data.region import Region
+
 log = logging.getLogger("inlier")
+MARKED = 4  # pictures that the region of interest is drawn on
 
 
 def preview(
@@ -29,6 +38,7 @@ def preview(
         str | None, typer.Option(help="Where defects may lie: auto, whole, released, brighter, darker, darker:120, ...")
     ] = None,
     size: Annotated[int | None, typer.Option(help="Height and width of the pictures.")] = None,
+    roi: Roi = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Where to write the picture (.png, .jpg, .webp, ...).")] = Path(
         "preview.png"
@@ -37,11 +47,12 @@ def preview(
     """Draw what a method makes of the good pictures of DATA, before hours of training."""
     from PIL import Image
 
-    from inlier.data.batches import read_batches
     from inlier.data.datasets import open_dataset
     from inlier.data.images import SUFFIX_LIST, SUFFIXES
+    from inlier.data.region import open_regions, region_for
     from inlier.data.simulation.foreground import LOOKED_AT
     from inlier.detector import geometry_of
+    from inlier.drawing import stacked
 
     if not methods.get(method).previews:
         able = ", ".join(name for name in methods.names() if methods.get(name).previews)
@@ -53,12 +64,14 @@ def preview(
         raise InlierError(f"{out}: a preview is a picture, its name ends in one of {SUFFIX_LIST}")
     dataset = open_dataset(data, category or [])
     log.info("data: %s", dataset.layout)
+    files = regions(roi)
+    drawn = open_regions(files, dataset.categories)
     several = len(dataset.categories) > 1
     targets = {
         name: out.with_name(file_name(f"{out.stem}-{name}{out.suffix}")) if several else out
         for name in dataset.categories
     }
-    protect(targets.values(), read_by(data, dataset, detector))
+    protect(targets.values(), read_by(data, dataset, detector, files))
     for target in targets.values():
         artifact.check_writable(target)
     sheets, failures = {}, list[str]()
@@ -66,17 +79,56 @@ def preview(
         samples = [sample for sample in dataset.train if sample.category == name][:LOOKED_AT]
         if not samples:
             raise InlierError(f"{dataset.name}: {name} has no good training images")
-        sources = [sample.source for sample in samples]
-        batches = list(read_batches(sources, geometry_of(detector.settings), errors="keep"))
-        failures += [p.error for batch in batches for p in batch.pictures if p.error]
+        region = region_for(drawn, name)
+        views, failed = _first_views(samples, replace(geometry_of(detector.settings), region=region), LOOKED_AT)
+        failures += failed
         if not failures:
-            pictures = [(255 * image).round().astype("uint8").transpose(1, 2, 0) for b in batches for image in b.images]
-            sheets[name] = detector.preview(name, pictures, [Path(sample.name).name for sample in samples])
+            sheet, description = detector.preview(name, *map(list, zip(*views, strict=True)))
+            above = [] if region is None else [_marked(samples[:MARKED], region)]
+            sheets[name] = stacked([*above, sheet]), description
     if failures:
-        found = f"{len(failures)} picture{'s'[: len(failures) > 1]} cannot be read; mend or remove:"
+        found = f"{len(failures)} picture{'s'[: len(failures) > 1]} cannot be used; mend or remove:"
         raise InlierError("\n  ".join([f"{dataset.name}: {found}", *failures]))
     for name, (sheet, description) in sheets.items():
         content = io.BytesIO()
         sheet.save(content, Image.registered_extensions()[out.suffix.lower()])
         artifact.write_bytes(targets[name], content.getvalue())
         say(f"{shown(targets[name])}: {shown(description)}")
+
+
+class View(NamedTuple):
+    """What a training sees of a picture."""
+
+    pixels: Any  # uint8 (H, W, 3)
+    inspected: Any  # bool (H, W), what shows the region of interest
+    name: str  # of the picture's file
+
+
+def _first_views(samples: "Sequence[Sample]", geometry: "Geometry", most: int) -> tuple[list[View], list[str]]:
+    """The first views of pictures, several of each if they are tiled, and why pictures among them cannot be used."""
+    import numpy as np
+
+    from inlier.data.batches import read_batches
+
+    views, failures = list[View](), list[str]()
+    with closing(read_batches([sample.source for sample in samples], geometry, errors="keep")) as batches:
+        for batch in batches:
+            failures += [picture.error for picture in batch.pictures if picture.error]
+            everything = np.ones((len(batch.images), geometry.size, geometry.size), bool)
+            masks = everything if batch.inspected is None else batch.inspected
+            for image, mask, owner in zip(batch.images, masks, batch.owners, strict=True):
+                pixels = (255 * image).round().astype(np.uint8).transpose(1, 2, 0)
+                views.append(View(pixels, mask, Path(samples[owner].name).name))
+            if len(views) >= most:
+                break
+    return views[:most], failures
+
+
+def _marked(samples: "Sequence[Sample]", region: "Region") -> Any:
+    """Pictures as they are, with the region of interest drawn on them."""
+    from inlier.data.images import read_image
+    from inlier.drawing import marked, panels
+
+    images = [read_image(sample.source) for sample in samples]
+    drawn = [marked(image, region.of_size(image.height, image.width)) for image in images]
+    return panels(drawn, [Path(sample.name).name for sample in samples], "region of interest: the rest is not seen")

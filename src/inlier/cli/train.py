@@ -7,9 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inlier import artifact, methods
-from inlier.cli.options import Categories, Changes, Data, Device, Group, Preset, Seed, Textures, Workers, settings
+from inlier.cli.options import (
+    Categories,
+    Changes,
+    Data,
+    Device,
+    Group,
+    Preset,
+    Roi,
+    Seed,
+    Textures,
+    Workers,
+    regions,
+    settings,
+)
 from inlier.cli.outputs import protect, read_by, say_model
-from inlier.errors import InlierError
 from inlier.names import shorten
 
 if TYPE_CHECKING:
@@ -25,14 +37,7 @@ def train(
     weights: Annotated[Path | None, typer.Option(help="File with the backbone's weights.")] = None,
     set_: Changes = None,
     calibration: Annotated[str | None, typer.Option(help="split, folds or none. Default: the method's own.")] = None,
-    roi: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[CATEGORY=]FILE",
-            help="Region of interest: a picture (not black = inspected) or a .json file of polygons; nothing outside "
-            "counts. Repeat for several categories.",
-        ),
-    ] = None,
+    roi: Roi = None,
     tile: Annotated[
         int | None, typer.Option(help="Cut pictures into tiles of so many of their own pixels: for small defects.")
     ] = None,
@@ -71,26 +76,12 @@ def train(
     say_model(detector, out, f"fitted in {time.monotonic() - start:.0f} s")
 
 
-def regions(texts: list[str] | None) -> dict[str, str] | None:
-    """`["bottle=bottle.png", "all.json"]` -> files by category, "" = of all."""
-    if not texts:
-        return None
-    found: dict[str, str] = {}
-    for text in texts:
-        category, equals, file = text.partition("=")
-        key, path = (category, file) if equals and not Path(text).exists() else ("", text)
-        if key in found:
-            raise InlierError(f"--roi: two regions for {key or 'all categories'}; draw them into one file")
-        found[key] = path
-    return found
-
-
 def fit_and_save(detector: "Detector[Any, Any]", data: str, categories: list[str], out: Path, **options: Any) -> None:
     """Check where the model goes, fit, and write it. options: of `Detector.fit`."""
     from inlier.data.datasets import open_dataset
 
     dataset = open_dataset(data, categories)
-    protect([out], read_by(data, dataset, detector))
+    protect([out], read_by(data, dataset, detector, options.get("roi")))
     artifact.check_writable(out)
     run_folder = out.with_name(shorten(out.name + ".run"))
     if detector.trains:  # pictures of the training go to the run folder

@@ -59,7 +59,7 @@ class Geometry:
         if self.filter not in FILTERS:
             raise InlierError(f"filter: must be one of {', '.join(FILTERS)}, got {self.filter!r}")
         if self.tile is not None and self.shorter_side is not None:
-            raise InlierError("tile and shorter_side: a tile is never cropped; leave shorter_side out (none)")
+            raise InlierError("tile and shorter_side: a tile is never cropped; set shorter_side=none")
         if self.tile is not None and (self.tile < 1 or not 0 <= self.overlap < 1):
             raise InlierError(f"tile: must be at least 1 pixel and overlap in [0, 1), got {self.tile}, {self.overlap}")
 

@@ -1,7 +1,7 @@
 """The region of interest: the part of a picture that is inspected."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,16 +85,24 @@ def _from_polygons(content: Any) -> NDArray[np.bool_]:
     return np.asarray(image)
 
 
-def open_regions(roi: Any) -> dict[str, Region]:
+def open_regions(roi: Any, categories: Sequence[str]) -> dict[str, Region]:
     """Regions by category, "" = of all: from None, a file, a mask, a Region, or any of these by category.
 
-    Raises InlierError for what cannot be read.
+    Raises InlierError for what cannot be read, and for what is none of the `categories`.
     """
     if roi is None:
         return {}
-    if isinstance(roi, Mapping):
-        return {str(category): _open(one) for category, one in roi.items()}
-    return {"": _open(roi)}
+    if not isinstance(roi, Mapping):
+        return {"": _open(roi)}
+    regions = {str(category): _open(one) for category, one in roi.items()}
+    if unknown := sorted(set(regions) - {"", *categories}):
+        raise InlierError(f"roi: the data has no category {', '.join(unknown)}, only: {', '.join(categories)}")
+    return regions
+
+
+def region_for(regions: Mapping[str, Region], category: str | None) -> Region | None:
+    """The region of a category: its own, or that of all; None: everything is inspected."""
+    return regions.get(category or "", regions.get(""))
 
 
 def _open(roi: Any) -> Region:

@@ -18,7 +18,7 @@ from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset
 from inlier.data.geometry import Geometry
 from inlier.data.images import SUFFIX_LIST, ImageSource, list_images, source_name
-from inlier.data.region import Region
+from inlier.data.region import Region, region_for
 from inlier.errors import InlierError
 from inlier.inspection.result import Prediction
 from inlier.progress import progress
@@ -79,7 +79,7 @@ class Inspector:
 
     def geometry_for(self, category: str | None) -> Geometry:
         """How pictures of a category are looked at. Raises InlierError where that depends on it and it is not known."""
-        region = self.regions_.get(category or "", self.regions_.get(""))
+        region = region_for(self.regions_, category)
         if region is None and self.regions_ and category not in self.categories_:
             raise InlierError(
                 "the regions of interest differ between categories, so the category of the pictures must be told: one "

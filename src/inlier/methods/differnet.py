@@ -395,7 +395,11 @@ class DifferNet(Detector[Settings, Network]):
         return Network(s)
 
     def preview(
-        self, category: str, pictures: Sequence[NDArray[np.uint8]], names: Sequence[str]
+        self,
+        category: str,
+        pictures: Sequence[NDArray[np.uint8]],
+        inspected: Sequence[NDArray[np.bool_]],
+        names: Sequence[str],
     ) -> tuple[Image.Image, str]:
         s = self.settings
         told = ("rotation", "mirror", "flip", "brightness", "contrast", "fill", "view_pool")

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from inlier import processes, settings
 from inlier.data.batches import read_ahead
-from inlier.data.simulation.foreground import LOOKED_AT, Pixels, check_rule, foreground_rule
+from inlier.data.simulation.foreground import LOOKED_AT, Mask, Pixels, check_rule, foreground_rule
 from inlier.data.simulation.sheet import preview_sheet
 from inlier.data.simulation.simulator import Simulator
 from inlier.data.simulation.sources import Textures, open_textures
@@ -348,12 +348,16 @@ class MemSeg(Detector[Settings, Network]):
         open_textures(self.settings.textures)  # a wrong folder is known before a picture is read
         return self.settings
 
-    def preview(self, category: str, pictures: Sequence[Pixels], names: Sequence[str]) -> tuple[Image.Image, str]:
+    def preview(
+        self, category: str, pictures: Sequence[Pixels], inspected: Sequence[Mask], names: Sequence[str]
+    ) -> tuple[Image.Image, str]:
         s = self.settings
         simulator = make_simulator(s, category, pictures[:LOOKED_AT], open_textures(s.textures), self.seed)
-        if without := sum(not simulator.foreground(picture).any() for picture in pictures):
+        pairs = list(zip(pictures, inspected, strict=True))
+        if without := sum(not (simulator.foreground(picture) & mask).any() for picture, mask in pairs):
             log.warning(f"{category}: {NO_FOREGROUND}", without, len(pictures))
-        return preview_sheet(pictures[:PREVIEWED], simulator, names[:PREVIEWED]), simulator.describe()
+        sheet = preview_sheet(pictures[:PREVIEWED], simulator, names[:PREVIEWED], inspected[:PREVIEWED])
+        return sheet, simulator.describe()
 
     def learn(self, network: Network, images: Images, run: Run) -> None:
         s = self.settings
@@ -377,15 +381,14 @@ class MemSeg(Detector[Settings, Network]):
 
         def simulate(index: int, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
             picture = to_8_bit(pixels[index])
-            made = simulators[images.categories[index]](picture.numpy(), key)
+            inspected = None if regions is None else regions[index].numpy()
+            made = simulators[images.categories[index]](picture.numpy(), key, inspected)
             if made.whole_image:
                 without_foreground[index] = 1
             # 16-bit pictures keep their fine steps outside of the defect: coarse ones would give it away
-            change, mask = torch.from_numpy(made.image).int() - picture.int(), torch.from_numpy(made.mask)
-            if regions is not None:
-                change, mask = change * regions[index, ..., None], mask & regions[index]
-            top = TOP[pixels.dtype]
-            return (pixels[index].int() + top // 255 * change).clamp(0, top).to(pixels.dtype), mask
+            change, top = torch.from_numpy(made.image).int() - picture.int(), TOP[pixels.dtype]
+            changed = (pixels[index].int() + top // 255 * change).clamp(0, top).to(pixels.dtype)
+            return changed, torch.from_numpy(made.mask)
 
         # (places of the memory, used or not): whose group each entry is of
         groups = torch.tensor(images.groups)

@@ -23,14 +23,18 @@ SHADE = (40, 70, 110)  # where no defect may lie
 Column = tuple[str, Callable[[Pixels, Simulated, Simulated], Pixels]]  # title; image, texture, structure -> panel
 
 
-def preview_sheet(images: Sequence[Pixels], simulator: Simulator, names: Sequence[str] = ()) -> Image.Image:
+def preview_sheet(
+    images: Sequence[Pixels], simulator: Simulator, names: Sequence[str] = (), inspected: Sequence[Mask] = ()
+) -> Image.Image:
     """A row for each good image, uint8 (H, W, 3): the steps, and the same mask filled with texture and with structure.
 
-    names: what to write beside the rows. Four images fill a screen. Without textures their two columns are left out.
+    names: what to write beside the rows. inspected: (H, W) of each image, the region of interest; none: everything.
+    Four images fill a screen. Without textures their two columns are left out.
     """
     columns = [column for column in COLUMNS if simulator.textures or "texture" not in column[0]]
     font, small = ImageFont.load_default(TEXT), ImageFont.load_default(SMALL)
-    rows = [_row(columns, image, simulator, number) for number, image in enumerate(images)]
+    masks = inspected or len(images) * [None]
+    rows = [_row(columns, image, simulator, n, mask) for n, (image, mask) in enumerate(zip(images, masks, strict=True))]
     left = GAP + (LINE if names else 0)
     middles = [left + number * (PANEL + GAP) + PANEL // 2 for number in range(len(columns))]
     width = left + len(columns) * (PANEL + GAP)
@@ -68,8 +72,9 @@ class Row(NamedTuple):
         return self.panels[0].height + GAP + (LINE if self.note else 0)
 
 
-def _row(columns: Sequence[Column], image: Pixels, simulator: Simulator, number: int) -> Row:
-    texture, structure = (replace(simulator, texture_share=share)(image, (0, number)) for share in (1.0, 0.0))
+def _row(columns: Sequence[Column], image: Pixels, simulator: Simulator, number: int, inspected: Mask | None) -> Row:
+    simulators = (replace(simulator, texture_share=share) for share in (1.0, 0.0))
+    texture, structure = (simulate(image, (0, number), inspected) for simulate in simulators)
     factor = PANEL / max(image.shape[:2])
     size = max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor))
     panels = [Image.fromarray(panel(image, texture, structure)).resize(size) for _, panel in columns]

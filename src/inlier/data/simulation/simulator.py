@@ -50,7 +50,7 @@ class Simulated(NamedTuple):
     noise: Noise  # float32 (H, W)
     source: Pixels  # (H, W, 3), what was blended in
     kind: Kind
-    whole_image: bool  # the rule found no foreground in this picture, so the whole of it was taken
+    whole_image: bool  # the rule found no foreground in what is inspected of this picture, so all of that was taken
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,19 @@ class Simulator:
             if not valid:
                 raise InlierError(f"{name}: must be {range}, got {getattr(self, name)}")
 
-    def __call__(self, image: Pixels, key: Sequence[int]) -> Simulated:
+    def __call__(self, image: Pixels, key: Sequence[int], inspected: Mask | None = None) -> Simulated:
         """A defect in a good picture, uint8 (H, W, 3), which is not changed; equal for equal settings, seed and key.
 
-        key: numbers >= 0 that tell this draw from others, such as (epoch, index); always as many. Raises InlierError.
+        key: numbers >= 0 that tell this draw from others, such as (epoch, index); always as many. inspected: (H, W),
+        the region of interest, outside of which no defect lies. Raises InlierError.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise InlierError(f"expected a picture of uint8 (H, W, 3), got {image.dtype} {image.shape}")
         rng = np.random.default_rng([self.seed, *key])
-        foreground = self.foreground(image)
+        allowed = WHOLE(image) if inspected is None else inspected
+        foreground = self.foreground(image) & allowed
         if whole_image := not foreground.any():
-            foreground = WHOLE(image)
+            foreground = allowed
         if self.slow_share and rng.random() < self.slow_share:
             return self._slow(rng, image, foreground, whole_image)
         mask, noise = self._draw_mask(rng, foreground)
