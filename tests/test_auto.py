@@ -382,7 +382,7 @@ def test_ctrl_c_ends_the_search_without_a_model_and_names_the_best(
 
     monkeypatch.setattr(trial, "run", interrupted)
     code, _, stderr = inlier("auto", forty, "--out", tmp_path / "m.inlier")
-    assert code == 130 and "stopped before a model was written; the best so far, for `inlier train`: padim" in stderr
+    assert code == 130 and "stopped before a model was written; so far wins: padim" in stderr
     assert not list(tmp_path.iterdir())
 
 
