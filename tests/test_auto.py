@@ -326,8 +326,7 @@ def test_room_is_kept_for_the_last_fit_of_the_best_so_far(forty, monkeypatch):
 
     monkeypatch.setattr(bench._Search, "_tried", dear)
     bench.auto(forty, 60, candidates=[padim(size=32), padim()])
-    # folds on all 40 after a fit on 10: 2 x 4 fits and a margin; then what 45 s leave
-    assert 5 < allowed[0] <= 60 / (1 + 1.2 * 2 * 4) and 0 < allowed[1] <= 60 / 10.6 and 40 < allowed[2] <= 60
+    assert 20 < allowed[0] <= 30 and 5 < allowed[1] <= 15 and 45 < allowed[2] <= 60
 
 
 def test_data_that_a_choice_cannot_be_made_from(tmp_path, plates):
@@ -383,7 +382,7 @@ def test_ctrl_c_ends_the_search_without_a_model_and_names_the_best(
 
     monkeypatch.setattr(trial, "run", interrupted)
     code, _, stderr = inlier("auto", forty, "--out", tmp_path / "m.inlier")
-    assert code == 130 and "stopped before a model was written; the best so far, for `inlier train`: padim" in stderr
+    assert code == 130 and "stopped before a model was written; so far wins: padim" in stderr
     assert not list(tmp_path.iterdir())
 
 

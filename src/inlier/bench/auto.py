@@ -5,8 +5,8 @@ the third is set aside before anything else: the very pictures that the last fit
 calibrates by a split. So the promise of the winner owes nothing to the choice. Test pictures are never opened.
 
 The budget holds because every fit knows its deadline and gives up as soon as its pace shows that it would miss it. A
-candidate gets so much of what is left that it could be fitted again on all pictures, less than half, and never what the
-best one so far needs for that. Where the time is up all the same, the model of the search is calibrated and kept.
+candidate's fit gets at most half of what is left, and what the winner so far needs for its last fit is kept back. Where
+no time is left for that all the same, the model of the search is calibrated on what the search never saw, and kept.
 """
 
 import itertools
@@ -158,13 +158,13 @@ class _Search:
         return len(self.whole.train) - len(self.fitted_on.train) - len(self.held_out)
 
     def reserve(self) -> float:
-        """Seconds that are kept back for the last fit of the best so far."""
-        best = self.best()
-        return best.refit_seconds or 0.0 if best else 0.0
+        """Seconds that are kept back for the last fit of the winner so far."""
+        winner = self.winner()
+        return 0.0 if winner is None else self.rows[winner].refit_seconds or 0.0
 
-    def best(self) -> Row | None:
-        """The candidate of the highest mean of AUROC and detection so far."""
-        return max((self.rows[i] for i in able(self.rows)), key=lambda row: row.quality, default=None)
+    def winner(self) -> int | None:
+        """Its place, if the search ended now."""
+        return decide(self.rows, self.seed)[0] if able(self.rows) else None
 
     def consider(self, detector: Model) -> Row:
         """Fit, time and try a candidate; what comes of it joins the rows."""
@@ -175,7 +175,7 @@ class _Search:
             row = replace(row, reason=str(error))
         self.detectors.append(detector)
         self.rows.append(row)
-        if not row.reason and fitted and decide(self.rows, self.seed)[0] == len(self.rows) - 1:
+        if fitted and self.winner() == len(self.rows) - 1:
             self.kept = len(self.rows) - 1, fitted
         return row
 
@@ -186,7 +186,8 @@ class _Search:
             raise InlierError(
                 f"pictures of {size} pixels are smaller than {TILES} x {TILES} of its tiles: little is won"
             )
-        allowed = min(left / (1 + self._refits(detector)), left - self.reserve())
+        reserve = self.reserve()
+        allowed = min(left / 2, left - reserve)
         if allowed <= 0:
             raise OutOfTime("no time was left for it")
         log.info("%s: at most %.0f s", row.name, allowed)
@@ -197,7 +198,7 @@ class _Search:
             return replace(row, reason=f"takes {row.ms:.0f} ms a picture, {self.latency:g} ms are allowed"), fitted
         began = time.monotonic()
         cheap_maps = not detector.maps_cost_extra
-        found = trial.run(fitted, self.held_out, self.seed, deadline=start + allowed, maps=cheap_maps)
+        found = trial.run(fitted, self.held_out, self.seed, deadline=self.end - reserve, maps=cheap_maps)
         per_picture = (time.monotonic() - began) / len(self.held_out)
         refit = self._refits(detector) * fit_seconds + MARGIN * per_picture * self.unseen
         shown = examples(fitted, self.held_out, found, self.seed) if self.with_examples else ()
@@ -274,8 +275,8 @@ def _search(
         fitted, winner, why = search.last_fit()
         log.info("%s", why)
     except KeyboardInterrupt:
-        best = search.best()
-        told = f"the best so far, for `inlier train`: {_summary(best)}" if best else "none was judged so far"
+        leader = search.winner()
+        told = "none was judged so far" if leader is None else f"so far wins: {_summary(search.rows[leader])}"
         log.warning("stopped before a model was written; %s", told)
         raise
     fitted.choice_ = Choice(

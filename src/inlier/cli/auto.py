@@ -55,7 +55,7 @@ def auto(
 ) -> None:
     """Choose the method that finds most planted defects on good pictures of DATA, and fit it on all of them.
 
-    No test picture is opened. Ctrl-C ends the search without a model, and names the best so far.
+    No test picture is opened. Ctrl-C ends the search without a model, and names what wins so far.
     """
     from inlier.bench import auto as bench
 
