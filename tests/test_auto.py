@@ -75,10 +75,12 @@ def test_past_half_of_the_steps_it_is_never_too_late(monkeypatch):
     pace.check(6)
 
 
-def slow_training(run, steps, seconds):
+def slow_training(run, steps, seconds, taken=None):
     model = torch.nn.Linear(1, 1)
 
     def loss(network, step):
+        if taken is not None:
+            taken.append(step)
         time.sleep(seconds)
         return network(torch.ones(1, 1)).square().mean()
 
@@ -87,10 +89,10 @@ def slow_training(run, steps, seconds):
 
 def test_training_raises_at_once_when_it_would_end_too_late():
     slow_training(Run(deadline=time.monotonic() + 60), steps=3, seconds=0.01)
-    start = time.monotonic()
-    with pytest.raises(OutOfTime, match=r"would take about \d+ s, [23] s are left for it"):
-        slow_training(Run(deadline=start + 3), steps=2000, seconds=0.01)
-    assert time.monotonic() - start < 2.5  # not after 20 s
+    taken = []
+    with pytest.raises(OutOfTime, match=r"would take about \d+ s, \d s are left for it"):
+        slow_training(Run(deadline=time.monotonic() + 3), steps=2000, seconds=0.01, taken=taken)
+    assert len(taken) < 290  # as many as fit into the time: not after all of it
 
 
 def test_a_fit_without_training_has_a_deadline_too(forty, monkeypatch):
@@ -276,12 +278,9 @@ def test_a_slow_or_impossible_candidate_is_a_row_with_its_reason(forty, monkeypa
 
 
 def test_a_candidate_that_does_not_fit_the_budget_is_given_up_at_once(forty):
-    endless = inlier.SimpleNet(
-        backbone="tiny", taps=(4, 8), size=64, features=32, hidden=32, noise=1.0, epochs=100_000, batch_size=2
-    )
-    start = time.monotonic()
+    endless = inlier.SimpleNet(backbone="tiny", taps=(4, 8), size=64, features=32, hidden=32, steps=10**7)
     detector = bench.auto(forty, 20, candidates=[padim(size=32), endless])
-    assert time.monotonic() - start < 20 and detector.name == "padim"
+    assert detector.name == "padim"
     assert "would take about" in detector.choice_.rows[1].reason
 
 

@@ -188,9 +188,9 @@ def test_a_disk_that_refuses_is_exit_code_1_and_keeps_the_run(inlier, plates, tm
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        code, _, stderr = inlier("train", plates, *TRAIN_SIMPLENET, "--set", "epochs=3", "--out", out)
+        code, _, stderr = inlier("train", plates, *TRAIN_SIMPLENET, "--out", out)
     assert code == 1 and "No space left on device" in stderr and not out.exists()
-    assert inlier("train", plates, *TRAIN_SIMPLENET, "--set", "epochs=3", "--out", out, "--resume")[0] == 0
+    assert inlier("train", plates, *TRAIN_SIMPLENET, "--out", out, "--resume")[0] == 0
     assert os.listdir(tmp_path) == ["m.inlier"]
 
 
@@ -204,7 +204,7 @@ def test_folds_are_counted(inlier, plates, tmp_path):
     (tmp_path / "good").mkdir()
     for i in range(4):
         shutil.copy(plates / f"plate/train/good/00{i}.png", tmp_path / "good")
-    options = ("--set", "epochs=1", "--calibration", "folds", "--out", tmp_path / "m.inlier")
+    options = ("--calibration", "folds", "--out", tmp_path / "m.inlier")
     code, _, stderr = inlier("train", tmp_path / "good", *TRAIN_SIMPLENET, *options)
     assert code == 0 and "fold 4 of 4" in stderr, stderr
 
@@ -284,7 +284,7 @@ def start(arguments, before=""):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_run_resumes_and_ends_bit_equal_to_an_unbroken_one(inlier, how, plates, tmp_path):
-    command = ("train", plates, *TRAIN_SIMPLENET, "--set", "epochs=30")
+    command = ("train", plates, *TRAIN_SIMPLENET)
     out = tmp_path / "stopped.inlier"
     # it rests after every step, which makes a checkpoint, so that it cannot end before it is stopped
     rest = "w = t.artifact.write; t.artifact.write = lambda *a: (w(*a), time.sleep(0.2)); "

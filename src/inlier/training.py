@@ -271,9 +271,12 @@ def train(
     after `run.deadline`, OutOfTime is raised at once. Without a check that says otherwise the last step is the model.
     """
     processes.join()
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    highest_rates = [group["lr"] for group in groups]
-    half = functools.partial(torch.autocast, run.device.type, HALF.get(precision), enabled=precision in HALF)
+    highest_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    # without its cache, which lives as long as the outermost autocast, perhaps the caller's: weights would stay as cast
+    # in the first step
+    half = functools.partial(
+        torch.autocast, run.device.type, HALF.get(precision), enabled=precision in HALF, cache_enabled=False
+    )
     scaler = torch.amp.GradScaler(run.device.type, enabled=precision == "fp16")
     learning = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     model.train()
@@ -300,8 +303,9 @@ def train(
         # what one process knows, of a signal or a loss, all must know: they stop together
         while state.step < steps and not processes.average(float(interrupted())) and not state.is_over(check):
             if schedule:
-                for group, highest in zip(groups, highest_rates, strict=True):
-                    group["lr"] = highest * schedule(state.step)
+                for optimizer, highest_of_groups in zip(optimizers, highest_rates, strict=True):
+                    for group, highest in zip(optimizer.param_groups, highest_of_groups, strict=True):
+                        group["lr"] = highest * schedule(state.step)
             for optimizer in optimizers:
                 optimizer.zero_grad()
             mean = 0.0
