@@ -244,6 +244,16 @@ def test_rows_of_one_picture_are_one_sample(tmp_path: Path) -> None:
     assert dataset.notes == ("4 rows name 2 pictures: rows of one picture are joined",)
 
 
+def test_what_rows_leave_open_is_decided_and_noted(tmp_path: Path) -> None:
+    dataset = table(tmp_path, "path,split,label,category\na.png,,good,x\nb.png,test,,\nc.png,test,cut,x\n")
+    assert [(s.split, s.defect, s.category) for s in dataset.samples][:2] == [("train", None, "x"), ("test", None, "t")]
+    assert dataset.notes == (
+        "1 rows without a label are taken as good",
+        "1 rows without a split are taken for training",
+        "1 rows without a category are taken as t",
+    )
+
+
 def test_labels_as_pandas_writes_them(tmp_path: Path) -> None:
     dataset = table(tmp_path, "path,split,label\na.png,train,0.0\nb.png,test,1.0\nc.png,test,NG\nd.png,val,0.0\n")
     assert (len(dataset.train), [s.defect for s in dataset.test]) == (1, ["defect", "defect"])
@@ -265,8 +275,10 @@ def test_other_names_of_columns(tmp_path: Path, header: str) -> None:
         ("path,label,msk\na.png,1,\n", "unknown column 'msk'. Did you mean 'mask'"),
         ("path,status\na.png,NG\n", "no column label, and columns that may say what is good: status"),
         ("path,image\na.png,b.png\n", "the columns path and image all name the path; keep one"),
-        ("path,label\na.png,good\n./a.png,cut\n", "line 3: ./a.png is good and a defect, see line 2"),
+        ("path,label\na.png,good\n./a.png,cut\n", "line 3: a.png is good and a defect, see line 2"),
         ("path,category\na.png,x\na.png,y\n", "line 3: a.png is of two categories, see line 2"),
+        ('path,label\na.png,"good\nb.png,good\n', "cannot be read as a CSV table .*unexpected end"),
+        ('path,label\na.png,"cut\nb.png,good\n"\n', "line 4: a cell goes over several lines; is a quote missing"),
         ("path,label\na.png,nan\n", "line 2: the label 'nan' does not say what it means"),
         ("path,label\na.png,-1\n", "line 2: the label '-1' does not say what it means"),
     ],

@@ -137,7 +137,7 @@ def test_defects_of_btad_alone_can_be_evaluated(tmp_path: Path) -> None:
     assert kinds(open_dataset(tmp_path)) == {"ko": 1}
 
 
-def test_visa(tmp_path: Path) -> None:
+def test_visa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
         "candle/Data/Images/Normal/0.JPG",
         "candle/Data/Images/Normal/1.JPG",
@@ -158,6 +158,14 @@ def test_visa(tmp_path: Path) -> None:
     assert len(dataset.train) == 1
     assert kinds(dataset) == {None: 1, "anomaly": 1}
     assert dataset.test[1].masks == (tmp_path / "pcb1/Data/Masks/Anomaly/0.png",)
+    # one of its folders, whatever it is called here; a row that is there twice is one picture
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "candle", target_is_directory=True)
+    table.write_text(table.read_text() + "candle,train,normal,candle/../candle/Data/Images/Normal/0.JPG,\n")
+    monkeypatch.chdir(tmp_path)
+    for name in (tmp_path / "candle", "candle", "elsewhere"):
+        dataset = open_dataset(name)
+        assert len(dataset.samples) == 2
+        assert dataset.notes == ("4 rows name 3 pictures: rows of one picture are joined",)
     table.write_text("object,split,label,image,mask\ncandle,vol,normal,a.JPG,\n")
     with pytest.raises(InlierError, match=r"1cls.csv, line 2: split must be train, validation or test, got 'vol'"):
         open_dataset(tmp_path)
@@ -187,6 +195,8 @@ def test_csv_table(tmp_path: Path) -> None:
     assert dataset.notes == (
         "1 defect images of the train split are not used for training",
         "1 rows without a label are taken as good",
+        "1 rows without a split are taken for training",
+        "1 rows without a category are taken as my parts",
     )
 
 

@@ -294,6 +294,22 @@ def test_realiad(tmp_path: Path, passed: str) -> None:
     assert ("the split is that of" in "".join(dataset.notes)) == (passed == ".")
 
 
+def test_pictures_that_no_table_of_realiad_names_and_those_named_twice(tmp_path: Path) -> None:
+    root = touch(realiad(tmp_path), "realiad_256/usb/OK/9.jpg", "realiad_1024/readme.png")
+    (left,) = open_dataset(root).left_out
+    assert "are not used" in left.reason and [path.name for path in left.paths] == ["9.jpg", "readme.png"]
+    path = root / "realiad_jsons" / "usb.json"
+    table = json.loads(path.read_text())
+    table["test"] *= 2
+    path.write_text(json.dumps(table))
+    dataset = open_dataset(root)
+    assert len(dataset.test) == 2 and "5 rows name 4 pictures" in "".join(dataset.notes)
+    table["test"].append(table["train"][0] | {"anomaly_class": "BX"})
+    path.write_text(json.dumps(table))
+    with pytest.raises(InlierError, match=r"usb.json, test, entry 2: 0.jpg is good and a defect, see train, entry 0"):
+        open_dataset(root)
+
+
 def test_one_table_of_realiad_and_broken_ones(tmp_path: Path) -> None:
     table = realiad(tmp_path) / "realiad_jsons" / "audiojack.json"
     assert open_dataset(table).categories == ("audiojack",)

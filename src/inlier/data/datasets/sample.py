@@ -1,6 +1,7 @@
 """What a dataset is made of: samples with a category, a split and a defect."""
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,6 +114,40 @@ class Dataset:
         """The same, with a note of files that are not used; without any, the same."""
         left = LeftOut(reason, tuple(paths))
         return replace(self, notes=(*self.notes, str(left)), left_out=(*self.left_out, left)) if left.paths else self
+
+
+class Row(NamedTuple):
+    """What a table says of a picture."""
+
+    table: Path
+    place: str  # "line 3"
+    sample: Sample
+
+
+def join_rows(rows: Sequence[Row]) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
+    """(samples, those of one picture and split joined; notes).
+
+    Raises InlierError for a picture that is good and a defect, or of two categories.
+    """
+    samples: dict[tuple[str, Split], Sample] = {}
+    seen: dict[str, Row] = {}  # the first row of each picture
+    for table, place, sample in rows:
+        path = os.path.normpath(sample.name)
+        first = seen.setdefault(path, Row(table, place, sample))
+        see = first.place if first.table == table else f"{first.table}, {first.place}"
+        for differs, what in (
+            (first.sample.is_defect != sample.is_defect, "good and a defect"),
+            (first.sample.category != sample.category, "of two categories"),
+        ):
+            if differs:
+                name = os.path.basename(path)
+                raise InlierError(f"{table}, {place}: {name} is {what}, see {see}; keep one of the two")
+        one = samples.setdefault((path, sample.split), sample)
+        kinds = dict.fromkeys(kind for s in (one, sample) if s.defect for kind in s.defect.split("+"))
+        masks = tuple(dict.fromkeys(one.masks + sample.masks))
+        samples[path, sample.split] = replace(one, defect="+".join(kinds) or None, masks=masks)
+    found, n = tuple(samples.values()), len(rows)
+    return found, () if n == len(found) else (f"{n} rows name {len(found)} pictures: rows of one picture are joined",)
 
 
 def split_good(n: int) -> list[Split]:
