@@ -140,7 +140,7 @@ def test_odd_pictures_are_named_in_warnings(odd: Path) -> None:
         "have another aspect ratio than most of plate": ["wide.png"],
     }
     warnings = check(open_dataset(odd)).warnings
-    assert f"1 images are of one colour, nothing is to be seen in them: {odd / 'flat.png'}" in warnings
+    assert f"1 image is of one colour, nothing is to be seen in it: {odd / 'flat.png'}" in warnings
     assert len(warnings) == len(found)
 
 
@@ -148,7 +148,7 @@ def test_pictures_that_stand_are_told_from_those_that_lie(tmp_path: Path) -> Non
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 255, (40, 64), np.uint8) for _ in range(20)]
     (warning,) = check(open_dataset([*arrays, arrays[3].T[::-1] // 2])).warnings
-    assert warning == "1 images are turned by a quarter against most of parts: image 20"
+    assert warning == "1 image is turned by a quarter against most of parts: image 20"
 
 
 def test_sizes_that_all_differ_are_nothing_odd() -> None:
@@ -163,7 +163,7 @@ def test_a_picture_that_is_good_and_a_defect(plates: Path, tmp_path: Path) -> No
     shutil.copy(folder / "dent/000.png", folder / "good/x.png")
     (warning,) = check(open_dataset(tmp_path / "data")).warnings
     good, defect = folder / "good/x.png", folder / "dent/000.png"
-    assert warning == f"1 images are there as good and as a defect, byte by byte: {good} = {defect}"
+    assert warning == f"1 image is there as good and as a defect, byte by byte: {good} = {defect}"
 
 
 def test_a_good_picture_with_a_defect_in_its_mask(plates: Path, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_good_picture_with_a_defect_in_its_mask(plates: Path, tmp_path: Path) 
     assert check(open_dataset(tmp_path / "data")).warnings == ()
     shutil.copy(truth / "dent/001_mask.png", truth / "good/001_mask.png")
     (warning,) = check(open_dataset(tmp_path / "data")).warnings
-    assert warning.startswith("1 good images have masks that show a defect: ") and warning.endswith("good/001.png")
+    assert warning.startswith("1 good image has a mask that shows a defect: ") and warning.endswith("good/001.png")
 
 
 def test_several_masks_are_one_truth(tmp_path: Path) -> None:
@@ -248,9 +248,9 @@ def test_what_rows_leave_open_is_decided_and_noted(tmp_path: Path) -> None:
     dataset = table(tmp_path, "path,split,label,category\na.png,,good,x\nb.png,test,,\nc.png,test,cut,x\n")
     assert [(s.split, s.defect, s.category) for s in dataset.samples][:2] == [("train", None, "x"), ("test", None, "t")]
     assert dataset.notes == (
-        "1 rows without a label are taken as good",
-        "1 rows without a split are taken for training",
-        "1 rows without a category are taken as t",
+        "1 row without a label is taken as good",
+        "1 row without a split is taken for training",
+        "1 row without a category is taken as t",
     )
 
 
@@ -297,7 +297,7 @@ def test_columns_that_say_nothing_are_named(tmp_path: Path) -> None:
 def test_the_same_picture_in_train_and_test_is_a_warning(tmp_path: Path) -> None:
     part(np.random.default_rng(0))[0].save(tmp_path / "a.png")
     dataset = table(tmp_path, "path,split\na.png,train\na.png,test\n")
-    assert check(dataset).warnings[0].startswith("1 test images are byte-equal to training images")
+    assert check(dataset).warnings[0].startswith("1 test image is byte-equal to a training image")
 
 
 # --- the command
@@ -354,8 +354,8 @@ def test_training_warns_of_the_same(inlier, odd: Path, tmp_path: Path) -> None: 
     code, _, err = inlier("train", odd, *arguments)
     assert code == 0
     for said in (
-        "1 files are of kinds that are not read (1 .gif)",
-        "1 images are of one colour",
-        "1 images are grey with alpha",
+        "1 file is of kinds that are not read (1 .gif)",
+        "1 image is of one colour",
+        "1 image is grey with alpha",
     ):
         assert said in err

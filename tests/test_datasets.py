@@ -72,7 +72,7 @@ def test_mvtec_many_categories_beside_other_things(tmp_path: Path) -> None:
     assert dataset.layout == "MVTec-AD layout, 2 categories"
     assert dataset.categories == ("metal nut ß", "screw")
     textures = tmp_path / "textures" / "a.png"
-    assert dataset.notes == (f"1 images are not used, they fit nowhere in this layout: {textures}",)
+    assert dataset.notes == (f"1 image is not used, it fits nowhere in this layout: {textures}",)
     assert dataset.left_out[0].paths == (textures,)
     assert len(dataset.train) == 6
 
@@ -193,10 +193,10 @@ def test_csv_table(tmp_path: Path) -> None:
     assert dataset.test[1].masks == (tmp_path / "f_mask.png",)
     assert dataset.test[2].source == tmp_path / "g.png"
     assert dataset.notes == (
-        "1 defect images of the train split are not used for training",
-        "1 rows without a label are taken as good",
-        "1 rows without a split are taken for training",
-        "1 rows without a category are taken as my parts",
+        "1 defect image of the train split is not used for training",
+        "1 row without a label is taken as good",
+        "1 row without a split is taken for training",
+        "1 row without a category is taken as my parts",
     )
 
 
@@ -436,7 +436,7 @@ def test_without_any_mask_pixel_metrics_are_not_available(tmp_path: Path) -> Non
 def test_empty_masks_are_a_warning(tmp_path: Path) -> None:
     root = mvtec(tmp_path / "bottle")
     path = mask(root / "ground_truth" / "dent" / "002_mask.png", value=0)
-    assert check(open_dataset(root)).warnings == (f"1 masks show no defect pixel: {path}",)
+    assert check(open_dataset(root)).warnings == (f"1 mask shows no defect pixel: {path}",)
 
 
 def test_equal_files_are_a_warning(tmp_path: Path) -> None:
@@ -444,9 +444,9 @@ def test_equal_files_are_a_warning(tmp_path: Path) -> None:
     picture(root / "train" / "good" / "copy.png", 0)
     picture(root / "test" / "good" / "leak.png", 1)
     copies, leak = check(open_dataset(root)).warnings
-    assert copies.startswith("1 training images are copies of others (1 byte-equal, 0 saved again) and count as one")
+    assert copies.startswith("1 training image is a copy of another (1 byte-equal, 0 saved again) and counts as one")
     good = root / "train" / "good" / "1.png"
-    assert leak.startswith("1 test images are byte-equal to training images")
+    assert leak.startswith("1 test image is byte-equal to a training image")
     assert leak.endswith(f"{good} = {root / 'test' / 'good' / 'leak.png'}")
 
 
@@ -476,7 +476,7 @@ def test_pictures_of_one_colour_are_a_warning(tmp_path: Path) -> None:
         picture(tmp_path / f"{i}.png", i)
     Image.new("RGB", (8, 8), (200, 100, 0)).save(tmp_path / "3.png")
     (warning,) = check(open_dataset(tmp_path)).warnings
-    assert warning == f"1 images are of one colour, nothing is to be seen in them: {tmp_path / '3.png'}"
+    assert warning == f"1 image is of one colour, nothing is to be seen in it: {tmp_path / '3.png'}"
 
 
 def test_masks_that_mark_nearly_all_or_have_soft_edges_are_a_warning(tmp_path: Path) -> None:
@@ -485,12 +485,12 @@ def test_masks_that_mark_nearly_all_or_have_soft_edges_are_a_warning(tmp_path: P
     pixels = 255 - np.asarray(Image.open(path))
     Image.fromarray(pixels).save(path)
     (warning,) = check(open_dataset(root)).warnings
-    assert warning == f"1 masks call more than half of the picture defect; are they inverted? {path}"
+    assert warning == f"1 mask calls more than half of the picture defect; is it inverted? {path}"
     pixels = np.zeros((8, 6), np.uint8)
     pixels[2:4] = 1, 2, 3, 3, 3, 3
     Image.fromarray(pixels).save(path)
     (warning,) = check(open_dataset(root)).warnings
-    assert warning.startswith(f"1 masks have more than two values; the first, {path}: holds the values 0, 1, 2, 3")
+    assert warning.startswith(f"1 mask has more than two values; the first, {path}: holds the values 0, 1, 2, 3")
 
 
 def test_arrays_are_checked_too() -> None:

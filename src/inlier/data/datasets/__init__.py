@@ -80,7 +80,7 @@ def _open_path(data: Path | str) -> Dataset:
     used = {_real(path) for sample in dataset.samples for path in (sample.source, *sample.masks)}
     used |= {_real(path) for left in dataset.left_out for path in left.paths}
     dataset = dataset.leaving_out(
-        "images are not used, they fit nowhere in this layout",
+        "image<|s> <is|are> not used, <it fits|they fit> nowhere in this layout",
         [file for parts in tree.pictures if _real(file := tree.path(parts)) not in used],
     )
     return replace(dataset, notes=dataset.notes + found.notes, left_out=dataset.left_out + found.left_out)

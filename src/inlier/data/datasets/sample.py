@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,11 +62,8 @@ class Sample:
 class LeftOut(NamedTuple):
     """Files of a dataset that serve nothing, and why."""
 
-    reason: str  # goes on after a number: "pictures are not used: ..."
+    reason: str  # goes on after a number above one: "pictures are not used: ..."
     paths: tuple[Path, ...]
-
-    def __str__(self) -> str:
-        return f"{len(self.paths)} {self.reason}: {first_names([str(path) for path in self.paths])}"
 
 
 @dataclass(frozen=True)
@@ -111,9 +109,12 @@ class Dataset:
         return replace(self, samples=tuple(s for s in self.samples if s.category in wanted))
 
     def leaving_out(self, reason: str, paths: Iterable[Path]) -> "Dataset":
-        """The same, with a note of files that are not used; without any, the same."""
-        left = LeftOut(reason, tuple(paths))
-        return replace(self, notes=(*self.notes, str(left)), left_out=(*self.left_out, left)) if left.paths else self
+        """The same, with a note of files that are not used; without any, the same. reason: as `counted` takes it."""
+        left = LeftOut(agreeing(2, reason), tuple(paths))
+        if not left.paths:
+            return self
+        note = f"{counted(len(left.paths), reason)}: {first_names([str(path) for path in left.paths])}"
+        return replace(self, notes=(*self.notes, note), left_out=(*self.left_out, left))
 
 
 class Row(NamedTuple):
@@ -147,7 +148,9 @@ def join_rows(rows: Sequence[Row]) -> tuple[tuple[Sample, ...], tuple[str, ...]]
         masks = tuple(dict.fromkeys(one.masks + sample.masks))
         samples[path, sample.split] = replace(one, defect="+".join(kinds) or None, masks=masks)
     found, n = tuple(samples.values()), len(rows)
-    return found, () if n == len(found) else (f"{n} rows name {len(found)} pictures: rows of one picture are joined",)
+    if n == len(found):
+        return found, ()
+    return found, (f"{n} rows name {counted(len(found), 'picture<|s>')}: rows of one picture are joined",)
 
 
 def split_good(n: int) -> list[Split]:
@@ -160,13 +163,28 @@ def split_good(n: int) -> list[Split]:
 def unused_defects(samples: Iterable[Sample]) -> tuple[str, ...]:
     """A note, where defects lie outside of the test split."""
     unused = sum(s.is_defect and s.split != "test" for s in samples)
-    return (f"{unused} defect images of the train split are not used for training",) if unused else ()
+    what = "defect image<|s> of the train split <is|are> not used for training"
+    return (counted(unused, what),) if unused else ()
 
 
 def count_categories(samples: Sequence[Sample]) -> str:
     """For people: "1 category" or "15 categories"."""
     n = len({sample.category for sample in samples})
     return f"{n} category" if n == 1 else f"{n} categories"
+
+
+def counted(n: int, what: str) -> str:
+    """For people: a number and what it counts, with what differs between one and several.
+
+    >>> counted(1, "image<|s> <is|are> not used"), counted(2, "image<|s> <is|are> not used")
+    ('1 image is not used', '2 images are not used')
+    """
+    return f"{n} {agreeing(n, what)}"
+
+
+def agreeing(n: int, what: str) -> str:
+    """`counted` without the number."""
+    return re.sub(r"<([^<|>]*)\|([^<|>]*)>", r"\1" if n == 1 else r"\2", what)
 
 
 def first_names(names: Sequence[str]) -> str:

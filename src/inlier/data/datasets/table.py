@@ -6,7 +6,17 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from inlier.data.datasets.sample import GOOD, Dataset, Row, Sample, Split, count_categories, join_rows, unused_defects
+from inlier.data.datasets.sample import (
+    GOOD,
+    Dataset,
+    Row,
+    Sample,
+    Split,
+    count_categories,
+    counted,
+    join_rows,
+    unused_defects,
+)
 from inlier.errors import InlierError
 
 COLUMNS = {  # what each column may be called
@@ -64,7 +74,11 @@ def open_table(path: Path) -> Dataset:
     found, joined = join_rows(rows)
     notes = [*unused_defects(found), *joined]
     taken = {"label": "as good", "split": "for training", "category": f"as {path.stem}"}
-    notes += [f"{empty[name]} rows without a {name} are taken {what}" for name, what in taken.items() if empty[name]]
+    notes += [
+        f"{counted(empty[name], f'row<|s> without a {name} <is|are> taken')} {what}"
+        for name, what in taken.items()
+        if empty[name]
+    ]
     if unknown := [name for name in _header(path) if name not in MEANING]:
         notes.append(f"columns that are not used: {', '.join(name or '(no name)' for name in unknown)}")
     return Dataset(path.stem, f"CSV table, {count_categories(found)}", found, tuple(notes))

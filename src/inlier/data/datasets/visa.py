@@ -34,7 +34,7 @@ def open_visa(tree: Tree) -> Dataset | None:
             samples.append(Sample(folder.path(parts), category, "test", "anomaly", own))
     notes = ("good images are split 80 to 20 into train and test with a fixed seed: there is no split_csv/1cls.csv",)
     dataset = Dataset(tree.name, f"VisA, {count_categories(samples)}", tuple(samples), notes)
-    return dataset.leaving_out("masks match no image", unmatched)
+    return dataset.leaving_out("<mask matches|masks match> no image", unmatched)
 
 
 def _from_table(root: Path) -> Dataset:
