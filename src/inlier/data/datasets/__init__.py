@@ -17,7 +17,7 @@ from inlier.data.datasets.sample import Dataset, first_names
 from inlier.data.datasets.table import open_table
 from inlier.data.datasets.tree import Tree, open_tree
 from inlier.data.datasets.visa import open_visa
-from inlier.data.images import SUFFIX_LIST, ImageSource, count_kinds
+from inlier.data.images import SUFFIX_LIST, ImageSource, at_home, count_kinds
 from inlier.errors import InlierError
 
 LAYOUTS = """inlier reads
@@ -55,7 +55,7 @@ def open_dataset(data: Dataset | Path | str | Iterable[ImageSource], categories:
 
 
 def _open_path(data: Path | str) -> Dataset:
-    path = Path(data)
+    path = at_home(data)
     if data == "elpv" and not path.exists():
         return open_elpv()
     if not path.exists():
