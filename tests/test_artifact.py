@@ -382,3 +382,13 @@ def test_models_whose_checksum_is_right_and_whose_content_is_nonsense(tmp_path, 
     artifact.write(tmp_path / "m.inlier", tensors, header)
     with pytest.raises(ArtifactError, match=r"m\.inlier: "):
         load(tmp_path / "m.inlier")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path, dtype):
+    tensors, header = artifact.read(MODEL)
+    weights = tensors["network.mean"].to(dtype)
+    weights.view(-1)[-1] = float("nan")
+    artifact.write(tmp_path / "m.inlier", tensors | {"network.mean": weights}, header)
+    with pytest.raises(ArtifactError, match=r"m\.inlier: mean of its network holds values that are no numbers \(NaN\)"):
+        load(tmp_path / "m.inlier")

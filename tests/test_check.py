@@ -140,7 +140,7 @@ def test_odd_pictures_are_named_in_warnings(odd: Path) -> None:
         "have another aspect ratio than most of plate": ["wide.png"],
     }
     warnings = check(open_dataset(odd)).warnings
-    assert f"1 images are of one colour, nothing is to be seen in them: {odd / 'flat.png'}" in warnings
+    assert f"1 image is of one colour, nothing is to be seen in it: {odd / 'flat.png'}" in warnings
     assert len(warnings) == len(found)
 
 
@@ -148,7 +148,7 @@ def test_pictures_that_stand_are_told_from_those_that_lie(tmp_path: Path) -> Non
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 255, (40, 64), np.uint8) for _ in range(20)]
     (warning,) = check(open_dataset([*arrays, arrays[3].T[::-1] // 2])).warnings
-    assert warning == "1 images are turned by a quarter against most of parts: image 20"
+    assert warning == "1 image is turned by a quarter against most of parts: image 20"
 
 
 def test_sizes_that_all_differ_are_nothing_odd() -> None:
@@ -163,7 +163,7 @@ def test_a_picture_that_is_good_and_a_defect(plates: Path, tmp_path: Path) -> No
     shutil.copy(folder / "dent/000.png", folder / "good/x.png")
     (warning,) = check(open_dataset(tmp_path / "data")).warnings
     good, defect = folder / "good/x.png", folder / "dent/000.png"
-    assert warning == f"1 images are there as good and as a defect, byte by byte: {good} = {defect}"
+    assert warning == f"1 image is there as good and as a defect, byte by byte: {good} = {defect}"
 
 
 def test_a_good_picture_with_a_defect_in_its_mask(plates: Path, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_good_picture_with_a_defect_in_its_mask(plates: Path, tmp_path: Path) 
     assert check(open_dataset(tmp_path / "data")).warnings == ()
     shutil.copy(truth / "dent/001_mask.png", truth / "good/001_mask.png")
     (warning,) = check(open_dataset(tmp_path / "data")).warnings
-    assert warning.startswith("1 good images have masks that show a defect: ") and warning.endswith("good/001.png")
+    assert warning.startswith("1 good image has a mask that shows a defect: ") and warning.endswith("good/001.png")
 
 
 def test_several_masks_are_one_truth(tmp_path: Path) -> None:
@@ -244,6 +244,16 @@ def test_rows_of_one_picture_are_one_sample(tmp_path: Path) -> None:
     assert dataset.notes == ("4 rows name 2 pictures: rows of one picture are joined",)
 
 
+def test_what_rows_leave_open_is_decided_and_noted(tmp_path: Path) -> None:
+    dataset = table(tmp_path, "path,split,label,category\na.png,,good,x\nb.png,test,,\nc.png,test,cut,x\n")
+    assert [(s.split, s.defect, s.category) for s in dataset.samples][:2] == [("train", None, "x"), ("test", None, "t")]
+    assert dataset.notes == (
+        "1 row without a label is taken as good",
+        "1 row without a split is taken for training",
+        "1 row without a category is taken as t",
+    )
+
+
 def test_labels_as_pandas_writes_them(tmp_path: Path) -> None:
     dataset = table(tmp_path, "path,split,label\na.png,train,0.0\nb.png,test,1.0\nc.png,test,NG\nd.png,val,0.0\n")
     assert (len(dataset.train), [s.defect for s in dataset.test]) == (1, ["defect", "defect"])
@@ -265,8 +275,10 @@ def test_other_names_of_columns(tmp_path: Path, header: str) -> None:
         ("path,label,msk\na.png,1,\n", "unknown column 'msk'. Did you mean 'mask'"),
         ("path,status\na.png,NG\n", "no column label, and columns that may say what is good: status"),
         ("path,image\na.png,b.png\n", "the columns path and image all name the path; keep one"),
-        ("path,label\na.png,good\n./a.png,cut\n", "line 3: ./a.png is good and a defect, see line 2"),
+        ("path,label\na.png,good\n./a.png,cut\n", "line 3: a.png is good and a defect, see line 2"),
         ("path,category\na.png,x\na.png,y\n", "line 3: a.png is of two categories, see line 2"),
+        ('path,label\na.png,"good\nb.png,good\n', "cannot be read as a CSV table .*unexpected end"),
+        ('path,label\na.png,"cut\nb.png,good\n"\n', "line 4: a cell goes over several lines; is a quote missing"),
         ("path,label\na.png,nan\n", "line 2: the label 'nan' does not say what it means"),
         ("path,label\na.png,-1\n", "line 2: the label '-1' does not say what it means"),
     ],
@@ -285,7 +297,7 @@ def test_columns_that_say_nothing_are_named(tmp_path: Path) -> None:
 def test_the_same_picture_in_train_and_test_is_a_warning(tmp_path: Path) -> None:
     part(np.random.default_rng(0))[0].save(tmp_path / "a.png")
     dataset = table(tmp_path, "path,split\na.png,train\na.png,test\n")
-    assert check(dataset).warnings[0].startswith("1 test images are byte-equal to training images")
+    assert check(dataset).warnings[0].startswith("1 test image is byte-equal to a training image")
 
 
 # --- the command
@@ -342,8 +354,8 @@ def test_training_warns_of_the_same(inlier, odd: Path, tmp_path: Path) -> None: 
     code, _, err = inlier("train", odd, *arguments)
     assert code == 0
     for said in (
-        "1 files are of kinds that are not read (1 .gif)",
-        "1 images are of one colour",
-        "1 images are grey with alpha",
+        "1 file is of kinds that are not read (1 .gif)",
+        "1 image is of one colour",
+        "1 image is grey with alpha",
     ):
         assert said in err

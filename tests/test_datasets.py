@@ -72,7 +72,7 @@ def test_mvtec_many_categories_beside_other_things(tmp_path: Path) -> None:
     assert dataset.layout == "MVTec-AD layout, 2 categories"
     assert dataset.categories == ("metal nut ß", "screw")
     textures = tmp_path / "textures" / "a.png"
-    assert dataset.notes == (f"1 images are not used, they fit nowhere in this layout: {textures}",)
+    assert dataset.notes == (f"1 image is not used, it fits nowhere in this layout: {textures}",)
     assert dataset.left_out[0].paths == (textures,)
     assert len(dataset.train) == 6
 
@@ -137,7 +137,7 @@ def test_defects_of_btad_alone_can_be_evaluated(tmp_path: Path) -> None:
     assert kinds(open_dataset(tmp_path)) == {"ko": 1}
 
 
-def test_visa(tmp_path: Path) -> None:
+def test_visa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
         "candle/Data/Images/Normal/0.JPG",
         "candle/Data/Images/Normal/1.JPG",
@@ -158,6 +158,14 @@ def test_visa(tmp_path: Path) -> None:
     assert len(dataset.train) == 1
     assert kinds(dataset) == {None: 1, "anomaly": 1}
     assert dataset.test[1].masks == (tmp_path / "pcb1/Data/Masks/Anomaly/0.png",)
+    # one of its folders, whatever it is called here; a row that is there twice is one picture
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "candle", target_is_directory=True)
+    table.write_text(table.read_text() + "candle,train,normal,candle/../candle/Data/Images/Normal/0.JPG,\n")
+    monkeypatch.chdir(tmp_path)
+    for name in (tmp_path / "candle", "candle", "elsewhere"):
+        dataset = open_dataset(name)
+        assert len(dataset.samples) == 2
+        assert dataset.notes == ("4 rows name 3 pictures: rows of one picture are joined",)
     table.write_text("object,split,label,image,mask\ncandle,vol,normal,a.JPG,\n")
     with pytest.raises(InlierError, match=r"1cls.csv, line 2: split must be train, validation or test, got 'vol'"):
         open_dataset(tmp_path)
@@ -185,8 +193,10 @@ def test_csv_table(tmp_path: Path) -> None:
     assert dataset.test[1].masks == (tmp_path / "f_mask.png",)
     assert dataset.test[2].source == tmp_path / "g.png"
     assert dataset.notes == (
-        "1 defect images of the train split are not used for training",
-        "1 rows without a label are taken as good",
+        "1 defect image of the train split is not used for training",
+        "1 row without a label is taken as good",
+        "1 row without a split is taken for training",
+        "1 row without a category is taken as my parts",
     )
 
 
@@ -426,7 +436,7 @@ def test_without_any_mask_pixel_metrics_are_not_available(tmp_path: Path) -> Non
 def test_empty_masks_are_a_warning(tmp_path: Path) -> None:
     root = mvtec(tmp_path / "bottle")
     path = mask(root / "ground_truth" / "dent" / "002_mask.png", value=0)
-    assert check(open_dataset(root)).warnings == (f"1 masks show no defect pixel: {path}",)
+    assert check(open_dataset(root)).warnings == (f"1 mask shows no defect pixel: {path}",)
 
 
 def test_equal_files_are_a_warning(tmp_path: Path) -> None:
@@ -434,9 +444,9 @@ def test_equal_files_are_a_warning(tmp_path: Path) -> None:
     picture(root / "train" / "good" / "copy.png", 0)
     picture(root / "test" / "good" / "leak.png", 1)
     copies, leak = check(open_dataset(root)).warnings
-    assert copies.startswith("1 training images are copies of others (1 byte-equal, 0 saved again) and count as one")
+    assert copies.startswith("1 training image is a copy of another (1 byte-equal, 0 saved again) and counts as one")
     good = root / "train" / "good" / "1.png"
-    assert leak.startswith("1 test images are byte-equal to training images")
+    assert leak.startswith("1 test image is byte-equal to a training image")
     assert leak.endswith(f"{good} = {root / 'test' / 'good' / 'leak.png'}")
 
 
@@ -466,7 +476,7 @@ def test_pictures_of_one_colour_are_a_warning(tmp_path: Path) -> None:
         picture(tmp_path / f"{i}.png", i)
     Image.new("RGB", (8, 8), (200, 100, 0)).save(tmp_path / "3.png")
     (warning,) = check(open_dataset(tmp_path)).warnings
-    assert warning == f"1 images are of one colour, nothing is to be seen in them: {tmp_path / '3.png'}"
+    assert warning == f"1 image is of one colour, nothing is to be seen in it: {tmp_path / '3.png'}"
 
 
 def test_masks_that_mark_nearly_all_or_have_soft_edges_are_a_warning(tmp_path: Path) -> None:
@@ -475,12 +485,12 @@ def test_masks_that_mark_nearly_all_or_have_soft_edges_are_a_warning(tmp_path: P
     pixels = 255 - np.asarray(Image.open(path))
     Image.fromarray(pixels).save(path)
     (warning,) = check(open_dataset(root)).warnings
-    assert warning == f"1 masks call more than half of the picture defect; are they inverted? {path}"
+    assert warning == f"1 mask calls more than half of the picture defect; is it inverted? {path}"
     pixels = np.zeros((8, 6), np.uint8)
     pixels[2:4] = 1, 2, 3, 3, 3, 3
     Image.fromarray(pixels).save(path)
     (warning,) = check(open_dataset(root)).warnings
-    assert warning.startswith(f"1 masks have more than two values; the first, {path}: holds the values 0, 1, 2, 3")
+    assert warning.startswith(f"1 mask has more than two values; the first, {path}: holds the values 0, 1, 2, 3")
 
 
 def test_arrays_are_checked_too() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from inlier import ImageError, InlierError
 from inlier.calibration import Calibration
 from inlier.data.datasets import open_dataset
 from inlier.data.geometry import Geometry
+from inlier.data.region import read_region
 from inlier.inspection.inspector import Inspector, Output
 from inlier.inspection.result import Box, Prediction
 
@@ -170,3 +172,22 @@ def test_plot_is_a_picture_of_three_panels(inspector, tmp_path):
         assert isinstance(drawn, Image.Image) and drawn.width > 3 * 96 and drawn.height > 96
     with pytest.raises(InlierError, match="no map to draw"):
         inspector.inspect(spotted(), maps=False).plot()
+
+
+def test_a_tilde_is_the_home_folder_in_every_path_of_pictures(inspector, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(grey(51)).save(folder / name)
+    (tmp_path / "t.csv").write_text("path\nparts/a.png\n")
+    Image.fromarray(grey(255) > 0).save(tmp_path / "roi.png")
+    for data in ("~/parts", Path("~/parts"), ["~/parts/a.png", Path("~/parts/b.png")], "~/t.csv"):
+        assert {s.name for s in open_dataset(data).train} <= {str(folder / "a.png"), str(folder / "b.png")}
+    for data in ("~/parts", ["~/parts"], ["~/parts/a.png", Path("~/parts/b.png")]):
+        assert [p.path for p in inspector.predict(data)] == [str(folder / "a.png"), str(folder / "b.png")]
+    assert inspector.inspect("~/parts/a.png").path == str(folder / "a.png")
+    assert read_region("~/roi.png").mask.all()
+    monkeypatch.chdir(folder)
+    assert inspector.inspect("./a.png").path == "./a.png", "any other path is named as it was given"

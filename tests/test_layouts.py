@@ -130,7 +130,7 @@ def test_mvtec_loco(tmp_path: Path) -> None:
     assert dataset.layout == "MVTec LOCO AD layout, 1 category"
     assert dataset.validation[0].source == root / "box/validation/good/0.png"
     (note,) = dataset.notes
-    assert "1 good images of box/validation/good are neither fitted on nor tested on" in note
+    assert "1 good image of box/validation/good is neither fitted on nor tested on" in note
     assert f"`inlier calibrate MODEL {root}/box/validation/good`" in note
 
 
@@ -147,7 +147,7 @@ def test_mvtec_ad_2(tmp_path: Path) -> None:
         ("can", "test", "bad"): ["test_public/bad/3.png +1"],
     }
     assert open_dataset(root).layout == "MVTec AD 2 layout, 1 category"
-    for said in ("those of test_public", "1 images of test_private are not", "1 images of test_private_mixed are not"):
+    for said in ("those of test_public", "1 image of test_private is not", "1 image of test_private_mixed is not"):
         assert said in notes(root)
 
 
@@ -168,14 +168,14 @@ def test_mvtec_3d(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["test/hole/mask/0.png", "test/hole/0_mask.png"])
 def test_masks_among_the_tests_are_refused(tmp_path: Path, name: str) -> None:
     touch(tmp_path / "p", "train/good/0.png", "test/hole/0.png", name)
-    with pytest.raises(InlierError, match="1 files among the images seem to be masks.*belong into .*ground_truth"):
+    with pytest.raises(InlierError, match="1 file among the images seems to be masks.*belong into .*ground_truth"):
         open_dataset(tmp_path / "p")
 
 
 def test_defects_inside_of_the_good_ones_are_refused(tmp_path: Path) -> None:
     touch(tmp_path / "p", "train/good/monday/0.png", "train/good/rejects/1.png")
     with pytest.raises(
-        InlierError, match=r"1 images of good parts lie in folders whose names say otherwise: .*rejects/1"
+        InlierError, match=r"1 image of good parts lies in folders whose names say otherwise: .*rejects/1"
     ):
         open_dataset(tmp_path / "p")
 
@@ -247,8 +247,8 @@ def test_kolektor(tmp_path: Path) -> None:
         ("k", "test", "defect"): ["test/10002.png +1"],
     }
     assert open_dataset(tmp_path / "k").layout == "KolektorSDD2 layout, 1 category"
-    assert "1 defect images of the train split are not used" in notes(tmp_path / "k")
-    assert "1 images without a mask are not used" in notes(tmp_path / "k")
+    assert "1 defect image of the train split is not used" in notes(tmp_path / "k")
+    assert "1 image without a mask is not used" in notes(tmp_path / "k")
 
 
 def test_dagm(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_dagm(tmp_path: Path) -> None:
         ("Class1", "test", "defect"): ["Class1/Test/0002.PNG +1"],
     }
     assert open_dataset(root / "Class1").layout == open_dataset(root).layout == "DAGM 2007 layout, 1 category"
-    assert "1 defects of Labels.txt have no label picture and are not used" in notes(root)
+    assert "1 defect of Labels.txt has no label picture and is not used" in notes(root)
 
 
 def realiad(root: Path) -> Path:
@@ -292,6 +292,22 @@ def test_realiad(tmp_path: Path, passed: str) -> None:
     assert dataset.test[0].defect == "BX"
     assert dataset.test[0].masks == (tmp_path / "realiad_256/audiojack/NG/BX/1_mask.png",)
     assert ("the split is that of" in "".join(dataset.notes)) == (passed == ".")
+
+
+def test_pictures_that_no_table_of_realiad_names_and_those_named_twice(tmp_path: Path) -> None:
+    root = touch(realiad(tmp_path), "realiad_256/usb/OK/9.jpg", "realiad_1024/readme.png")
+    (left,) = open_dataset(root).left_out
+    assert "are not used" in left.reason and [path.name for path in left.paths] == ["9.jpg", "readme.png"]
+    path = root / "realiad_jsons" / "usb.json"
+    table = json.loads(path.read_text())
+    table["test"] *= 2
+    path.write_text(json.dumps(table))
+    dataset = open_dataset(root)
+    assert len(dataset.test) == 2 and "5 rows name 4 pictures" in "".join(dataset.notes)
+    table["test"].append(table["train"][0] | {"anomaly_class": "BX"})
+    path.write_text(json.dumps(table))
+    with pytest.raises(InlierError, match=r"usb.json, test, entry 2: 0.jpg is good and a defect, see train, entry 0"):
+        open_dataset(root)
 
 
 def test_one_table_of_realiad_and_broken_ones(tmp_path: Path) -> None:
@@ -329,7 +345,7 @@ def test_what_looks_like_a_picture_and_is_not_read_is_named(tmp_path: Path, capl
 def test_thumbnails_of_storage_servers_are_left_out(tmp_path: Path, folder: str) -> None:
     touch(tmp_path / "parts", "0.png", ".thumbnails/0.png", f"{folder}/SYNOPHOTO_THUMB_M.jpg")
     assert roles(tmp_path / "parts") == {("parts", "train", None): ["0.png"]}
-    assert "1 folders of storage servers or systems are left out" in notes(tmp_path / "parts")
+    assert "1 folder of storage servers or systems is left out" in notes(tmp_path / "parts")
 
 
 def test_no_folder_is_listed_twice_whatever_leads_to_it(tmp_path: Path) -> None:

@@ -546,7 +546,7 @@ def _fingerprint(pictures: Sequence[Good], order: str) -> str:
 
 
 def _check_content(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Raise KeyError or TypeError for what `save` never writes, whatever a checksum says of it."""
+    """Raise KeyError, TypeError or InlierError for what no good model holds, whatever a checksum says of it."""
     kinds = {"preset": str, "seed": int, "settings": dict, "categories": list, "calibration": dict, "data": str}
     for key, kind in (kinds | {"weights": dict}).items():
         if not isinstance(header[key], kind):
@@ -564,6 +564,12 @@ def _check_content(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> 
         raise TypeError("its calibration is no list of scores, and of as many peaks of maps")
     if not (scores.isfinite().all() and peaks.isfinite().all()):
         raise TypeError("its calibration scores are not all numbers")
+    for name, tensor in tensors.items():  # the smallest of many is NaN if any is: one pass, and nothing is copied
+        if name.startswith("network.") and tensor.is_floating_point() and tensor.numel() and tensor.min().isnan():
+            raise InlierError(
+                f"{name.removeprefix('network.')} of its network holds values that are no numbers (NaN), so it can "
+                "judge nothing: its training failed, or another program changed it; train it again"
+            )
 
 
 def geometry_of(s: Settings) -> Geometry:

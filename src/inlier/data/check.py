@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 
 from inlier.data import copies
 from inlier.data.batches import read_ahead
-from inlier.data.datasets.sample import Dataset, Sample, first_names
+from inlier.data.datasets.sample import Dataset, Sample, agreeing, counted, first_names
 from inlier.data.images import FORMATS, decode_image, read_bytes, read_image
 from inlier.data.quality import Levels, doubts, levels
 from inlier.errors import ImageError, InlierError
@@ -82,9 +82,8 @@ class Report:
         if not self.problems:
             return self
         names = first_names([f"{kind}: {message}" for _, (kind, message) in self.problems])
-        note = (
-            f"{len(self.problems)} samples that training does not need cannot be used, `evaluate` will refuse: {names}"
-        )
+        count = counted(len(self.problems), "sample<|s> that training does not need")
+        note = f"{count} cannot be used, `evaluate` will refuse: {names}"
         return replace(self, warnings=(*self.warnings, note))
 
 
@@ -137,12 +136,12 @@ def examine(dataset: Dataset, workers: int = 2, progress: Callable[[int, int], N
         sizes=tuple(look.size[::-1] for _, look in train),
         looks=tuple(look._replace(small=None) for look in seen),
         problems=tuple(problems),
-        suspicious=suspicious,
+        suspicious=tuple((agreeing(2, what), samples) for what, samples in suspicious),
         warnings=(
             *_copies(train, groups),
             *_same_pictures(pairs),
             *(
-                f"{len(samples)} images {what}: {first_names([s.name for s in samples])}"
+                f"{counted(len(samples), f'image<|s> {what}')}: {first_names([s.name for s in samples])}"
                 for what, samples in suspicious
             ),
             *_masks(pairs, masked),
@@ -164,7 +163,8 @@ def grouped(samples: Sequence[Sample], copies: Sequence[int], pattern: str | Non
     except re.error as error:
         raise InlierError(f"group: {pattern!r} is no regular expression ({error})") from None
     if missing := [sample.name for sample, match in zip(samples, found, strict=True) if match is None]:
-        raise InlierError(f"group: {pattern!r} finds nothing in {len(missing)} names: {first_names(missing)}")
+        count = counted(len(missing), "name<|s>")
+        raise InlierError(f"group: {pattern!r} finds nothing in {count}: {first_names(missing)}")
     keys = [(s.category, m.group(min(1, m.re.groups))) for s, m in zip(samples, found, strict=True) if m]
     numbers = {key: len(copies) + number for number, key in enumerate(dict.fromkeys(keys))}
     # a graph of pictures' copies and keys, whose connected parts are the groups
@@ -229,16 +229,16 @@ def _suspicious(pairs: Sequence[tuple[Sample, Look]]) -> Iterator[tuple[str, tup
         ratio, kind = _most([_ratio(look.size) for look in model]), _most([look.kind for look in model])
         for sample, look in own:
             if look.levels and look.levels.is_flat:
-                found.setdefault("are of one colour, nothing is to be seen in them", []).append(sample)
+                found.setdefault("<is|are> of one colour, nothing is to be seen in <it|them>", []).append(sample)
             if ratio is not None and _ratio(look.size) != ratio:
                 turned = _ratio(look.size[::-1]) == ratio
-                what = "are turned by a quarter against" if turned else "have another aspect ratio than"
+                what = "<is|are> turned by a quarter against" if turned else "<has|have> another aspect ratio than"
                 found.setdefault(f"{what} most of {category}", []).append(sample)
             elif size is not None and look.size != size:
-                what = f"have another size than most of {category} ({size[0]} x {size[1]})"
+                what = f"<has|have> another size than most of {category} ({size[0]} x {size[1]})"
                 found.setdefault(what, []).append(sample)
             if kind is not None and look.kind != kind:
-                found.setdefault(f"are {look.kind} where most of {category} are {kind}", []).append(sample)
+                found.setdefault(f"<is|are> {look.kind} where most of {category} are {kind}", []).append(sample)
     yield from ((what, tuple(samples)) for what, samples in found.items())
 
 
@@ -260,8 +260,9 @@ def _copies(train: Sequence[tuple[Sample, Look]], groups: Sequence[int]) -> Iter
         equal = sum(one[1].digest == other[1].digest for one, other in again)
         names = first_names([f"{one[0].name} = {other[0].name}" for one, other in again])
         yield (
-            f"{len(again)} training images are copies of others ({equal} byte-equal, {len(again) - equal} saved again) "
-            f"and count as one with them: {names}"
+            f"{counted(len(again), 'training <image is a copy of another|images are copies of others>')} "
+            f"({equal} byte-equal, {len(again) - equal} saved again) and "
+            f"{agreeing(len(again), '<counts as one with it|count as one with them>')}: {names}"
         )
 
 
@@ -277,25 +278,29 @@ def _same_pictures(pairs: Sequence[tuple[Sample, Look]]) -> Iterator[str]:
     both = [f"{train[look.digest]} = {s.name}" for s, look in pairs if s.split == "test" and look.digest in train]
     if both:
         names = first_names(both)
-        yield f"{len(both)} test images are byte-equal to training images, results will look too good: {names}"
+        count = counted(len(both), "test image<|s> <is|are> byte-equal to <a training image|training images>")
+        yield f"{count}, results will look too good: {names}"
     both = [f"{good[look.digest]} = {s.name}" for s, look in pairs if s.is_defect and look.digest in good]
     if both:
-        yield f"{len(both)} images are there as good and as a defect, byte by byte: {first_names(both)}"
+        count = counted(len(both), "image<|s> <is|are>")
+        yield f"{count} there as good and as a defect, byte by byte: {first_names(both)}"
 
 
 def _masks(pairs: Sequence[tuple[Sample, Look]], masked: set[str]) -> Iterator[str]:
     empty = [str(s.masks[0]) for s, look in pairs if s.is_defect and look.mask_share == 0]
     if empty:
-        yield f"{len(empty)} masks show no defect pixel: {first_names(empty)}"
+        yield f"{counted(len(empty), '<mask shows|masks show>')} no defect pixel: {first_names(empty)}"
     large = [str(s.masks[0]) for s, look in pairs if (look.mask_share or 0) > 0.5]
     if large:
-        yield f"{len(large)} masks call more than half of the picture defect; are they inverted? {first_names(large)}"
+        count, inverted = counted(len(large), "<mask calls|masks call>"), agreeing(len(large), "<is it|are they>")
+        yield f"{count} more than half of the picture defect; {inverted} inverted? {first_names(large)}"
     noted = [note for _, look in pairs for note in look.mask_notes]
     if noted:
-        yield f"{len(noted)} masks have more than two values; the first, {noted[0]}"
+        yield f"{counted(len(noted), '<mask has|masks have>')} more than two values; the first, {noted[0]}"
     marked = [s.name for s, look in pairs if not s.is_defect and look.mask_share]
     if marked:
-        yield f"{len(marked)} good images have masks that show a defect: {first_names(marked)}"
+        count = counted(len(marked), "good <image has a mask that shows|images have masks that show>")
+        yield f"{count} a defect: {first_names(marked)}"
     unmasked = sorted({s.category for s, _ in pairs if s.is_defect} - masked)
     if unmasked:
         yield f"{first_names(unmasked)}: no masks: pixel metrics are not available"

@@ -79,6 +79,11 @@ class _Decoded(NamedTuple):
     inverted: bool = False  # of deep grey: the lowest value means white
 
 
+def at_home(path: Path | str) -> Path:
+    """The path, with `~` and `~name` at its start as a shell understands them."""
+    return Path(os.path.expanduser(path))
+
+
 def source_name(source: ImageSource, index: int) -> str:
     """What messages call the picture at a place in a list: its path, or "image 3" for anything without a path."""
     return str(source) if isinstance(source, (str, Path)) else f"image {index}"

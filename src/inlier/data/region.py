@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from inlier.data.images import read_mask
+from inlier.data.images import at_home, read_mask
 from inlier.errors import InlierError
 
 ASPECT = 0.02  # a picture whose aspect ratio differs by more from the region's is another view of the part
@@ -48,7 +48,7 @@ class Region:
 
 def read_region(path: Path | str) -> Region:
     """From a picture (not black = inspected) or a .json file of polygons. Raises InlierError."""
-    path = Path(path)
+    path = at_home(path)
     if path.suffix.lower() != ".json":
         return _named(path, lambda: Region(read_mask(path)))
     try:

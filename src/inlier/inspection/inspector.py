@@ -17,7 +17,7 @@ from inlier.data.check import check, grouped
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset
 from inlier.data.geometry import Geometry
-from inlier.data.images import SUFFIX_LIST, ImageSource, list_images, source_name
+from inlier.data.images import SUFFIX_LIST, ImageSource, at_home, list_images, source_name
 from inlier.data.region import Region, region_for
 from inlier.errors import InlierError
 from inlier.inspection.result import Prediction
@@ -272,9 +272,12 @@ def pictures_of(data: Any) -> Iterable[ImageSource]:
 
 
 def _expanded(item: ImageSource) -> list[Any]:
-    if not isinstance(item, (str, Path)) or not Path(item).is_dir():
+    if not isinstance(item, (str, Path)):
         return [item]
-    images = list_images(Path(item))
+    path = at_home(item)
+    if not path.is_dir():
+        return [path if str(item).startswith("~") else item]  # named as it was given
+    images = list_images(path)
     if not images:
         raise InlierError(f"{item}: holds no images {SUFFIX_LIST}")
     return images

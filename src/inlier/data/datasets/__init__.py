@@ -1,5 +1,6 @@
 """From a folder, a table, a list or a package to a dataset: each layout has its own module."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from inlier.data.datasets.sample import Dataset, first_names
 from inlier.data.datasets.table import open_table
 from inlier.data.datasets.tree import Tree, open_tree
 from inlier.data.datasets.visa import open_visa
-from inlier.data.images import SUFFIX_LIST, ImageSource, count_kinds
+from inlier.data.images import SUFFIX_LIST, ImageSource, at_home, count_kinds
 from inlier.errors import InlierError
 
 LAYOUTS = """inlier reads
@@ -54,7 +55,7 @@ def open_dataset(data: Dataset | Path | str | Iterable[ImageSource], categories:
 
 
 def _open_path(data: Path | str) -> Dataset:
-    path = Path(data)
+    path = at_home(data)
     if data == "elpv" and not path.exists():
         return open_elpv()
     if not path.exists():
@@ -65,25 +66,32 @@ def _open_path(data: Path | str) -> Dataset:
         if dataset := open_realiad(path):
             return dataset
         raise InlierError(f"{data}: a file that is not a .csv; pass its folder, or a list of images. {LAYOUTS}")
-    if dataset := open_realiad(path):
-        return dataset
+    dataset = open_realiad(path)
     tree, found = open_tree(path)
-    if not tree.pictures:
+    if dataset is None and not tree.pictures:
         others = count_kinds(file for file in path.rglob("*") if file.is_file()) or "no file at all"
         raise InlierError(f"{data}: no images {SUFFIX_LIST} found, but {others}. {LAYOUTS}")
-    dataset = _recognise(tree)
+    dataset = dataset or _recognise(tree)
     if dataset is None:
         if deeper := list(_deeper(tree, DEPTH)):
             names = first_names([f"{place.root} ({layout})" for place, layout in deeper])
             raise InlierError(f"{data}: is no dataset itself, but holds some; pass one of: {names}")
         dataset = open_pictures(tree)
-    used = {path for sample in dataset.samples for path in (sample.source, *sample.masks)}
-    used |= {path for left in dataset.left_out for path in left.paths}
+    used = {_real(path) for sample in dataset.samples for path in (sample.source, *sample.masks)}
+    used |= {_real(path) for left in dataset.left_out for path in left.paths}
     dataset = dataset.leaving_out(
-        "images are not used, they fit nowhere in this layout",
-        [file for parts in tree.pictures if (file := tree.path(parts)) not in used],
+        "image<|s> <is|are> not used, <it fits|they fit> nowhere in this layout",
+        [file for parts in tree.pictures if _real(file := tree.path(parts)) not in used],
     )
     return replace(dataset, notes=dataset.notes + found.notes, left_out=dataset.left_out + found.left_out)
+
+
+def _real(path: object) -> str:
+    """The same for all names of one file: a table may name it otherwise than its folder is called here."""
+    try:
+        return os.path.realpath(str(path))
+    except ValueError:  # a table may name what no path can be; reading it will say so
+        return str(path)
 
 
 def _recognise(tree: Tree) -> Dataset | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from inlier.data.datasets.masks import is_marked, match_masks
-from inlier.data.datasets.sample import Dataset, Sample, Split, count_categories, first_names
+from inlier.data.datasets.sample import Dataset, Sample, Split, agreeing, count_categories, counted, first_names
 from inlier.data.datasets.tree import MASKS, SPLITS, TRUTH, Parts, Tree, is_good, is_other, lower
 from inlier.errors import InlierError
 
@@ -70,8 +70,9 @@ def _of_validation(dataset: Dataset, tree: Tree, found: dict[str, Tree]) -> list
         for category in counts
     }
     return [
-        f"{n} good images of {category}/{'/'.join(where[category][:2])} are neither fitted on nor tested on; "
-        f"`inlier calibrate MODEL {found[category].path(where[category][:2])}` can use them"
+        f"{counted(n, 'good image<|s>')} of {category}/{'/'.join(where[category][:2])} "
+        f"{agreeing(n, '<is|are>')} neither fitted on nor tested on; "
+        f"`inlier calibrate MODEL {found[category].path(where[category][:2])}` can use {agreeing(n, '<it|them>')}"
         for category, n in counts.items()
     ]
 
@@ -97,16 +98,17 @@ def _places(folder: Tree) -> _Category:
         elif split and len(parts) > 3 and inside[1] == "gt":  # test/hole/gt/000.png
             found.masks.setdefault(split, {})[(parts[1], *parts[3:])] = parts
         elif split and len(parts) > 3 and inside[1] in DEPTH:
-            found.left.setdefault("depth pictures (xyz) are not used", []).append(parts)
+            found.left.setdefault("depth picture<|s> (xyz) <is|are> not used", []).append(parts)
         elif head.startswith("test_"):
             if split:
                 found.pictures[parts] = split, parts[1]
             else:
-                found.left.setdefault(f"images of {parts[0]} are not used, their truth is not public", []).append(parts)
+                reason = f"image<|s> of {parts[0]} <is|are> not used, <its|their> truth is not public"
+                found.left.setdefault(reason, []).append(parts)
         elif split and len(parts) > 2 and (split == "test" or is_good(inside[0])):
             found.pictures[parts] = split, parts[1]
         else:
-            found.left.setdefault("images outside train/good and test/TYPE are not used", []).append(parts)
+            found.left.setdefault("image<|s> outside train/good and test/TYPE <is|are> not used", []).append(parts)
     return found
 
 
@@ -119,7 +121,7 @@ def _samples(category: str, folder: Tree, places: _Category, left: dict[str, lis
         found, unmatched = match_masks(keys, truth)
         masks |= {keys[key]: tuple(truth[mask] for mask in own) for key, own in found.items()}
         if unmatched:
-            places.left.setdefault("masks match no image", []).extend(truth[mask] for mask in unmatched)
+            places.left.setdefault("<mask matches|masks match> no image", []).extend(truth[mask] for mask in unmatched)
     for reason, parts in places.left.items():
         left.setdefault(reason, []).extend(map(folder.path, parts))
     _refuse_what_is_misplaced(folder, places)
@@ -149,14 +151,15 @@ def _refuse_what_is_misplaced(folder: Tree, places: _Category) -> None:
     ]
     if strange:
         raise InlierError(
-            f"{folder.root}: {len(strange)} files among the images seem to be masks: {first_names(strange)}; "
+            f"{folder.root}: {counted(len(strange), 'file<|s> among the images <seems|seem> to be masks')}: "
+            f"{first_names(strange)}; "
             f"masks belong into {folder.root / 'ground_truth' / 'TYPE'}"
         )
     strange = [str(folder.path(p)) for p, (_, kind) in places.pictures.items() if is_good(kind) and _holds_others(p)]
     if strange:
         raise InlierError(
-            f"{folder.root}: {len(strange)} images of good parts lie in folders whose names say otherwise: "
-            f"{first_names(strange)}; move or rename them"
+            f"{folder.root}: {counted(len(strange), 'image<|s> of good parts <lies|lie>')} in folders whose names "
+            f"say otherwise: {first_names(strange)}; move or rename them"
         )
 
 

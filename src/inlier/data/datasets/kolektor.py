@@ -36,8 +36,10 @@ def open_kolektor(tree: Tree) -> Dataset | None:
     ]
     notes = ("images with an empty mask are good, all others are defects", *unused_defects(samples))
     dataset = Dataset(tree.name, f"KolektorSDD2 layout, {count_categories(samples)}", tuple(samples), notes)
-    dataset = dataset.leaving_out("images without a mask are not used, nobody knows what they show", bare)
-    return dataset.leaving_out("masks match no image", unmatched)
+    dataset = dataset.leaving_out(
+        "image<|s> without a mask <is|are> not used, nobody knows what <it shows|they show>", bare
+    )
+    return dataset.leaving_out("<mask matches|masks match> no image", unmatched)
 
 
 def _is_category(folder: Tree) -> bool:

@@ -9,7 +9,7 @@ from PIL import Image
 from inlier.data.datasets.masks import is_marked
 from inlier.data.datasets.sample import Dataset, Sample, first_names
 from inlier.data.datasets.tree import SPLITS, TRUTH, Tree, is_good, is_other
-from inlier.data.images import ImageSource
+from inlier.data.images import ImageSource, at_home
 from inlier.errors import InlierError
 
 
@@ -32,7 +32,7 @@ def open_list(images: Iterable[ImageSource]) -> Dataset:
     for number, image in enumerate(images):
         if not isinstance(image, (str, Path, np.ndarray, Image.Image)):
             raise InlierError(f"image {number}: expected a path, an array or a PIL image, got {type(image).__name__}")
-        source = Path(image) if isinstance(image, str) else image
+        source = at_home(image) if isinstance(image, (str, Path)) else image
         samples.append(Sample(source, "parts", "train", None, number=number))
     if not samples:
         raise InlierError("an empty list of images: pass the pictures of good parts")

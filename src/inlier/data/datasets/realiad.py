@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from inlier.data.datasets.sample import Dataset, Sample, Split, count_categories, unused_defects
+from inlier.data.datasets.sample import Dataset, Row, Sample, Split, count_categories, join_rows, unused_defects
 from inlier.errors import InlierError
 
 TABLES = ("", "realiad_jsons", "realiad_jsons/realiad_jsons")  # where the tables lie below what is passed
@@ -22,7 +22,7 @@ def open_realiad(root: Path) -> Dataset | None:
     if not tables:
         return None
     folder = tables[0].parent
-    samples = [sample for table in tables for sample in _samples(table, folder)]
+    samples, joined = join_rows([row for table in tables for row in _rows(table, folder)])
     if not samples:
         raise InlierError(f"{folder}: tables of Real-IAD without an entry under train or test")
     chosen = (
@@ -30,8 +30,8 @@ def open_realiad(root: Path) -> Dataset | None:
         if folder == root or root.is_file()
         else [f"the split is that of {folder}; pass another folder of tables for another"]
     )
-    notes = (*chosen, *unused_defects(samples))
-    return Dataset(folder.resolve().name, f"Real-IAD, {count_categories(samples)}", tuple(samples), notes)
+    notes = (*chosen, *unused_defects(samples), *joined)
+    return Dataset(folder.resolve().name, f"Real-IAD, {count_categories(samples)}", samples, notes)
 
 
 def _tables(place: Path) -> list[Path]:
@@ -55,7 +55,7 @@ def _read(path: Path) -> Any:
         return None
 
 
-def _samples(table: Path, folder: Path) -> Iterable[Sample]:
+def _rows(table: Path, folder: Path) -> Iterable[Row]:
     content = _read(table)
     if not _is_table(content):
         raise InlierError(
@@ -65,16 +65,17 @@ def _samples(table: Path, folder: Path) -> Iterable[Sample]:
     base: Path | None = None
     for split in SPLITS:
         for number, row in enumerate(content.get(split, [])):
-            where = f"{table}, {split}, entry {number}"
+            place = f"{split}, entry {number}"
             cells = row if isinstance(row, dict) else {}
             image, kind, mask = (cells.get(key) for key in ("image_path", "anomaly_class", "mask_path"))
             if not (isinstance(image, str) and image and isinstance(kind, str) and isinstance(mask, (str, type(None)))):
-                raise InlierError(f"{where}: needs image_path and anomaly_class, and mask_path may be a path or null")
+                wanted = "needs image_path and anomaly_class, and mask_path may be a path or null"
+                raise InlierError(f"{table}, {place}: {wanted}")
             category = str(cells.get("category") or table.stem)
             base = base or _base(folder, [str(content["meta"].get("prefix") or category), category, ""], image)
             defect = None if kind == good else kind
             masks = (base / mask,) if mask else ()
-            yield Sample(base / image, category, split, defect, masks)
+            yield Row(table, place, Sample(base / image, category, split, defect, masks))
 
 
 def _base(folder: Path, prefixes: list[str], image: str) -> Path:

@@ -1,6 +1,8 @@
 """What a dataset is made of: samples with a category, a split and a defect."""
 
 import difflib
+import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,11 +62,8 @@ class Sample:
 class LeftOut(NamedTuple):
     """Files of a dataset that serve nothing, and why."""
 
-    reason: str  # goes on after a number: "pictures are not used: ..."
+    reason: str  # goes on after a number above one: "pictures are not used: ..."
     paths: tuple[Path, ...]
-
-    def __str__(self) -> str:
-        return f"{len(self.paths)} {self.reason}: {first_names([str(path) for path in self.paths])}"
 
 
 @dataclass(frozen=True)
@@ -110,9 +109,48 @@ class Dataset:
         return replace(self, samples=tuple(s for s in self.samples if s.category in wanted))
 
     def leaving_out(self, reason: str, paths: Iterable[Path]) -> "Dataset":
-        """The same, with a note of files that are not used; without any, the same."""
-        left = LeftOut(reason, tuple(paths))
-        return replace(self, notes=(*self.notes, str(left)), left_out=(*self.left_out, left)) if left.paths else self
+        """The same, with a note of files that are not used; without any, the same. reason: as `counted` takes it."""
+        left = LeftOut(agreeing(2, reason), tuple(paths))
+        if not left.paths:
+            return self
+        note = f"{counted(len(left.paths), reason)}: {first_names([str(path) for path in left.paths])}"
+        return replace(self, notes=(*self.notes, note), left_out=(*self.left_out, left))
+
+
+class Row(NamedTuple):
+    """What a table says of a picture."""
+
+    table: Path
+    place: str  # "line 3"
+    sample: Sample
+
+
+def join_rows(rows: Sequence[Row]) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
+    """(samples, those of one picture and split joined; notes).
+
+    Raises InlierError for a picture that is good and a defect, or of two categories.
+    """
+    samples: dict[tuple[str, Split], Sample] = {}
+    seen: dict[str, Row] = {}  # the first row of each picture
+    for table, place, sample in rows:
+        path = os.path.normpath(sample.name)
+        first = seen.setdefault(path, Row(table, place, sample))
+        see = first.place if first.table == table else f"{first.table}, {first.place}"
+        for differs, what in (
+            (first.sample.is_defect != sample.is_defect, "good and a defect"),
+            (first.sample.category != sample.category, "of two categories"),
+        ):
+            if differs:
+                name = os.path.basename(path)
+                raise InlierError(f"{table}, {place}: {name} is {what}, see {see}; keep one of the two")
+        one = samples.setdefault((path, sample.split), sample)
+        kinds = dict.fromkeys(kind for s in (one, sample) if s.defect for kind in s.defect.split("+"))
+        masks = tuple(dict.fromkeys(one.masks + sample.masks))
+        samples[path, sample.split] = replace(one, defect="+".join(kinds) or None, masks=masks)
+    found, n = tuple(samples.values()), len(rows)
+    if n == len(found):
+        return found, ()
+    return found, (f"{n} rows name {counted(len(found), 'picture<|s>')}: rows of one picture are joined",)
 
 
 def split_good(n: int) -> list[Split]:
@@ -125,13 +163,28 @@ def split_good(n: int) -> list[Split]:
 def unused_defects(samples: Iterable[Sample]) -> tuple[str, ...]:
     """A note, where defects lie outside of the test split."""
     unused = sum(s.is_defect and s.split != "test" for s in samples)
-    return (f"{unused} defect images of the train split are not used for training",) if unused else ()
+    what = "defect image<|s> of the train split <is|are> not used for training"
+    return (counted(unused, what),) if unused else ()
 
 
 def count_categories(samples: Sequence[Sample]) -> str:
     """For people: "1 category" or "15 categories"."""
     n = len({sample.category for sample in samples})
     return f"{n} category" if n == 1 else f"{n} categories"
+
+
+def counted(n: int, what: str) -> str:
+    """For people: a number and what it counts, with what differs between one and several.
+
+    >>> counted(1, "image<|s> <is|are> not used"), counted(2, "image<|s> <is|are> not used")
+    ('1 image is not used', '2 images are not used')
+    """
+    return f"{n} {agreeing(n, what)}"
+
+
+def agreeing(n: int, what: str) -> str:
+    """`counted` without the number."""
+    return re.sub(r"<([^<|>]*)\|([^<|>]*)>", r"\1" if n == 1 else r"\2", what)
 
 
 def first_names(names: Sequence[str]) -> str:

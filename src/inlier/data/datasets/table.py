@@ -2,12 +2,21 @@
 
 import csv
 import difflib
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from inlier.data.datasets.sample import GOOD, Dataset, Sample, Split, count_categories, unused_defects
+from inlier.data.datasets.sample import (
+    GOOD,
+    Dataset,
+    Row,
+    Sample,
+    Split,
+    count_categories,
+    counted,
+    join_rows,
+    unused_defects,
+)
 from inlier.errors import InlierError
 
 COLUMNS = {  # what each column may be called
@@ -46,47 +55,33 @@ UNCLEAR = ("nan", "none", "null", "-1", "-1.0", "?", "unknown")
 
 def open_table(path: Path) -> Dataset:
     """A .csv file with a column path, and if you like split, label, mask, category. Rows of one picture are joined."""
-    samples: dict[tuple[str, str], Sample] = {}
-    seen: dict[str, tuple[int, Sample]] = {}  # the first row of each picture
-    rows = unlabelled = 0
+    rows = list[Row]()
+    empty = Counter[str]()  # cells of each column
     for line, row in read_rows(path):
-        where, rows = f"{path}, line {line}", rows + 1
+        where = f"{path}, line {line}"
         if not row.get("path"):
             raise InlierError(f"{where}: no path; a column named path (or image) must hold one")
         defect = read_defect(row.get("label", ""), where)
-        unlabelled += row.get("label") == ""
+        empty.update(name for name in ("label", "split", "category") if row.get(name) == "")
         masks = (path.parent / row["mask"],) if row.get("mask") else ()
         if masks and not defect:
             raise InlierError(f"{where}: a good image with a mask; name its defect under label, or leave the mask out")
         split = read_split(row.get("split") or "train", where)
-        sample = Sample(path.parent / row["path"], row.get("category") or path.stem, split, defect, masks)
-        place = os.path.normpath(sample.name)
-        first, known = seen.setdefault(place, (line, sample))
-        if known.is_defect != sample.is_defect:
-            raise InlierError(f"{where}: {row['path']} is good and a defect, see line {first}; keep one of the two")
-        if known.category != sample.category:
-            raise InlierError(f"{where}: {row['path']} is of two categories, see line {first}; keep one of the two")
-        samples[place, split] = _join(samples.get((place, split)), sample)
-    if not samples:
+        category = row.get("category") or path.stem
+        rows.append(Row(path, f"line {line}", Sample(path.parent / row["path"], category, split, defect, masks)))
+    if not rows:
         raise InlierError(f"{path}: a table without a row; the first line names the columns, such as path,split,label")
-    found = tuple(samples.values())
-    notes = list(unused_defects(found))
-    if rows > len(found):
-        notes.append(f"{rows} rows name {len(found)} pictures: rows of one picture are joined")
-    if unlabelled:
-        notes.append(f"{unlabelled} rows without a label are taken as good")
+    found, joined = join_rows(rows)
+    notes = [*unused_defects(found), *joined]
+    taken = {"label": "as good", "split": "for training", "category": f"as {path.stem}"}
+    notes += [
+        f"{counted(empty[name], f'row<|s> without a {name} <is|are> taken')} {what}"
+        for name, what in taken.items()
+        if empty[name]
+    ]
     if unknown := [name for name in _header(path) if name not in MEANING]:
         notes.append(f"columns that are not used: {', '.join(name or '(no name)' for name in unknown)}")
     return Dataset(path.stem, f"CSV table, {count_categories(found)}", found, tuple(notes))
-
-
-def _join(one: Sample | None, other: Sample) -> Sample:
-    """One sample of two rows with one picture."""
-    if one is None:
-        return other
-    kinds = dict.fromkeys(kind for sample in (one, other) if sample.defect for kind in sample.defect.split("+"))
-    masks = tuple(dict.fromkeys(one.masks + other.masks))
-    return Sample(one.source, one.category, one.split, "+".join(kinds) or None, masks)
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -97,12 +92,14 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     columns = [MEANING.get(name, f"?{i}") for i, name in enumerate(_header(path))]
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, fieldnames=columns)
+            reader = csv.DictReader(file, fieldnames=columns, strict=True)  # or a missing quote swallows lines
             next(reader, None)
             for row in reader:
+                where = f"{path}, line {reader.line_num}"
                 if None in row:
-                    where = f"{path}, line {reader.line_num}"
                     raise InlierError(f"{where}: more cells than columns; put paths with a comma in quotes")
+                if any(len((cell or "").splitlines()) > 1 for cell in row.values()):
+                    raise InlierError(f"{where}: a cell goes over several lines; is a quote missing, or one too many?")
                 yield reader.line_num, {name: (cell or "").strip() for name, cell in row.items() if name[0] != "?"}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InlierError(f"{path}: cannot be read as a CSV table in UTF-8 ({error})") from None
@@ -112,7 +109,7 @@ def _header(path: Path) -> list[str]:
     """The names of the columns in lower case, if they can be understood."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            names = [name.strip().lower() for name in next(csv.reader(file), [])]
+            names = [name.strip().lower() for name in next(csv.reader(file, strict=True), [])]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InlierError(f"{path}: cannot be read as a CSV table in UTF-8 ({error})") from None
     where, known = f"{path}, line 1", [MEANING[name] for name in names if name in MEANING]

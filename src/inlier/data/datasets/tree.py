@@ -66,12 +66,15 @@ def open_tree(root: Path) -> tuple[Tree, Dataset]:
     """
     found = find_pictures(root)
     dataset = Dataset(root.resolve().name, "", ()).leaving_out(
-        "folders of storage servers or systems are left out", found.folders
+        "folder<|s> of storage servers or systems <is|are> left out", found.folders
     )
-    dataset = dataset.leaving_out("links lead to folders that are listed already and are not followed", found.links)
+    dataset = dataset.leaving_out(
+        "<link leads|links lead> to folders that are listed already and <is|are> not followed", found.links
+    )
     if found.unread:
+        kinds = count_kinds(found.unread)
         dataset = dataset.leaving_out(
-            f"files are of kinds that are not read ({count_kinds(found.unread)}), save them as PNG", found.unread
+            f"file<|s> <is|are> of kinds that are not read ({kinds}), save <it|them> as PNG", found.unread
         )
     return Tree(root, tuple(path.relative_to(root).parts for path in found.pictures)), dataset
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from inlier.data.datasets.masks import match_masks
-from inlier.data.datasets.sample import Dataset, Sample, count_categories, split_good
+from inlier.data.datasets.sample import Dataset, Row, Sample, count_categories, join_rows, split_good
 from inlier.data.datasets.table import read_defect, read_rows, read_split
 from inlier.data.datasets.tree import Tree, lower
 from inlier.errors import InlierError
@@ -34,17 +34,18 @@ def open_visa(tree: Tree) -> Dataset | None:
             samples.append(Sample(folder.path(parts), category, "test", "anomaly", own))
     notes = ("good images are split 80 to 20 into train and test with a fixed seed: there is no split_csv/1cls.csv",)
     dataset = Dataset(tree.name, f"VisA, {count_categories(samples)}", tuple(samples), notes)
-    return dataset.leaving_out("masks match no image", unmatched)
+    return dataset.leaving_out("<mask matches|masks match> no image", unmatched)
 
 
 def _from_table(root: Path) -> Dataset:
     table = root / "split_csv" / "1cls.csv"
-    samples = []
+    rows = []
     for line, row in read_rows(table):
         where = f"{table}, line {line}"
         if any(not row.get(column) for column in ("category", "split", "label", "path")):
             raise InlierError(f"{where}: the columns object, split, label and image must be filled")
         defect = "anomaly" if read_defect(row["label"], where) else None
         masks = (root / row["mask"],) if row.get("mask") else ()
-        samples.append(Sample(root / row["path"], row["category"], read_split(row["split"], where), defect, masks))
-    return Dataset(root.resolve().name, "VisA, 1-class split", tuple(samples))
+        split = read_split(row["split"], where)
+        rows.append(Row(table, f"line {line}", Sample(root / row["path"], row["category"], split, defect, masks)))
+    return Dataset(root.resolve().name, "VisA, 1-class split", *join_rows(rows))
