@@ -111,3 +111,11 @@ def test_the_machine_is_described_and_its_memory_watched():
     before = machine.peak_memory()
     block = np.ones(30_000_000)
     assert machine.peak_memory() >= max(before, block.nbytes)
+
+
+@pytest.mark.parametrize("has, expected", [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({}, "fp32")])
+def test_bf16_is_taken_where_the_processor_multiplies_it(monkeypatch, has, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert machine.arithmetic("auto", torch.device("cpu")) == expected
+    assert machine.arithmetic("auto", torch.device("cuda")) == "fp32"
+    assert [machine.arithmetic(word, torch.device("cpu")) for word in ("fp32", "bf16")] == ["fp32", "bf16"]

@@ -96,6 +96,33 @@ def test_the_search_finds_the_nearest_entry_by_the_summed_mean_squared_differenc
         assert torch.equal(torch.cat([query, (entry - query).square()], 1), GOLDEN[f"out.memory.ci{level}"])
 
 
+def test_a_hidden_entry_is_not_found():
+    banks, norms = golden_memory()
+    queries = [GOLDEN[f"in.memory.query{level}"] for level in range(3)]
+    best = nearest(banks, norms, queries)
+    hidden = torch.arange(len(norms)) == best[:, None]
+    found = nearest(banks, norms, queries, hidden)
+    expected = distances(banks, norms, queries).masked_fill(hidden, torch.inf).argmin(1)
+    assert torch.equal(found, expected) and not (found == best).any()
+
+
+def test_a_picture_that_hides_its_own_entry_learns_from_another(plates, monkeypatch):
+    seen = []
+
+    def spy(memory, norms, features, hidden=None):
+        seen.append(hidden)
+        return nearest(memory, norms, features, hidden)
+
+    monkeypatch.setattr(memseg, "nearest", spy)
+    settings = {"backbone": "tiny", "size": 64, "decoder": 8, "steps": 2, "memory": 16, "batch_size": 4}
+    MemSeg("light", hide_own=True, **settings).fit(plates, calibration="none")
+    training = [hidden for hidden in seen if hidden is not None]
+    assert len(training) == 2 and all((hidden.sum(1) == 1).all() for hidden in training[:1])
+    seen.clear()
+    MemSeg("light", hide_own=False, **settings).fit(plates, calibration="none")
+    assert all(hidden is None for hidden in seen)
+
+
 def test_near_ties_are_settled_in_double_precision():
     torch.manual_seed(0)
     query = 100 + torch.randn(1, 4, 16, 16)

@@ -493,3 +493,23 @@ def test_the_outline_hides_nothing_of_a_defect():
     shown = outlined(result)
     np.testing.assert_array_equal(shown[result.mask], result.image[result.mask])
     assert (shown[~result.mask] != result.image[~result.mask]).any()
+
+
+def test_slow_changes_have_no_edge_and_reach_their_strength_inside_the_mask():
+    plain = np.full((96, 96, 3), 120, np.uint8)
+    for k in range(10):
+        made = Simulator(seed=1, slow_share=1.0)(plain, (k,))
+        change = made.image[..., 0].astype(int) - 120
+        assert made.kind == "slow" and made.mask.any() and 10 <= np.abs(change).max() <= 60
+        assert (
+            np.abs(np.diff(change, axis=0)).max() <= 0.25 * np.abs(change).max() + 1
+        )  # a sharp defect jumps by its whole strength
+        assert np.abs(change[made.mask]).min() >= np.abs(change).max() / 2 - 1 > np.abs(change[~made.mask]).max() - 2
+
+
+def test_without_slow_changes_defects_are_those_of_before():
+    for k in range(4):
+        one, other = (Simulator(seed=3, slow_share=share)(PICTURE, (k,)) for share in (0.0, 1e-9))
+        assert one.kind in ("structure", "texture") and other.kind != "slow"
+    with pytest.raises(InlierError, match="slow_share"):
+        Simulator(slow_share=1.5)

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from inlier.data.simulation.foreground import WHOLE, Foreground, Mask, Pixels, grey
-from inlier.data.simulation.noise import Noise, draw_noise
+from inlier.data.simulation.noise import Noise, draw_noise, perlin_noise
 from inlier.data.simulation.sources import Textures, draw_structure
 from inlier.errors import InlierError
 
@@ -109,8 +109,12 @@ class Simulator:
         return Simulated(blend(image, source, mask, opacity), mask, foreground, noise, source, kind, whole_image)
 
     def _slow(self, rng: np.random.Generator, image: Pixels, foreground: Mask, whole_image: bool) -> Simulated:
-        """Brighter or darker, the colours a little unequally; strongest in the middle of hills of slow noise."""
-        noise = np.abs(draw_noise(rng, foreground.shape, SLOW_SCALES))
+        """Brighter or darker, the colours a little unequally; strongest in the middle of hills of slow noise.
+
+        The noise is not turned: what comes in at the corners would be an edge.
+        """
+        rows, columns = 2 ** rng.integers(SLOW_SCALES[0], SLOW_SCALES[1] + 1, 2)
+        noise = np.abs(perlin_noise(rng.random((rows + 1, columns + 1)), *foreground.shape)).astype(np.float32)
         top = max(float(noise[foreground].max()), 1e-6)
         weight = np.clip(noise / top, 0, 1) ** 2 * foreground
         change = rng.uniform(*SLOW_CHANGE) * rng.choice([-1, 1])
