@@ -493,12 +493,6 @@ def test_a_tiny_autoencoder_has_no_groups_that_must_divide_its_width():
     assert network.autoencoder.moments(image)[0].shape == (1, *network.latent_shape) == (1, 4, 8, 8)
 
 
-@pytest.fixture(autouse=True)
-def _uncounted(monkeypatch):
-    """To count the memory of a training so small takes as long as the training; `memory` does count."""
-    monkeypatch.setattr(diad, "memory_of_training", lambda s: 0)
-
-
 def memory(detector):
     return memory_of_training(detector.settings)
 

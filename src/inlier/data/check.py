@@ -14,8 +14,6 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from inlier.data import copies
 from inlier.data.batches import read_ahead
@@ -158,6 +156,9 @@ def grouped(samples: Sequence[Sample], copies: Sequence[int], pattern: str | Non
     """
     if pattern is None:
         return list(copies)
+    from scipy.sparse import coo_array  # takes a while, and who judges needs none of it
+    from scipy.sparse.csgraph import connected_components
+
     try:
         found = [re.search(pattern, sample.name) for sample in samples]
     except re.error as error:
