@@ -11,7 +11,7 @@ What differs from that code: the layers that the paper freezes are frozen here, 
 comes from the same layers that are used later (`frozen=false` brings the code's behaviour back); the last step is the
 model and nothing looks at the test set; defects are simulated on the network's input; masks are never empty. The preset
 `light` hides a picture's own entry from the search while it trains: a picture that finds itself differs by nothing, and
-the network would learn that whatever differs is a defect. It also simulates slow changes of brightness.
+the network would learn that whatever differs is a defect.
 """
 
 import functools
@@ -338,7 +338,9 @@ class MemSeg(Detector[Settings, Network]):
             foreground="released",
         ),
         # features of EfficientNet are of another size than ResNet's: squared and multiplied they would drown the rest
-        "light": Settings(decoder=16, stride=2, steps=600, lr=0.01, standardise=True, match_grey=True),
+        "light": Settings(
+            memory=100, hide_own=True, decoder=16, stride=2, steps=600, lr=0.01, standardise=True, match_grey=True
+        ),
     }
 
     def build(self, s: Settings) -> Network:
@@ -394,10 +396,9 @@ class MemSeg(Detector[Settings, Network]):
         groups = torch.tensor(images.groups)
         entries = torch.full((s.memory,), -1)
         entries[: len(remembered)] = groups[remembered]
-        if s.hide_own and len(entries[: len(remembered)].unique()) < 2:
-            raise InlierError(
-                "setting 'hide_own': the memory holds one part alone, and nothing is left to compare with"
-            )
+        hides = s.hide_own and len(entries[: len(remembered)].unique()) > 1
+        if s.hide_own and not hides:
+            log.warning("memory: holds pictures of one part or copies alone, so each finds itself while it trains")
 
         @functools.lru_cache(4)
         def order(epoch: int) -> list[int]:
@@ -424,7 +425,7 @@ class MemSeg(Detector[Settings, Network]):
             nonlocal stream
             stream = stream or read_ahead(batch, range(step, s.steps), run.workers, run.workers)
             pictures, masks, own = next(stream)
-            hidden = (own[:, None] == entries).to(run.device) if s.hide_own else None
+            hidden = (own[:, None] == entries).to(run.device) if hides else None
             logits = network.logits(to_input(pictures).to(run.device), hidden)
             l1, focal = losses(logits, masks.to(run.device).float(), s.gamma)
             return weight * (s.l1_weight * l1 + s.focal_weight * focal)
