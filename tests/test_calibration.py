@@ -308,3 +308,12 @@ def test_the_scale_of_drawn_maps_has_room_on_both_sides_of_good_ones():
     assert Calibration("split", peaks, peaks).map_scale() == (10 - 90, 100 + 180)
     assert Calibration("split", peaks, peaks).map_scale(np.log10) == (0, 4)
     assert Calibration("none").map_scale() is None
+
+
+def test_folds_that_are_extended_by_held_out_pictures_promise_no_more_than_folds():
+    folds, more = (
+        Calibration("folds", *np.random.default_rng(0).random((2, 12))),
+        Calibration("split", *np.ones((2, 3))),
+    )
+    assert folds.extended(more).kind == more.extended(folds).kind == "folds"
+    assert more.extended(more).kind == "split"

@@ -122,7 +122,7 @@ def test_a_region_is_read_from_a_picture_polygons_or_labelme(tmp_path):
     [
         ("{", "cannot be read as a region of interest"),
         ('{"polygons": []}', "is no region of interest"),
-        ('{"width": 9, "height": 9, "polygons": []}', "holds some true"),
+        ('{"width": 9, "height": 9, "polygons": []}', "nothing would be inspected"),
         ('{"width": 9, "height": 9, "polygons": [[[1]]]}', "is no region of interest"),
         (
             '{"imageWidth": 9, "imageHeight": 9, "shapes": [{"points": [], "shape_type": "circle"}]}',

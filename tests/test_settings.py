@@ -109,3 +109,19 @@ def test_no_value_ends_in_another_error_than_one_of_a_person(values):
 def test_values_that_once_ended_in_a_traceback(name, value):
     with pytest.raises(InlierError, match=f"setting '{name}'"):
         Oven(**{name: value})
+
+
+def test_a_setting_that_would_change_nothing_is_refused():
+    from inlier import DifferNet, SimpleNet
+
+    with pytest.raises(
+        InlierError, match="'epochs' changes nothing where 'steps' is 1600: change that, or set it to none"
+    ):
+        SimpleNet("light", epochs=3)
+    with pytest.raises(InlierError, match="'batch_size' changes nothing where 'patches' is 512"):
+        SimpleNet("light", batch_size=4)
+    with pytest.raises(InlierError, match="'epochs' changes nothing where 'steps'"):
+        DifferNet("light", epochs=3)
+    assert SimpleNet("light", epochs=3, steps=None).settings.epochs == 3
+    assert SimpleNet("paper", epochs=3).settings.epochs == 3
+    assert SimpleNet("light").set_params(seed=1).settings.steps == 1600

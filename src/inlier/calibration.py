@@ -333,7 +333,7 @@ class Calibration:
         joined = {name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in ("scores", "peaks")}
         first = 1 + max(self.groups, default=-1) - min(more.groups, default=0)
         return Calibration(
-            self.kind if self.kind == more.kind else "split",
+            self.kind if self.kind == more.kind else "folds",  # of two promises the weaker one
             **joined,
             categories=np.concatenate([self.categories, more.categories]),
             groups=np.concatenate([self.groups, more.groups + first]),

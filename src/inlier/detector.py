@@ -349,7 +349,8 @@ class Detector(Inspector, Generic[S, N]):
             n = len({picture.group for picture in pictures if picture.category == category})
             if n < 2:
                 raise InlierError(
-                    f"{category}: all pictures are copies of one or belong to one group; calibration '{kind}' holds "
+                    f"{category}: all pictures are copies of one or belong to one group (a group pattern that finds "
+                    f"the same in all paths makes one of them); calibration '{kind}' holds "
                     "out whole groups and needs at least 2 of each category, better 100 or more"
                 )
 

@@ -25,12 +25,15 @@ def setting(
     high: float | None = None,
     choices: Sequence[str] = (),
     place: bool = False,
+    instead_of: str | None = None,
 ) -> Any:
     """A dataclass field with its meaning (shown by `inlier methods NAME`) and its valid range, ends included.
 
-    place: names a file or folder, of which model files tell the last part only.
+    place: names a file or folder, of which model files tell the last part only. instead_of: another setting, which
+    changes nothing unless this one is none.
     """
     known = {"meaning": meaning, "low": low, "high": high, "choices": tuple(choices), "place": place}
+    known["instead_of"] = instead_of
     return field(default=default, metadata=known)
 
 
@@ -87,7 +90,14 @@ class Settings:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f" Did you mean '{close[0]}'?" if close else ""
                 raise InlierError(f"unknown setting '{name}'.{hint} Known: {', '.join(known)}")
-        return dataclasses.replace(self, **changes)
+        changed = dataclasses.replace(self, **changes)
+        for f in fields(self):
+            ruled, value = f.metadata["instead_of"], getattr(changed, f.name)
+            if ruled in changes and f.name not in changes and value is not None:
+                raise InlierError(
+                    f"setting '{ruled}' changes nothing where '{f.name}' is {value}: change that, or set it to none too"
+                )
+        return changed
 
     def public(self) -> dict[str, Any]:
         """All of them as a model file tells them: it may travel, so of files and folders just the names."""

@@ -33,6 +33,7 @@ log = logging.getLogger("inlier")
 UNITS = {"ms": 0.001, "s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
 MARGIN = 1.2  # the last fit may take so much longer than it seems
 FOLDS = 2.0  # fits' worth of time that a fit takes where folds calibrate it in closed form: a second pass, in double
+LEAST = 5  # pictures that candidates are fitted on
 FEW = 20  # held-out pictures, below which a choice is mostly chance
 TILES = 2  # pictures must be so many tiles high and wide before tiles show the network anything finer
 Model = Detector[Any, Any]
@@ -110,7 +111,9 @@ def seconds(duration: str | float, unit: str = "s") -> float:
     """
     found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]*)\s*", str(duration).lower())
     if not found or (found[2] or unit) not in UNITS or not float(found[1]):
-        raise InlierError(f"{duration!r} is no duration: give a number and one of {', '.join(UNITS)}, such as 10min")
+        raise InlierError(
+            f"{duration!r} is no duration: give a positive number and one of {', '.join(UNITS)}, such as 10min"
+        )
     return float(found[1]) * UNITS[found[2] or unit]
 
 
@@ -254,7 +257,7 @@ def _search(
     start = time.monotonic()
     whole = _good_pictures(data, categories)
     fitted_on, held_out = trial.hold_out(whole, seed, options["group"], aside=True)
-    if not held_out or not fitted_on.train:
+    if not held_out or len(fitted_on.train) < LEAST:
         raise InlierError(
             f"{whole.name}: {len(whole.train)} good pictures are too few, or belong to too few groups, to hold some "
             "out for a choice: give 50 or more, or choose a method by hand"

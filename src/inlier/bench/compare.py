@@ -65,8 +65,12 @@ def grouped(rows: Iterable[Row]) -> list[Group]:
     """Finished tests by set, then by variant, both in the order in which they first come."""
     tested = [row for row in rows if row.get("kind", "test") == "test" and not row.get("error")]
     found: dict[tuple[Any, ...], list[Row]] = {}
+    alphas: dict[tuple[str, str], set[Any]] = {}
     for row, name in zip(tested, set_names(tested), strict=True):
-        found.setdefault((name, variant(row), _alpha(row)), []).append(row)
+        alphas.setdefault((name, variant(row)), set()).add(_alpha(row))
+    for row, name in zip(tested, set_names(tested), strict=True):
+        several = f", alpha {_alpha(row)}" if len(alphas[name, variant(row)]) > 1 else ""
+        found.setdefault((name, variant(row) + several, _alpha(row)), []).append(row)
     sets, variants = (list(dict.fromkeys(names)) for names in list(zip(*found, strict=True))[:2] or ((), ()))
     groups = [Group(tuple(own), name, label) for (name, label, _), own in found.items()]
     return sorted(groups, key=lambda group: (sets.index(group.set), variants.index(group.variant)))

@@ -162,10 +162,10 @@ def grouped(samples: Sequence[Sample], copies: Sequence[int], pattern: str | Non
     try:
         found = [re.search(pattern, sample.name) for sample in samples]
     except re.error as error:
-        raise InlierError(f"group: {pattern!r} is no regular expression ({error})") from None
+        raise InlierError(f"group: '{pattern}' is no regular expression ({error})") from None
     if missing := [sample.name for sample, match in zip(samples, found, strict=True) if match is None]:
         count = counted(len(missing), "name<|s>")
-        raise InlierError(f"group: {pattern!r} finds nothing in {count}: {first_names(missing)}")
+        raise InlierError(f"group: '{pattern}' finds nothing in {count}: {first_names(missing)}")
     keys = [(s.category, m.group(min(1, m.re.groups))) for s, m in zip(samples, found, strict=True) if m]
     numbers = {key: len(copies) + number for number, key in enumerate(dict.fromkeys(keys))}
     # a graph of pictures' copies and keys, whose connected parts are the groups

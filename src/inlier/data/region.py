@@ -28,7 +28,10 @@ class Region:
 
     def __post_init__(self) -> None:
         if self.mask.ndim != 2 or self.mask.dtype != bool or not self.mask.any():
-            raise InlierError("a region of interest is a mask (height, width) of true and false that holds some true")
+            raise InlierError(
+                "a region of interest is a mask (height, width) of true and false; where nothing is true, or all of a "
+                "picture is black, nothing would be inspected"
+            )
 
     def of_size(self, height: int, width: int) -> NDArray[np.bool_]:
         """bool (height, width): the region in a picture of this size. Raises InlierError for another aspect ratio."""

@@ -45,9 +45,12 @@ class Settings(settings.Settings):
     epochs: int = setting(160, "passes over the good images (the code's 40 x 4)", low=1)
     batch_size: int = setting(8, "images in a step", low=1)
     patches: int | None = setting(
-        None, "patches in a step, drawn from all good images, in place of whole images; none: whole images", low=2
+        None,
+        "patches in a step, drawn from all good images, instead of whole images",
+        low=2,
+        instead_of="batch_size",
     )
-    steps: int | None = setting(None, "training steps, in place of epochs; none: epochs", low=1)
+    steps: int | None = setting(None, "training steps, instead of epochs", low=1, instead_of="epochs")
     decay: bool = setting(False, "let both learning rates fall to zero as half a cosine")
     precision: str = setting(
         "fp32",

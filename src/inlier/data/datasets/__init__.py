@@ -69,7 +69,9 @@ def _open_path(data: Path | str) -> Dataset:
     dataset = open_realiad(path)
     tree, found = open_tree(path)
     if dataset is None and not tree.pictures:
-        others = count_kinds(file for file in path.rglob("*") if file.is_file()) or "no file at all"
+        others = count_kinds(file for file in path.rglob("*") if file.is_file())
+        if not others:
+            raise InlierError(f"{data}: holds no file at all. {LAYOUTS}")
         raise InlierError(f"{data}: no images {SUFFIX_LIST} found, but {others}. {LAYOUTS}")
     dataset = dataset or _recognise(tree)
     if dataset is None:
