@@ -25,7 +25,7 @@ def textures(tmp_path_factory):
     return Textures((path,), "stripes")
 
 
-@pytest.mark.parametrize("number, kind", enumerate(KINDS))
+@pytest.mark.parametrize("number, kind", list(enumerate(KINDS)))
 def test_each_kind_changes_its_mask_and_little_else(plate, textures, number, kind):
     made = plant(plate, (0, number), textures=textures)
     assert made.kind == kind and made.mask.any() and made.image.dtype == np.uint8
