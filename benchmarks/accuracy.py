@@ -22,6 +22,7 @@ ALL = tuple(category for _, category in SETS)
 SWEEPS: tuple[tuple[tuple[str, ...], str], ...] = (  # categories, options
     (("screw",), "--methods padim --presets paper --seeds 3"),
     (ALL, "--methods padim --seeds 1"),  # draws nothing at random
+    (("magnetic_tile", "screw"), "--methods padim --seeds 1 --set tile=256"),
     (ALL, "--methods simplenet --seeds 3"),
     (ALL, "--methods memseg --seeds 3 --set textures=DATA/dtd"),
     (ALL, "--methods memseg --seeds 3 --set textures=DATA/dtd --set hide_own=false --set memory=30"),  # light till then

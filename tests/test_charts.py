@@ -89,3 +89,9 @@ def test_without_matplotlib_a_chart_says_what_to_install(monkeypatch, chart):
 def test_importing_charts_does_not_load_matplotlib():
     code = "import sys, inlier.report.charts; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_long_labels_stand_below_one_another():
+    assert charts._columns(["padim light", "simplenet light"]) == 2
+    assert charts._columns(["padim light", "differnet light, backbone=resnet18, taps=4,8,16"]) == 1
+    assert charts._columns([]) == 2

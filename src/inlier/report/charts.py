@@ -3,7 +3,7 @@
 import base64
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C
 MARKS = "osD^vPX*"  # shapes tell them apart, too
 INK = "#010203"  # stands for the page's text colour, which is light in dark mode
 CHART = (5.4, 3.3)  # inches
+LONG_LABEL = 28  # characters of a legend, of which half a chart is as wide
 
 
 def data_uri(image: Image.Image) -> str:
@@ -113,7 +114,13 @@ def trade_off(points: Sequence[tuple[str, float, tuple[float, float, float]]], x
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
     axes.tick_params(which="minor", colors=INK)
     axes.grid(alpha=0.25, color=INK, linewidth=0.5)
-    figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=INK, fontsize="small")
+    figure.legend(
+        loc="outside upper left",
+        ncols=_columns([label for label, _, _ in points]),
+        frameon=False,
+        labelcolor=INK,
+        fontsize="small",
+    )
     return _svg(figure, name)
 
 
@@ -123,7 +130,8 @@ def ranges(
     """A line for each set, a mark on it for each series that has it: (mean, lowest, highest) in [0, 1]. crosses: one
     more value of a set, of what `cross` says."""
     sets = list(dict.fromkeys([key for values in series.values() for key in values]))
-    figure, axes = _chart(x, "", (CHART[0], 1.6 + 0.22 * len(series) / 2 + 0.45 * len(sets)))
+    columns = _columns([*series, cross])
+    figure, axes = _chart(x, "", (CHART[0], 1.6 + 0.22 * len(series) / columns + 0.45 * len(sets)))
     for number, (label, values) in enumerate(series.items()):
         mark = _mark(number)
         offset = 0.5 * (number - (len(series) - 1) / 2) / max(len(series), 3)  # beside one another
@@ -139,8 +147,13 @@ def ranges(
     axes.set_yticks(range(len(sets)), sets)
     axes.set_ylim(len(sets) - 0.5, -0.5)
     axes.xaxis.grid(alpha=0.25, color=INK, linewidth=0.5)
-    figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=INK, fontsize="small")
+    figure.legend(loc="outside upper left", ncols=columns, frameon=False, labelcolor=INK, fontsize="small")
     return _svg(figure, name)
+
+
+def _columns(labels: Iterable[str]) -> int:
+    """Of a legend above a chart; a long label would be cut off beside another."""
+    return 1 if max(map(len, labels), default=0) > LONG_LABEL else 2
 
 
 def _mark(number: int) -> dict[str, Any]:
