@@ -142,3 +142,12 @@ def test_standardisation_is_per_feature_over_all_patches_and_spares_constant_one
     close(mean, cache.float().mean((0, 1)), 1e-3)
     close(std[[0, 1, 3]], cache.float().flatten(0, 1).std(0, correction=0)[[0, 1, 3]], 1e-3)
     assert std[2] == 1
+
+
+def test_a_head_that_learned_nothing_is_named(plates, caplog):
+    settings = {"backbone": "tiny", "size": 64, "taps": (4, 8), "hidden": 32, "patches": 256}
+    SimpleNet("light", **settings, steps=2, noise=1e-3).fit(plates, calibration="none")
+    assert "the loss ended at" in caplog.text and "larger 'noise'" in caplog.text
+    caplog.clear()
+    SimpleNet("light", **settings, steps=150, noise=2.0).fit(plates, calibration="none")
+    assert "the loss ended at" not in caplog.text

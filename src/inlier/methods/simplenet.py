@@ -14,7 +14,9 @@ on patches of all images in place of few large ones on whole images, and lets th
 loss comes near zero (docs/experiments.md).
 """
 
+import logging
 import math
+from collections import deque
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +32,10 @@ from inlier.maps import smooth_upsample_matrix, within
 from inlier.progress import progress
 from inlier.settings import setting
 from inlier.training import Run, train
+
+log = logging.getLogger("inlier")
+RECENT = 20  # steps whose mean loss tells how a training ended
+LEARNED = 0.5  # of the loss of a head that has learned nothing: above it the model is hardly worth its file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,8 +247,11 @@ class SimpleNet(Detector[Settings, Network]):
             key = (step,) if s.patches else divmod(step, per_epoch)
             noise = torch.randn(patches.shape, generator=run.generator(*key))[part]
             good, disturbed = model((features - mean) / std, s.noise * noise.to(run.device))
-            return weight * truncated_l1(good.float(), disturbed.float(), s.margin)
+            value = truncated_l1(good.float(), disturbed.float(), s.margin)
+            recent.append(value.detach())
+            return weight * value
 
+        recent: deque[Tensor] = deque(maxlen=RECENT)
         optimizers = make_optimizers(head, s)
         train(
             head,
@@ -254,6 +263,13 @@ class SimpleNet(Detector[Settings, Network]):
             precision=arithmetic(s.precision, run.device),
             rates="adapter_lr or discriminator_lr",
         )
+        if recent and (ended := float(torch.stack(list(recent)).mean())) > LEARNED * 2 * s.margin:
+            log.warning(
+                "the loss ended at %.2f, where nothing learned is %.2f: the head hardly tells good features from "
+                "disturbed ones; more 'steps' or a larger 'noise' helps",
+                ended,
+                2 * s.margin,
+            )
         with torch.no_grad():
             network.fuse(head, mean, std)
 
