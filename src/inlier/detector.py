@@ -15,12 +15,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from inlier import artifact, calibration
 from inlier.calibration import Calibration
@@ -30,7 +30,7 @@ from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Sample
 from inlier.data.geometry import Geometry
 from inlier.data.images import ImageSource
-from inlier.data.region import Region, open_regions
+from inlier.data.region import open_regions
 from inlier.errors import ArtifactError, InlierError
 from inlier.features import Backbone
 from inlier.features.weights import Weights
@@ -41,6 +41,9 @@ from inlier.runtime.torch import Network, TorchRuntime
 from inlier.settings import Settings
 from inlier.training import Run, alone
 from inlier.version import __version__
+
+if TYPE_CHECKING:
+    from inlier.runtime.export import Parity
 
 log = logging.getLogger("inlier")
 GIB = 2**30
@@ -149,6 +152,9 @@ class Detector(Inspector, Generic[S, N]):
     minimum_images: ClassVar[int] = 2
     trains: ClassVar[bool] = True  # in steps, which can be logged
     maps_cost_extra: ClassVar[bool] = False  # the network can give scores alone, for less
+    maps_jump: ClassVar[bool] = (
+        False  # maps are gradients, which change by leaps where rounding moves a unit over a kink
+    )
     previews: ClassVar[bool] = False  # `preview` draws what it makes of good pictures
     candidates: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)  # settings beside `light` that are worth a try
     light_seconds: ClassVar[float] = 60.0  # about what `light` takes for 200 pictures on two cores
@@ -230,6 +236,14 @@ class Detector(Inspector, Generic[S, N]):
     def memory_needed(self, s: S, n_images: int) -> int:
         """Bytes that fitting will take at its peak, for the check before it starts."""
         return 0
+
+    def export_graph(self) -> nn.Module:
+        """What is exported: `forward(images, inspected=None)` like the network's; of one that repaints like `inspect`.
+
+        A method whose network no graph can hold gives another module that does the same. One that takes `noise`, normal
+        numbers of the shape `noise_shape`, is given those of `runtime.graph.noise_of`.
+        """
+        return self.network_  # type: ignore[return-value]
 
     def preview(
         self,
@@ -436,22 +450,19 @@ class Detector(Inspector, Generic[S, N]):
         network: N = self.runtime_.network  # type: ignore[attr-defined]
         return network
 
+    def export(self, path: str | os.PathLike[str], **options: Any) -> "Parity":
+        """Write the model for another runtime, and tell how that judges: see `runtime.export.export` for the options."""
+        from inlier.runtime.export import export
+
+        return export(self, path, **options)
+
     # -- files --------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted detector, backbone included, as one `.inlier` file. Atomic: never half a model."""
         self.check_fitted()
         tensors = {f"network.{key}": value for key, value in self.pack(self.network_.state_dict()).items()}
-        names = np.unique(self.calibration_.categories).tolist()
-        numbers = np.searchsorted(names, self.calibration_.categories)
-        tensors |= {
-            "calibration.scores": torch.from_numpy(self.calibration_.scores),
-            "calibration.peaks": torch.from_numpy(self.calibration_.peaks),
-            "calibration.groups": torch.from_numpy(self.calibration_.groups.astype(np.int64)),
-            "calibration.categories": torch.from_numpy(numbers.astype(np.int64)),  # places in the header's list
-        }
-        for name, region in self.regions_.items():  # eight pixels a byte
-            tensors[f"region.{name}"] = torch.from_numpy(np.packbits(region.mask))
+        tensors |= {name: torch.from_numpy(array) for name, array in self.arrays().items()}
         artifact.write(path, tensors, self.header())
         if "_run" in vars(self):
             self._run.close()
@@ -505,12 +516,8 @@ class Detector(Inspector, Generic[S, N]):
                 network.load_state_dict(detector.unpack(state))
                 detector.runtime_ = detector._runtime(network, place)
             detector.geometry_ = geometry_of(settings)
-            detector.regions_ = {
-                name: Region(np.unpackbits(tensors[f"region.{name}"].numpy(), count=h * w).astype(bool).reshape(h, w))
-                for name, (h, w) in header.get("regions", {}).items()
-            }
-            detector.calibration_ = _stored_calibration(tensors, header["calibration"])
-            detector.categories_, detector.fingerprint_ = tuple(header["categories"]), header["data"]
+            detector.restore({name: t.numpy() for name, t in tensors.items() if not name.startswith(prefix)}, header)
+            detector.fingerprint_ = header["data"]
             detector.weights_ = header["weights"]
         except InlierError as error:
             raise ArtifactError(f"{path}: {error}") from error
@@ -520,15 +527,6 @@ class Detector(Inspector, Generic[S, N]):
                 f"{path}: does not fit method '{cls.name}' of inlier {__version__}: {reason}"
             ) from error
         return detector
-
-
-def _stored_calibration(tensors: dict[str, Tensor], header: dict[str, Any]) -> Calibration:
-    """Models of before know no categories and groups: one pool, each picture alone."""
-    stored = {name: tensors[key].numpy() for name in ("scores", "peaks", "categories", "groups")
-              if (key := f"calibration.{name}") in tensors}  # fmt: skip
-    if "categories" in stored:
-        stored["categories"] = np.array(header["categories"], str)[stored["categories"]]
-    return Calibration(header["kind"], **stored)
 
 
 def groups_and_categories(images: Images) -> tuple[list[int], list[str]]:
@@ -548,23 +546,9 @@ def _fingerprint(pictures: Sequence[Good], order: str) -> str:
 
 def _check_content(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Raise KeyError, TypeError or InlierError for what no good model holds, whatever a checksum says of it."""
-    kinds = {"preset": str, "seed": int, "settings": dict, "categories": list, "calibration": dict, "data": str}
-    for key, kind in (kinds | {"weights": dict}).items():
+    for key, kind in {"preset": str, "seed": int, "settings": dict, "data": str, "weights": dict}.items():
         if not isinstance(header[key], kind):
             raise TypeError(f"'{key}' cannot be {header[key]!r}")
-    if not all(isinstance(category, str) for category in header["categories"]):
-        raise TypeError(f"'categories' cannot be {header['categories']!r}")
-    if header["calibration"]["kind"] not in calibration.KINDS:
-        raise TypeError(f"the calibration cannot be {header['calibration']['kind']!r}")
-    scores, peaks = tensors["calibration.scores"], tensors["calibration.peaks"]
-    if (
-        scores.dim() != 1
-        or scores.shape != peaks.shape
-        or not (scores.is_floating_point() and peaks.dtype == scores.dtype)
-    ):
-        raise TypeError("its calibration is no list of scores, and of as many peaks of maps")
-    if not (scores.isfinite().all() and peaks.isfinite().all()):
-        raise TypeError("its calibration scores are not all numbers")
     for name, tensor in tensors.items():  # the smallest of many is NaN if any is: one pass, and nothing is copied
         if name.startswith("network.") and tensor.is_floating_point() and tensor.numel() and tensor.min().isnan():
             raise InlierError(

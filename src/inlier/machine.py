@@ -149,3 +149,9 @@ def own_torch_state() -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         yield
+
+
+def threads() -> int:
+    """Threads that the environment allows for arithmetic (OMP_NUM_THREADS); 0 leaves it to the runtime."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdigit() else 0

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from inlier import artifact
-from inlier.cli.options import Categories, Data, Device, Group, Model, Workers
+from inlier.cli.options import Categories, Data, Device, Group, Model, Runtime, Workers
 from inlier.cli.outputs import protect, read_by, say
 from inlier.names import shown
 
@@ -21,6 +21,7 @@ def calibrate(
     group: Group = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the model. Default: over MODEL.")] = None,
     device: Device = "auto",
+    runtime: Runtime = None,
     workers: Workers = 2,
 ) -> None:
     """Renew a model's calibration on good pictures in DATA that it was not fitted on, and say what changes."""
@@ -31,7 +32,7 @@ def calibrate(
     target = out or model
     protect([target], read_by(data, dataset))
     artifact.check_writable(target)
-    inspector = load(model, device)
+    inspector = load(model, device, runtime=runtime)
     before = inspector.calibration_
     inspector.calibrate(dataset, extend=extend, group=group, workers=workers)
     inspector.save(target)

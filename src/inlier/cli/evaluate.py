@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from inlier import artifact
-from inlier.cli.options import Alpha, Categories, Confidence, Data, Device, Model, Workers
+from inlier.cli.options import Alpha, Categories, Confidence, Data, Device, Model, Runtime, Workers
 from inlier.cli.outputs import check_stdout, json_text, percent, print_table, protect, read_by, say, tell
 from inlier.names import shown
 
@@ -27,6 +27,7 @@ def evaluate(
     alpha: Alpha = None,
     confidence: Confidence = None,
     device: Device = "auto",
+    runtime: Runtime = None,
     workers: Workers = 2,
 ) -> None:
     """Compare a model's scores and maps with the truth on the test pictures of DATA."""
@@ -47,7 +48,7 @@ def evaluate(
         check_installed()
         artifact.check_writable(report / "index.html")
 
-    inspector = load(model, device)
+    inspector = load(model, device, runtime=runtime)
     results = run(inspector, dataset, categories=category or [], alpha=alpha, confidence=confidence, workers=workers)
     if json_ and not to_file:
         say(json_text(results.to_json(), sys.stdout.encoding, indent=1))

@@ -20,6 +20,7 @@ from inlier.cli.calibrate import calibrate
 from inlier.cli.check import check
 from inlier.cli.demo import demo
 from inlier.cli.evaluate import evaluate
+from inlier.cli.export import export
 from inlier.cli.methods import list_methods
 from inlier.cli.outputs import tell
 from inlier.cli.predict import predict
@@ -119,6 +120,7 @@ app.command()(check)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(calibrate)
+app.command()(export)
 app.command()(benchmark)
 app.command("methods")(list_methods)
 app.command()(preview)

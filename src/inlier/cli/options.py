@@ -14,7 +14,7 @@ Data = Annotated[
         help="Folder of good images, dataset folder (MVTec AD and its kin, VisA, ...), .csv table, or 'elpv'."
     ),
 ]
-Model = Annotated[Path, typer.Argument(help="A .inlier file that `inlier train` wrote.")]
+Model = Annotated[Path, typer.Argument(help="A .inlier file that `inlier train` wrote, or what `inlier export` made.")]
 Categories = Annotated[list[str] | None, typer.Option("--category", help="Repeat for several. Default: all.")]
 Alpha = Annotated[
     float | None, typer.Option(help="Accepted false-alarm rate. Default: 0.01, or the lowest that can be promised.")
@@ -43,6 +43,10 @@ Roi = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Runtime = Annotated[
+    str | None,
+    typer.Option(help="torch, onnx, openvino; auto: the fastest here whose scores agree. Default: the file's own."),
+]
 Textures = Annotated[
     Path | None, typer.Option(help="Folder of pictures that simulated defects take foreign texture from, e.g. DTD.")
 ]

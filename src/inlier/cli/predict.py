@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from inlier import artifact
-from inlier.cli.options import Alpha, Confidence, Device, Model, Workers
+from inlier.cli.options import Alpha, Confidence, Device, Model, Runtime, Workers
 from inlier.cli.outputs import Writer, check_stdout, json_line, protect, tell, text_line
 from inlier.cli.watched import watched
 from inlier.errors import InlierError
@@ -42,6 +42,7 @@ def predict(
         str | None, typer.Option(help="What the pictures show, where the model knows several categories.")
     ] = None,
     device: Device = "auto",
+    runtime: Runtime = None,
     workers: Workers = 2,
 ) -> None:
     """Judge pictures. Goes on after one that cannot be read, names it, and ends with exit code 1."""
@@ -56,7 +57,7 @@ def predict(
     to_file = jsonl is not None and str(jsonl) != "-"
     if not to_file:
         check_stdout()
-    inspector = load(model, device)
+    inspector = load(model, device, runtime=runtime)
     if reconstructions and not inspector.repaints:
         raise InlierError(f"--reconstructions: {inspector.header()['method']} repaints nothing")
     found = {root: list_images(root) if root.is_dir() else [root] for root in images}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from inlier.calibration import Calibration, Rule
+from inlier.calibration import KINDS, Calibration, Rule
 from inlier.data.batches import Batch, Picture, read_batches
 from inlier.data.check import check, grouped
 from inlier.data.datasets import open_dataset
@@ -77,6 +77,37 @@ class Inspector:
             "regions": regions,  # height and width of the pictures they were drawn on
         }
 
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Calibration and regions of interest, for a model file; `restore` takes them back."""
+        names = np.unique(self.calibration_.categories).tolist()
+        found = {
+            "calibration.scores": self.calibration_.scores,
+            "calibration.peaks": self.calibration_.peaks,
+            "calibration.groups": self.calibration_.groups.astype(np.int64),
+            # places in the header's list
+            "calibration.categories": np.searchsorted(names, self.calibration_.categories).astype(np.int64),
+        }
+        for name, region in self.regions_.items():  # eight pixels a byte
+            found[f"region.{name}"] = np.packbits(region.mask)
+        return found
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> None:
+        """Take categories, calibration and regions from what `arrays` and `header` wrote.
+
+        Raises KeyError or TypeError for what no good model holds, whatever a checksum says of it.
+        """
+        for key, kind in {"categories": list, "calibration": dict}.items():
+            if not isinstance(header[key], kind):
+                raise TypeError(f"'{key}' cannot be {header[key]!r}")
+        if not all(isinstance(category, str) for category in header["categories"]):
+            raise TypeError(f"'categories' cannot be {header['categories']!r}")
+        self.categories_ = tuple(header["categories"])
+        self.calibration_ = _stored_calibration(arrays, header["calibration"])
+        self.regions_ = {
+            name: Region(np.unpackbits(arrays[f"region.{name}"], count=h * w).astype(bool).reshape(h, w))
+            for name, (h, w) in header.get("regions", {}).items()
+        }
+
     def geometry_for(self, category: str | None) -> Geometry:
         """How pictures of a category are looked at. Raises InlierError where that depends on it and it is not known."""
         region = region_for(self.regions_, category)
@@ -137,6 +168,11 @@ class Inspector:
         for batch in batches:
             if batch.owners:
                 output = self.runtime_(batch.images, batch.inspected, maps)
+                if not np.isfinite(output.scores).all():
+                    raise InlierError(
+                        "the model gives a picture a score that is no finite number: its training has broken it; train "
+                        "again with a lower learning rate, or with the preset's own settings"
+                    )
                 columns = [None if column is None else list(column) for column in output]
                 for k, owner in enumerate(batch.owners):
                     one = Output(*(None if column is None else column[k] for column in columns))  # type: ignore[arg-type]
@@ -247,6 +283,22 @@ class Inspector:
         if vars(self).setdefault("_said", "") != note:
             self._said = note
             log.warning("%s", note)
+
+
+def _stored_calibration(arrays: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> Calibration:
+    """Models of before know no categories and groups: one pool, each picture alone."""
+    if header["kind"] not in KINDS:
+        raise TypeError(f"the calibration cannot be {header['kind']!r}")
+    stored = {name: arrays[key] for name in ("scores", "peaks", "categories", "groups")
+              if (key := f"calibration.{name}") in arrays}  # fmt: skip
+    scores, peaks = stored["scores"], stored["peaks"]
+    if scores.ndim != 1 or scores.shape != peaks.shape or scores.dtype.kind != "f" or peaks.dtype != scores.dtype:
+        raise TypeError("its calibration is no list of scores, and of as many peaks of maps")
+    if not (np.isfinite(scores).all() and np.isfinite(peaks).all()):
+        raise TypeError("its calibration scores are not all numbers")
+    if "categories" in stored:
+        stored["categories"] = np.array(header["categories"], str)[stored["categories"]]
+    return Calibration(header["kind"], **stored)
 
 
 def pictures_of(data: Any) -> Iterable[ImageSource]:

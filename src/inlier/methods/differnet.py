@@ -247,7 +247,7 @@ class Block(nn.Module):
         y2, log_scale2 = self.transform(x2, self.s1(y1))
         if log_scales is not None:
             log_scales += [log_scale1, log_scale2]
-        return torch.cat([y1, y2], 1).clamp(-LARGEST, LARGEST)
+        return F.hardtanh(torch.cat([y1, y2], 1), -LARGEST, LARGEST)
 
     def transform(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         scale, shift = parameters.chunk(2, 1)
@@ -361,9 +361,32 @@ class Network(nn.Module):
         return z.detach(), torch.autograd.grad(loss, views)[0]
 
     def picture(self, gradients: Tensor) -> Tensor:
-        """Gradients of one image's views (views, 3, H, W) -> map (H, W): turned back, smoothed, mean size, squared."""
-        turned = torch.stack([turn(g, -degrees, self.splines) for g, degrees in zip(gradients, self.angles)])
-        return (self.smooth @ turned @ self.smooth.T).abs().mean((0, 1)).square()
+        """Gradients of views (..., views, 3, H, W) -> map (..., H, W): turned back, smoothed, mean size, squared."""
+        views = zip(gradients.unbind(-4), self.angles)
+        turned = torch.stack([turn(gradient, -degrees, self.splines) for gradient, degrees in views], -4)
+        return (self.smooth @ turned @ self.smooth.T).abs().mean((-4, -3)).square()
+
+
+class WithGradients(nn.Module):
+    """The network for an exported graph, which cannot differentiate: its gradients are operations of the graph."""
+
+    def __init__(self, network: Network):
+        from inlier.runtime.backward import with_backward  # parts of torch that take a second to import
+
+        super().__init__()
+        self.network = network
+
+        def step(views: Tensor) -> tuple[Tensor, Tensor]:
+            return network._view_gradients(views.detach())
+
+        side = network.splines.shape[0]
+        self.step = with_backward(step, torch.rand(6, 3, side, side))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        network, n = self.network, len(self.network.angles)
+        views = torch.stack([rotate(images, degrees, network.fill) for degrees in network.angles], 1)
+        z, gradients = self.step(views.flatten(0, 1))
+        return network.mean_square(z), network.picture(gradients.unflatten(0, (-1, n)))
 
 
 class DifferNet(Detector[Settings, Network]):
@@ -373,6 +396,7 @@ class DifferNet(Detector[Settings, Network]):
     light_seconds = 120.0
     log_maps = True
     maps_cost_extra = True
+    maps_jump = True
     previews = True
     presets = {
         "paper": Settings(backbone="alexnet"),
@@ -393,6 +417,9 @@ class DifferNet(Detector[Settings, Network]):
 
     def build(self, s: Settings) -> Network:
         return Network(s)
+
+    def export_graph(self) -> nn.Module:
+        return WithGradients(self.network_)
 
     def preview(
         self,

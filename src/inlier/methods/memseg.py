@@ -229,6 +229,15 @@ def nearest(
     return best
 
 
+def nearest_of_two(memory: Sequence[Tensor], norms: Tensor, features: Sequence[Tensor]) -> Tensor:
+    """(B,): `nearest` for an exported graph, which cannot count near ties: the best two of each query are compared."""
+    two = distances(memory, norms, features).topk(min(2, len(norms)), 1, largest=False).indices  # (B, 2)
+    exact = [(m[two] - f.permute(0, 2, 3, 1)[:, None]).square().mean((2, 3, 4)) for m, f in zip(memory, features)]
+    # an unused place, which only a memory of one entry leaves, is infinitely far away
+    apart = torch.stack(exact).sum(0) + torch.where(norms[two].isinf(), torch.inf, 0.0)
+    return two.gather(1, apart.argmin(1, keepdim=True))[:, 0]
+
+
 class Network(nn.Module):
     """Encoder, memory, fusion and decoder."""
 
@@ -291,7 +300,10 @@ class Network(nn.Module):
         """(B, 3, H, W) in [0, 1] -> (B, 2, H, W): good, defect. hidden: see `nearest`."""
         stem, compared, deepest = self.encode(images)
         with torch.no_grad():
-            best = nearest(self.memory, self.norms, compared, hidden)
+            if torch.compiler.is_exporting():
+                best = nearest_of_two(self.memory, self.norms, compared)
+            else:
+                best = nearest(self.memory, self.norms, compared, hidden)
         pairs = ((f, entries[best].permute(0, 3, 1, 2)) for f, entries in zip(compared, self.memory))
         information = [torch.cat([f, (m - f).square()], 1) for f, m in pairs]
         return self.decoder(stem, self.fusion(information), deepest, images.shape[2:])  # type: ignore[no-any-return]

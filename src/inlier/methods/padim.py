@@ -78,7 +78,8 @@ class Network(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (P, B, d)"""
-        maps = [m[:, index] for m, index in zip(self.backbone(images), self.selected) if index]
+        pairs = zip(self.backbone(images), self.selected)
+        maps = [m if len(index) == m.shape[1] else m[:, index] for m, index in pairs if index]
         return join(maps, self.grid).flatten(2).permute(2, 0, 1).contiguous()  # three times faster products
 
     def distances(self, embedding: Tensor) -> Tensor:

@@ -1,20 +1,87 @@
-"""From a model file to an inspector."""
+"""One `load` for every model file: what computes its scores follows from the file, or is chosen."""
 
+import logging
 import os
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from inlier import artifact, methods
-from inlier.detector import Detector
-from inlier.errors import ArtifactError
+import numpy as np
+
+from inlier.errors import ArtifactError, InlierError
 from inlier.version import __version__
 
+if TYPE_CHECKING:
+    from inlier.detector import Detector
+    from inlier.inspection.inspector import Runtime
+    from inlier.runtime.exported import Exported
 
-def load(path: str | os.PathLike[str], device: str = "auto") -> Detector[Any, Any]:
-    """Read a detector that `save` wrote; it is independent of its file from then on. Runs no code from the file.
+log = logging.getLogger("inlier")
+RUNTIMES = ("torch", "onnx", "openvino")
+READS = {".onnx": ("onnx", "openvino"), ".xml": ("openvino",)}  # by suffix; any other one is an .inlier file
+PACKAGES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
+MEASURED = 0.5  # seconds for each runtime that `auto` tries
+TOLERANCE = 1e-3  # largest difference of scores, as a share of their median size, between runtimes that `auto` takes
 
-    Raises ArtifactError for a file that is missing, damaged, foreign, or of a method that is not known here.
+
+def load(
+    path: str | os.PathLike[str], device: str = "auto", *, runtime: str | None = None
+) -> "Detector[Any, Any] | Exported":
+    """Read a model: an `.inlier` file that `save` wrote, or an `.onnx` or `.xml` file that `export` wrote.
+
+    It is independent of its file from then on. No code from the file is run. runtime: "torch", "onnx" or "openvino";
+    None: the file's own; "auto": the fastest of those that are installed here and read the file, measured for a second,
+    if its scores agree. An `.inlier` file is exported in memory for another runtime than torch, which takes some
+    seconds. device: for torch. Raises ArtifactError for a file that is missing, damaged, foreign, or of a method that
+    is not known here.
     """
+    path = Path(path)
+    known = READS.get(path.suffix.lower(), RUNTIMES)
+    if runtime == "auto":
+        return _fastest(path, device, [name for name in known if find_spec(PACKAGES[name])])
+    runtime = runtime or known[0]
+    if runtime not in known:
+        raise InlierError(f"{path}: runtime {runtime!r} does not read it; known: {', '.join(known)}, auto")
+    return _load(path, device, runtime)
+
+
+def _load(path: Path, device: str, runtime: str) -> "Detector[Any, Any] | Exported":
+    if path.suffix.lower() in READS:
+        from inlier.runtime.exported import Exported
+
+        return Exported(path, _opener(runtime)(path))
+    detector = _detector(path, device)
+    if runtime == "torch":
+        return detector
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        suffix = next(suffix for suffix, names in READS.items() if names[0] == runtime)
+        made = Path(folder) / f"model{suffix}"
+        detector.export(made)
+        return _load(made, device, runtime)
+
+
+def _opener(runtime: str) -> Callable[[Path], Any]:
+    if runtime == "onnx":
+        from inlier.runtime.onnx import OnnxRuntime
+
+        return OnnxRuntime
+    from inlier.runtime.openvino import OpenvinoRuntime
+
+    return OpenvinoRuntime
+
+
+def _detector(path: Path, device: str) -> Any:
+    if not find_spec("torch"):
+        raise InlierError(
+            f"{path}: needs PyTorch, which is not installed here; export it where it is (inlier export) and give the "
+            ".onnx or .xml file"
+        )
+    from inlier import artifact, methods
+
     tensors, header = artifact.read(path)
     if "method" not in header:
         raise ArtifactError(f"{path}: is a training checkpoint, not a model; resume the training with --resume")
@@ -24,4 +91,46 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> Detector[Any, An
             f"{path}: method {header['method']!r} is unknown to inlier {__version__}; if a package of its own brings "
             "it, install that package here"
         )
-    return methods.get(name).from_artifact(Path(path), tensors, header, device)
+    return methods.get(name).from_artifact(path, tensors, header, device)
+
+
+def _fastest(path: Path, device: str, candidates: list[str]) -> "Detector[Any, Any] | Exported":
+    """The first candidate's scores are the truth that others must agree with."""
+    if not candidates:
+        needed = READS.get(path.suffix.lower(), RUNTIMES)
+        raise InlierError(f"{path}: nothing here can read it: pip install {PACKAGES[needed[0]]}")
+    models: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    truth = None
+    for name in candidates:
+        try:
+            model = _load(path, device, name)
+        except ArtifactError:
+            raise
+        except InlierError as error:  # a runtime that judges differently
+            log.warning("runtime %s is not taken: %s", name, error)
+            continue
+        size = model.geometry_.size
+        images = np.random.default_rng(0).integers(0, 256, (8, 3, size, size)).astype(np.float32) / 255
+        scores, seconds[name] = _measured(model.runtime_, images)
+        truth = scores if truth is None else truth
+        apart = np.abs(scores - truth).max() / max(float(np.median(np.abs(truth))), 1e-12)
+        if apart > TOLERANCE:
+            log.warning("runtime %s is not taken: its scores differ by %.1e of their size", name, apart)
+            continue
+        models[name] = model
+    best = min(models, key=lambda name: seconds[name])
+    told = ", ".join(f"{name} {1000 * seconds[name]:.1f} ms" for name in models)
+    log.info("runtime: %s (a picture of a batch of 8 takes: %s)", best, told)
+    return models[best]
+
+
+def _measured(runtime: "Runtime", images: Any) -> tuple[Any, float]:
+    """(scores, seconds a picture), after one call that warms it up."""
+    scores, best = runtime(images, None, True).scores, np.inf
+    end = time.monotonic() + MEASURED
+    while time.monotonic() < end:
+        start = time.perf_counter()
+        runtime(images, None, True)
+        best = min(best, (time.perf_counter() - start) / len(images))
+    return scores, float(best)

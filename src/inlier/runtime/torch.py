@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inlier.errors import InlierError
 from inlier.features import Backbone
 from inlier.inspection.inspector import Output
 from inlier.machine import own_torch_state
@@ -46,11 +45,6 @@ class TorchRuntime:
         with own_torch_state(), torch.inference_mode():
             counted = None if inspected is None else torch.from_numpy(inspected).to(self.device)
             result = self._run(torch.from_numpy(images).to(self.device), counted, maps)
-        if not result[0].isfinite().all():
-            raise InlierError(
-                "the model gives a picture a score that is no finite number: its training has broken it; train again "
-                "with a lower learning rate, or with the preset's own settings"
-            )
         return Output(*(tensor.float().cpu().numpy() for tensor in result))
 
     def _run(self, images: Tensor, inspected: Tensor | None, maps: bool) -> tuple[Tensor, ...]:

@@ -19,6 +19,8 @@ import logging
 import os
 from pathlib import Path
 
+from torch import nn
+
 from inlier.detector import Detector, Images
 from inlier.errors import InlierError
 from inlier.features import Backbone
@@ -26,7 +28,7 @@ from inlier.methods.diad.autoencoder import Autoencoder
 from inlier.methods.diad.checkpoints import fill, load_pretrained, read_autoencoder
 from inlier.methods.diad.learning import cache_moments, learn_autoencoder, learn_denoiser, learn_residuals
 from inlier.methods.diad.memory import memory_of_training
-from inlier.methods.diad.network import Network
+from inlier.methods.diad.network import Network, Repainting
 from inlier.methods.diad.settings import Settings
 from inlier.training import Run
 
@@ -110,6 +112,9 @@ class DiAD(Detector[Settings, Network]):
             pool=4,
         ),
     }
+
+    def export_graph(self) -> nn.Module:
+        return Repainting(self.network_)
 
     def build(self, s: Settings) -> Network:
         _check_diffusers()

@@ -113,10 +113,15 @@ class Network(nn.Module):
         """Latents (B, C, h, w) -> pictures (B, 3, H, W), about [0, 1]; not clipped."""
         return self.autoencoder.decode(z / self.latent_scale) * self.std + self.mean
 
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> the same repainted as good; not clipped."""
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Of the normal numbers that repainting a picture takes."""
+        return 2, *self.latent_shape
+
+    def reconstruct(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> the same repainted as good; not clipped. noise: (B, *noise_shape), or its own."""
         seen = self.normalise(images)
-        posterior, noise = noise_of(images, (2, *self.latent_shape)).unbind(1)
+        posterior, noise = (noise_of(images, self.noise_shape) if noise is None else noise).unbind(1)
         z = self.latent(self.autoencoder.moments(seen), posterior)
         x = add_noise(z, noise, self.abar[self.s.start].expand(len(z)))
         hint = self.denoiser.hint(seen)
@@ -136,10 +141,23 @@ class Network(nn.Module):
         maps = anomaly_map(apart, [self.get_buffer(f"smooth{i}") for i in range(len(apart))])
         return image_score(within(maps, inspected, 0.0), self.s.pool, self.s.pools), maps
 
-    def inspect(self, images: Tensor, inspected: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def inspect(
+        self, images: Tensor, inspected: Tensor | None = None, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, maps, and reconstructions (B, 3, H, W), about [0, 1]."""
-        reconstructions = self.reconstruct(images)
+        reconstructions = self.reconstruct(images, noise)
         return *self.compare(images, reconstructions, inspected), reconstructions
 
     def forward(self, images: Tensor, inspected: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.inspect(images, inspected)[:2]
+
+
+class Repainting(nn.Module):
+    """The network for an exported graph, which cannot hash pictures: their noise is an input."""
+
+    def __init__(self, network: Network):
+        super().__init__()
+        self.network, self.noise_shape = network, network.noise_shape
+
+    def forward(self, images: Tensor, noise: Tensor, inspected: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        return self.network.inspect(images, inspected, noise)

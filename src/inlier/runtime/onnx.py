@@ -1,0 +1,100 @@
+"""Scores and maps by ONNX Runtime (extra `onnx`); needs no PyTorch.
+
+The header lies behind the graph in the file: a message of protobuf may be written in pieces, and readers join them. So
+the graph's own bytes can be checked against a checksum, and a new calibration leaves them untouched.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inlier import artifact
+from inlier.errors import ArtifactError, InlierError
+from inlier.inspection.inspector import Output
+from inlier.machine import threads
+from inlier.runtime.exported import graph_of
+
+KEY = "inlier"  # of the model's metadata
+METADATA, VALUE = 14, 2  # fields of onnx.proto: ModelProto.metadata_props, StringStringEntryProto.value
+
+
+class OnnxRuntime:
+    """A session on the CPU."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise InlierError(f"{path}: needs ONNX Runtime: pip install 'inlier[onnx]'") from error
+        self.path = Path(path)
+        content = _read(self.path)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads()
+        options.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self.text = self.session.get_modelmeta().custom_metadata_map.get(KEY, "")
+        except Exception as error:  # of no common kind
+            raise ArtifactError(f"{path}: ONNX Runtime cannot use it ({_first_line(error)})") from error
+        self.graph = graph_of(path, self.text)
+        self._part = content[: _checked(path, content, self.text)]
+        # what is not asked for is not computed: the map of some methods costs far more than the score
+        self._run_options = onnxruntime.RunOptions()
+        self._run_options.only_execute_path_to_fetches = True
+
+    def __call__(self, images: NDArray[np.float32], inspected: NDArray[np.bool_] | None, maps: bool) -> Output:
+        fed = self.graph.feed(images, inspected)
+        return Output(*self.session.run(self.graph.wanted(maps), fed, self._run_options))
+
+    def rewrite(self, target: Path, text: str) -> None:
+        artifact.write_bytes(target, with_header(self._part, text))
+
+
+def with_header(graph: bytes, text: str) -> bytes:
+    """A file's bytes: a serialized ModelProto without metadata, then the header."""
+    header = json.loads(text)
+    header["onnx"] = {"bytes": len(graph), "sha256": hashlib.sha256(graph).hexdigest()}
+    pair = _field(1, KEY.encode()) + _field(VALUE, json.dumps(header).encode())
+    return graph + _field(METADATA, pair)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of protobuf that holds bytes: its number and kind, its length, both as numbers of 7 bits a byte."""
+    return _number(number << 3 | 2) + _number(len(content)) + content
+
+
+def _number(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.expanduser().read_bytes()
+    except IsADirectoryError:
+        raise ArtifactError(f"{path}: is a folder, not a model file") from None
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such model file") from None
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _checked(path: str | os.PathLike[str], content: bytes, text: str) -> int:
+    """How many bytes the graph has. Raises ArtifactError where they are not those that were written."""
+    stored: dict[str, Any] = json.loads(text).get("onnx", {})
+    size = stored.get("bytes", 0)
+    if hashlib.sha256(content[:size]).hexdigest() != stored.get("sha256"):
+        raise ArtifactError(f"{path}: is damaged or was changed; its graph does not match its checksum")
+    return int(size)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

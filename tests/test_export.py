@@ -1,0 +1,270 @@
+"""An exported model gives the same verdicts, or is not written."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import part
+from inlier import ArtifactError, InlierError, load
+from inlier.methods.diad.sampler import noise_of
+from inlier.runtime import export as exporting
+from inlier.runtime import graph
+from test_contract import every_method, short
+
+pytest.importorskip("onnxscript")
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
+ROI = np.zeros((64, 64), bool)
+ROI[8:56, 4:60] = True
+
+
+@pytest.fixture(scope="session")
+def exported(plates, tmp_path_factory):
+    """(method, runtime) -> (detector, file). Each network is traced once, for ONNX; OpenVINO reads that, too."""
+    folder, traced = tmp_path_factory.mktemp("exported"), {}
+    trace = exporting.trace
+
+    def traced_once(g):
+        key = type(g.inner).__module__, g.described.pixels
+        traced.setdefault(key, trace(g))
+        return traced[key]
+
+    class Exported(dict):
+        def __missing__(self, key):
+            name, runtime = key
+            known = next((value[0] for (other, _), value in self.items() if other == name), None)
+            detector = known or short(name).fit(plates, roi=ROI)
+            exporting.trace = traced_once
+            try:
+                file = folder / f"{name}{SUFFIXES[runtime]}"
+                detector.export(file, check=plates)
+            finally:
+                exporting.trace = trace
+            self[key] = detector, file
+            return self[key]
+
+    return Exported()
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    rng = np.random.default_rng(5)
+    return [np.asarray(part(rng, defect=bool(i % 2))[0].convert("RGB")) for i in range(5)]
+
+
+def both(exported, name, runtime):
+    detector, file = exported[name, runtime]
+    return detector, load(file)
+
+
+runtimes = pytest.mark.parametrize("runtime", SUFFIXES)
+
+
+@every_method
+@runtimes
+def test_scores_maps_and_verdicts_are_those_of_the_detector(exported, pictures, name, runtime):
+    detector, model = both(exported, name, runtime)
+    for ours, theirs in zip(detector.predict(pictures), model.predict(pictures), strict=True):
+        assert theirs.verdict == ours.verdict
+        assert theirs.score == pytest.approx(ours.score, rel=1e-3, abs=1e-6)
+        assert theirs.p_value == pytest.approx(ours.p_value)
+        size = np.nanmax(np.abs(ours.map))
+        np.testing.assert_allclose(theirs.map, ours.map, atol=(0.1 if detector.maps_jump else 1e-3) * size)
+        if ours.reconstruction is not None:
+            np.testing.assert_allclose(theirs.reconstruction.astype(int), ours.reconstruction, atol=1)  # 8 bit
+
+
+@every_method
+def test_what_lies_outside_the_region_changes_nothing(exported, name):
+    _, model = both(exported, name, "onnx")
+    picture = np.asarray(part(np.random.default_rng(9))[0].convert("RGB"))
+    other = np.where(ROI[..., None], picture, 255 - picture)
+    one, two = model.predict([picture, other])
+    assert one.score == two.score
+    np.testing.assert_array_equal(one.map, two.map)
+
+
+@every_method
+def test_the_file_says_what_the_model_said_and_how_it_differs(exported, name):
+    detector, model = both(exported, name, "onnx")
+    told = model.header()
+    assert {key: told[key] for key in ("method", "preset", "seed", "categories", "data", "weights")} == {
+        key: detector.header()[key] for key in ("method", "preset", "seed", "categories", "data", "weights")
+    }
+    assert told["parity"]["flips"] == 0
+    assert told["parity"]["score"] <= exporting.TOLERANCE["f32"]
+    assert np.array_equal(model.regions_[""].mask, ROI)
+    assert len(model.calibration_) == len(detector.calibration_)
+
+
+@runtimes
+def test_any_number_of_pictures_in_a_batch_gives_the_same(exported, pictures, runtime):
+    _, model = both(exported, "padim", runtime)
+    alone = [model.inspect(picture).score for picture in pictures]
+    together = [p.score for p in model.predict(pictures, batch_size=5)]
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+
+
+@runtimes
+def test_a_renewed_calibration_is_kept_in_the_file(exported, tmp_path, runtime):
+    _, file = exported["padim", runtime]
+    model = load(file)
+    rng = np.random.default_rng(11)
+    model.calibrate([part(rng)[0] for _ in range(7)])
+    again = tmp_path / f"again{SUFFIXES[runtime]}"
+    model.save(again)
+    np.testing.assert_array_equal(load(again).calibration_.scores, model.calibration_.scores)
+    picture = part(rng)[0]
+    assert load(again).inspect(picture).score == model.inspect(picture).score
+
+
+def test_a_split_calibration_is_scored_anew_by_the_runtime_that_will_judge(exported):
+    detector, model = both(exported, "simplenet", "onnx")
+    assert model.calibration_.kind == "split"
+    np.testing.assert_allclose(model.calibration_.scores, detector.calibration_.scores, rtol=1e-3)
+    assert not np.array_equal(model.calibration_.scores, detector.calibration_.scores)  # another runtime's last digits
+    np.testing.assert_array_equal(model.calibration_.groups, detector.calibration_.groups)
+
+
+def test_bytes_of_a_camera_are_judged_like_the_picture(plates, tmp_path):
+    detector = short("padim").fit(plates)
+    detector.export(tmp_path / "bytes.onnx", pixels="uint8")
+    import onnxruntime
+
+    picture = np.asarray(part(np.random.default_rng(3))[0].convert("RGB"))
+    session = onnxruntime.InferenceSession(tmp_path / "bytes.onnx")
+    scores, maps = session.run(None, {"images": picture[None]})
+    assert scores[0] == pytest.approx(detector.inspect(picture).score, rel=1e-4)
+    assert maps.shape == (1, 64, 64)
+    model = load(tmp_path / "bytes.onnx")
+    assert model.inspect(picture).score == pytest.approx(scores[0], rel=1e-6)
+    deep = (picture[..., 0].astype(np.uint16) << 8) + 77
+    with pytest.raises(InlierError, match="exported for pictures of 8 bit"):
+        model.inspect(deep)
+
+
+def test_what_judges_differently_is_not_written_and_the_first_wrong_tensor_is_named(plates, tmp_path, monkeypatch):
+    detector = short("padim").fit(plates)
+    trace = exporting.trace
+
+    def broken(g):
+        program = trace(g)
+        initializer = next(i for i in program.model_proto.graph.initializer if len(i.dims) == 4)
+        file = program.model_proto
+        values = np.frombuffer(initializer.raw_data, np.float32) * 1.5
+        model = type(file)()
+        model.CopyFrom(file)
+        next(i for i in model.graph.initializer if i.name == initializer.name).raw_data = values.tobytes()
+
+        class Broken:
+            model_proto, exported_program = model, program.exported_program
+
+        return Broken
+
+    monkeypatch.setattr(exporting, "trace", broken)
+    with pytest.raises(InlierError, match=r"judges differently.*first tensor that differs is 'conv2d"):
+        detector.export(tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
+    parity = detector.export(tmp_path / "m.onnx", force=True)
+    assert parity.score > exporting.TOLERANCE["f32"]
+    assert load(tmp_path / "m.onnx").header()["parity"]["score"] == parity.score
+
+
+@pytest.mark.parametrize("damage", ["graph", "header", "cut"])
+def test_a_changed_file_is_refused(exported, tmp_path, damage):
+    content = bytearray(exported["padim", "onnx"][1].read_bytes())
+    if damage == "graph":
+        content[len(content) // 3] ^= 1
+    elif damage == "header":
+        content[-200] = ord("!")
+    else:
+        content = content[: len(content) // 2]
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(ArtifactError):
+        load(tmp_path / "m.onnx")
+
+
+def test_weights_of_another_model_are_refused(exported, tmp_path):
+    _, file = exported["padim", "openvino"]
+    (tmp_path / "m.xml").write_bytes(file.read_bytes())
+    weights = bytearray(file.with_suffix(".bin").read_bytes())
+    weights[len(weights) // 2] ^= 1
+    (tmp_path / "m.bin").write_bytes(weights)
+    with pytest.raises(ArtifactError, match="not those that belong to it"):
+        load(tmp_path / "m.xml")
+
+
+def test_a_foreign_graph_is_refused(tmp_path):
+    import onnx
+
+    empty = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], []))
+    (tmp_path / "m.onnx").write_bytes(empty.SerializeToString())
+    with pytest.raises(ArtifactError, match=r"was not written by `inlier export`|cannot use it"):
+        load(tmp_path / "m.onnx")
+
+
+def test_auto_takes_a_runtime_that_agrees(exported, pictures, caplog):
+    detector, file = exported["padim", "onnx"]
+    with caplog.at_level("INFO", "inlier"):
+        model = load(file, runtime="auto")
+    assert "runtime: " in caplog.text
+    assert model.inspect(pictures[0]).score == pytest.approx(detector.inspect(pictures[0]).score, rel=1e-4)
+    with pytest.raises(InlierError, match="does not read it"):
+        load(file, runtime="torch")
+
+
+BLOCKED = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "safetensors", "huggingface_hub"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocked())
+sys.argv[0] = "inlier"
+from inlier.cli import main
+main()
+"""
+
+
+@runtimes
+def test_an_environment_without_torch_judges_evaluates_and_calibrates(exported, plates, tmp_path, runtime):
+    _, file = exported["padim", runtime]
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-c", BLOCKED, *map(str, arguments)], capture_output=True, text=True, check=True
+        ).stdout
+
+    lines = run("predict", file, plates, "--jsonl", "-").splitlines()
+    detector, _ = exported["padim", runtime]
+    for line in lines:
+        told = json.loads(line)
+        assert told["score"] == pytest.approx(detector.inspect(told["path"]).score, rel=1e-4)
+    assert "image AUROC" in run("evaluate", file, plates)
+    run("calibrate", file, plates / "plate" / "test" / "good", "--out", tmp_path / f"new{SUFFIXES[runtime]}")
+
+
+def test_noise_without_torch_is_the_noise_with_it():
+    images = np.random.default_rng(0).random((2, 3, 8, 8), np.float32)
+    for shape in ((2, 4, 4, 4), (2, 3, 3, 3), (2, 8, 1, 1)):
+        ours = graph.noise_of(images, shape)
+        np.testing.assert_allclose(ours, noise_of(torch.from_numpy(images), shape), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"path": "m.bin"}, "told by the suffix"),
+        ({"path": "m.xml", "to": "onnx"}, "ends in .onnx"),
+        ({"path": "m.onnx", "precision": "bf16"}, "is exported with f32, f16, int8"),
+        ({"path": "m.onnx", "precision": "int8"}, "int8 needs good pictures"),
+        ({"path": "m.onnx", "pixels": "float64"}, "must be one of float, uint8"),
+    ],
+)
+def test_wrong_wishes_are_told_before_anything_is_traced(exported, tmp_path, options, message):
+    detector, _ = exported["padim", "onnx"]
+    with pytest.raises(InlierError, match=message):
+        detector.export(**{**options, "path": tmp_path / options["path"]})
