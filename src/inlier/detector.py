@@ -451,7 +451,7 @@ class Detector(Inspector, Generic[S, N]):
         return network
 
     def export(self, path: str | os.PathLike[str], **options: Any) -> "Parity":
-        """Write the model for another runtime, and tell how that judges: see `runtime.export.export` for the options."""
+        """Write the model for another runtime, and tell how that judges; options: see `runtime.export.export`."""
         from inlier.runtime.export import export
 
         return export(self, path, **options)

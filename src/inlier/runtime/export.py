@@ -190,7 +190,7 @@ def trace(graph: Exporting) -> Any:
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad(), progress("tracing the network", 1):
         warnings.simplefilter("ignore")  # of the exporter's own deprecations
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             graph,
             tuple(given),
             dynamo=True,
