@@ -25,6 +25,7 @@ from inlier.cli.methods import list_methods
 from inlier.cli.outputs import tell
 from inlier.cli.predict import predict
 from inlier.cli.preview import preview
+from inlier.cli.profile import profile
 from inlier.cli.train import train
 from inlier.errors import ArtifactError, InlierError
 from inlier.version import __version__
@@ -121,6 +122,7 @@ app.command()(evaluate)
 app.command()(predict)
 app.command()(calibrate)
 app.command()(export)
+app.command()(profile)
 app.command()(benchmark)
 app.command("methods")(list_methods)
 app.command()(preview)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 GOOD, DEFECT = "#56B4E9", "#D55E00"  # Okabe and Ito's colours; hatching tells them apart without colour
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6D00", "#7F7F7F")  # mostly theirs
 MARKS = "osD^vPX*"  # shapes tell them apart, too
+HATCHES = ("", "//", "", "..", "", "xx", "", "\\\\")  # neighbours differ without colour, too
 INK = "#010203"  # stands for the page's text colour, which is light in dark mode
 CHART = (5.4, 3.3)  # inches
 LONG_LABEL = 28  # characters of a legend, of which half a chart is as wide
@@ -148,6 +149,23 @@ def ranges(
     axes.set_ylim(len(sets) - 0.5, -0.5)
     axes.xaxis.grid(alpha=0.25, color=INK, linewidth=0.5)
     figure.legend(loc="outside upper left", ncols=columns, frameon=False, labelcolor=INK, fontsize="small")
+    return _svg(figure, name)
+
+
+def stacked(rows: dict[str, dict[str, float]], parts: Sequence[str], x: str, name: str) -> "Markup":
+    """A bar for each row, made of its parts one after the other."""
+    figure, axes = _chart(x, "", (1.6 * CHART[0], 1.4 + 0.35 * len(rows)))
+    labels, starts = list(rows), np.zeros(len(rows))
+    for number, part in enumerate(parts):
+        lengths = np.array([values.get(part, 0.0) for values in rows.values()])
+        colour, hatch = SERIES[number % len(SERIES)], HATCHES[number % len(HATCHES)]
+        axes.barh(labels, lengths, left=starts, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.5, label=part)
+        starts += lengths
+    for row, end in enumerate(starts):
+        axes.text(end, row, f" {end:.1f}", va="center", color=INK)
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    figure.legend(loc="outside upper left", ncols=4, frameon=False, labelcolor=INK, fontsize="small")
     return _svg(figure, name)
 
 

@@ -107,7 +107,7 @@ def export(
     if pixels not in PIXELS:
         raise InlierError(f"input {pixels!r}: must be one of {', '.join(PIXELS)}")
     artifact.check_writable(path)
-    dataset = None if check is None else open_dataset(check)
+    dataset = None if check is None else _known(open_dataset(check), detector.categories_)
     good = _good(dataset)
     if precision == "int8" and not good:
         raise InlierError("int8 needs good pictures, which show the ranges of values: give them with --check")
@@ -276,6 +276,12 @@ def _write_torch(program: Any, path: Path, text: str, precision: str, feeds: Fee
 
 WRITERS = {"onnx": _write_onnx, "openvino": _write_openvino, "torch": _write_torch}
 RUNTIMES: dict[str, Callable[[Path], Any]] = {"onnx": OnnxRuntime, "openvino": OpenvinoRuntime}
+
+
+def _known(dataset: Dataset, categories: Sequence[str]) -> Dataset:
+    """What shows the model's own categories, where the data set says so."""
+    known = [category for category in dataset.categories if category in categories]
+    return dataset.select(known) if known else dataset
 
 
 def _good(dataset: Dataset | None) -> list[ImageSource]:

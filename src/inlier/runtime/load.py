@@ -40,11 +40,16 @@ def load(
     path = Path(path)
     known = READS.get(path.suffix.lower(), RUNTIMES)
     if runtime == "auto":
-        return _fastest(path, device, [name for name in known if find_spec(PACKAGES[name])])
+        return _fastest(path, device, runtimes_for(path))
     runtime = runtime or known[0]
     if runtime not in known:
         raise InlierError(f"{path}: runtime {runtime!r} does not read it; known: {', '.join(known)}, auto")
     return _load(path, device, runtime)
+
+
+def runtimes_for(path: Path) -> list[str]:
+    """The runtimes that are installed here and read this file."""
+    return [name for name in READS.get(path.suffix.lower(), RUNTIMES) if find_spec(PACKAGES[name])]
 
 
 def _load(path: Path, device: str, runtime: str) -> "Detector[Any, Any] | Exported":

@@ -1,0 +1,190 @@
+"""Where the time of a verdict goes: milliseconds of each stage, on every runtime, and the least the machine allows.
+
+All stages of a batch are timed one after the other on one thread of Python; `predict` reads ahead on others meanwhile.
+"""
+
+import io
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from inlier import drawing
+from inlier.data.batches import Picture
+from inlier.data.images import decode_image, read_bytes
+from inlier.inspection.inspector import Inspector, Judged
+
+STAGES = ("read", "decode", "resize", "backbone", "method", "map", "judge", "draw")
+BATCHES = (1, 8)
+REPEATS = 9
+DRAWN = 1024  # side of the picture that is drawn where none is given, pixels
+MATRIX, COPIED = 1024, 2**27  # side of the product and bytes of the copy that tell the machine's rates
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds a picture takes, by stage. A runtime whose graph cannot be divided has its backbone in `method`."""
+
+    runtime: str
+    batch: int
+    stages: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        """Without drawing, which only people ask for."""
+        return sum(ms for stage, ms in self.stages.items() if stage != "draw")
+
+    @property
+    def beyond(self) -> float | None:
+        """Scores and maps over the bare backbone; None where that is not known by itself."""
+        if "backbone" not in self.stages:
+            return None
+        return sum(self.stages[stage] for stage in ("backbone", "method", "map")) / self.stages["backbone"]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What PyTorch's network asks for, and what this machine gives."""
+
+    multiply_adds: float  # of one picture
+    weights: int  # bytes that a batch reads once
+    rate: float  # multiply-adds a second, of a product of matrices in float32
+    bandwidth: float  # bytes a second, of a copy
+
+    def milliseconds(self, batch: int) -> float:
+        """The least that a picture of a batch can take: arithmetic or weights, whichever is slower."""
+        return 1000 * max(self.multiply_adds / self.rate, self.weights / batch / self.bandwidth)
+
+
+def profile(inspector: Inspector, name: str, sources: Sequence[Any]) -> list[Timing]:
+    """Of one runtime, for every batch size. sources: paths of pictures, at least one; an encoded one as bytes."""
+    return [_profile(inspector, name, [sources[i % len(sources)] for i in range(n)]) for n in BATCHES]
+
+
+def _profile(inspector: Inspector, name: str, sources: Sequence[Any]) -> Timing:
+    n = len(sources)
+    category = inspector.categories_[0] if inspector.categories_ else None
+    geometry, rule = inspector.geometry_for(category), inspector.calibration_.rule(None, None, category)
+    found: dict[str, float] = {}
+
+    def timed(stage: str, function: Callable[[], Any]) -> Any:
+        """The median of some calls, after one that warms up."""
+        result, times = function(), []
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - start)
+        found[stage] = 1000 * statistics.median(times) / n
+        return result
+
+    encoded = timed("read", lambda: [one if isinstance(one, bytes) else read_bytes(one) for one in sources])
+    images = timed("decode", lambda: [decode_image(data, "picture") for data in encoded])
+    views = timed("resize", lambda: np.concatenate([list(geometry.views(image)) for image in images]))
+    sizes = [(image.height, image.width) for image in images]
+    inspected = _inspected(geometry, sizes)
+    runtime = inspector.runtime_
+    if hasattr(runtime, "network"):  # PyTorch's can be divided
+        timed("backbone", lambda: _backbone(runtime, views))
+    timed("method", lambda: runtime(views, inspected, False))
+    output = timed("map", lambda: runtime(views, inspected, True))
+    found["map"] = max(found["map"] - found["method"], 0.0)
+    found["method"] = max(found["method"] - found.get("backbone", 0.0), 0.0)
+
+    def judged() -> Any:
+        of_one = len(output.maps) // n
+        return [
+            inspector._prediction(
+                Judged(Picture(i, "", geometry, size), float(output.scores[i]), output.maps[i * of_one :][:of_one]),
+                rule,
+                category,
+            )
+            for i, size in enumerate(sizes)
+        ]
+
+    timed("judge", judged)
+
+    def draw() -> None:
+        for image, p in zip(images, judged(), strict=True):
+            map_, limit = (drawing.drawable(values, p.log_map) for values in (p.map, p.pixel_threshold))
+            drawing.overlay(drawing.to_rgb(image), map_, limit, drawing.colour_scale([map_], limit))
+
+    timed("draw", draw)
+    return Timing(name, n, {stage: found[stage] for stage in STAGES if stage in found})
+
+
+def _inspected(geometry: Any, sizes: Sequence[tuple[int, int]]) -> NDArray[np.bool_] | None:
+    masks = [geometry.inspected(*size) for size in sizes]
+    return None if masks[0] is None else np.concatenate(masks)
+
+
+def _backbone(runtime: Any, views: NDArray[np.float32]) -> Any:
+    import torch
+
+    with torch.inference_mode():
+        return runtime.network.backbone(torch.from_numpy(views).to(runtime.device))
+
+
+def limit(inspector: Inspector) -> Limit | None:
+    """What bounds PyTorch's network on this machine; None for an exported one, whose arithmetic is not counted."""
+    network = getattr(inspector.runtime_, "network", None)
+    if network is None:
+        return None
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    size = inspector.geometry_.size
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        inspector.runtime_(np.zeros((1, 3, size, size), np.float32), None, True)
+    tensors = [*network.parameters(), *network.buffers()]
+    a, bytes_ = torch.rand(MATRIX, MATRIX), torch.zeros(COPIED, dtype=torch.uint8)
+    return Limit(
+        counter.get_total_flops() / 2,
+        sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        MATRIX**3 / _shortest(lambda: a @ a),
+        2 * COPIED / _shortest(bytes_.clone),  # read and written
+    )
+
+
+def _shortest(function: Callable[[], Any]) -> float:
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def drawn_picture() -> bytes:
+    """A JPEG of about a megapixel, for where no picture is given."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).resize((DRAWN, DRAWN))
+    noise = rng.normal(0, 6, (DRAWN, DRAWN, 1))
+    file = io.BytesIO()
+    Image.fromarray((np.asarray(coarse) + noise).clip(0, 255).astype(np.uint8)).save(file, "jpeg", quality=90)
+    return file.getvalue()
+
+
+def table(timings: Sequence[Timing]) -> str:
+    """Milliseconds a picture, a line for each runtime and batch size."""
+    heads = ["runtime", "batch", *STAGES, "verdict", "beyond the backbone"]
+    lines = [heads]
+    for t in timings:
+        cells = [f"{t.stages[stage]:.2f}" if stage in t.stages else "" for stage in STAGES]
+        lines.append([t.runtime, str(t.batch), *cells, f"{t.total:.2f}", f"{t.beyond:.2f} x" if t.beyond else ""])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def told(limit: Limit) -> str:
+    """The limit in words."""
+    each = ", ".join(f"{limit.milliseconds(n):.2f} ms in a batch of {n}" for n in BATCHES)
+    return (
+        f"the network needs {limit.multiply_adds / 1e9:.2f} G multiply-adds a picture and {limit.weights / 2**20:.0f} "
+        f"MiB of weights a batch; this machine does {limit.rate / 1e9:.0f} G multiply-adds (float32 product) and moves "
+        f"{limit.bandwidth / 1e9:.1f} GB a second now: a picture takes at least {each}"
+    )

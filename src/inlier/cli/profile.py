@@ -1,0 +1,61 @@
+"""`inlier profile`: where the time of a verdict goes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inlier import artifact
+from inlier.cli.options import Device, Model
+from inlier.cli.outputs import protect, say, tell
+from inlier.errors import InlierError
+from inlier.names import shown
+
+PICTURES = 8
+
+
+def profile(
+    model: Model,
+    data: Annotated[
+        Path | None, typer.Argument(help="A picture or a folder of pictures. Default: a drawn JPEG of a megapixel.")
+    ] = None,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(help="torch, onnx, openvino; repeat for several. Default: all that are installed and read MODEL."),
+    ] = None,
+    chart: Annotated[Path | None, typer.Option(help="Draw it, too (SVG).")] = None,
+    device: Device = "auto",
+) -> None:
+    """Milliseconds a picture takes, stage by stage, in batches of 1 and 8, and the least that the machine allows."""
+    from inlier.bench import profile as bench
+    from inlier.data.images import list_images
+    from inlier.runtime.load import load, runtimes_for
+
+    sources: list[Path | bytes] = [bench.drawn_picture()]
+    if data is not None:
+        sources = list(list_images(data)[:PICTURES] if data.is_dir() else [data])
+        if not sources:
+            raise InlierError(f"{shown(data)}: holds no pictures")
+    if chart:
+        if chart.suffix.lower() != ".svg":
+            raise InlierError(f"{shown(chart)}: the chart is an SVG picture; choose a name that ends in .svg")
+        protect([chart], [model, *([data] if data else [])])
+        artifact.check_writable(chart)
+    timings, limit = [], None
+    for name in runtime or runtimes_for(model):
+        inspector = load(model, device, runtime=name)
+        timings += bench.profile(inspector, name, sources)
+        limit = limit or bench.limit(inspector)
+        tell(f"{name}: measured")
+    say("milliseconds a picture; verdict: all but drawing")
+    say(bench.table(timings))
+    if limit:
+        say(bench.told(limit))
+    if chart:
+        from inlier.report.charts import stacked
+
+        labels = {f"{t.runtime}, batch {t.batch}": t.stages for t in timings}
+        drawn = stacked(labels, bench.STAGES, "milliseconds a picture", "stages of a verdict")
+        page = str(drawn).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" color="#222" ', 1)
+        artifact.write_bytes(chart, page.encode())
+        say(f"{shown(chart)}: written")
