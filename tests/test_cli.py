@@ -14,6 +14,7 @@ from PIL import Image
 
 from conftest import part
 from inlier import drift
+from inlier.data.cues import CUES
 
 TINY = ("--set", "size=64", "--backbone", "tiny")
 TRAIN_SIMPLENET = (
@@ -40,6 +41,9 @@ def test_train_evaluate_predict(inlier, plates, tmp_path):
 
     code, stdout, _ = inlier("evaluate", out, plates, "--json", tmp_path / "r.json", "--report", tmp_path / "rep")
     assert code == 0 and "image AUROC" in stdout and (tmp_path / "rep" / "index.html").is_file()
+
+    assert "trivial baselines, AUROC in %: as a detector / as a leak" in stdout and " *" in stdout
+    assert "warning: plate: good test pictures and defects differ in brightness (AUROC" in stdout
 
     code, stdout, _ = inlier(
         "predict", out, plates / "plate/test", "--maps", tmp_path / "maps", "--overlays", tmp_path / "over"
@@ -79,6 +83,7 @@ def test_the_json_has_the_fixed_layout(inlier, model, plates, tmp_path):
         }
         and plate["at_alpha"]["alpha"] == 0.1
     )
+    assert set(plate["trivial"]) == set(CUES) and set(plate["trivial"]["contrast"]) == {"detector", "leak"}
     assert set(plate["defects"]["dent"]) == {"n", "image_auroc", "detection_rate", "detection_interval_95"}
     assert set(results["mean"]) == {"image", "pixel", "at_alpha"}
 

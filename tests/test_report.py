@@ -13,12 +13,14 @@ from PIL import Image
 from conftest import part
 from inlier import ArtifactError
 from inlier.calibration import Rule
+from inlier.data.cues import CUES
 from inlier.data.datasets.sample import Sample
 from inlier.inspection.inspector import Inspector
 from inlier.inspection.result import Prediction
 from inlier.metrics import ImageMetrics, PixelMetrics
 from inlier.report import choose, write_report
 from inlier.results import Case, CategoryResult, DefectResult, Results
+from inlier.trivial import Baseline
 
 MODEL = {
     "library": "9.9",
@@ -68,7 +70,10 @@ class FakeLogarithmic(Fake):
     log_maps = True
 
 
-def category(name="plate", goods=8, defects=9, judged=True, masks=True):
+DULL = dict.fromkeys(CUES, Baseline(0.51, 0.52))
+
+
+def category(name="plate", goods=8, defects=9, judged=True, masks=True, trivial=DULL):
     cases = [case(i, 1 + i / 10, None, "good", 0.5) for i in range(goods)]
     for i in range(defects):
         cases.append(case(i, 1.65 + i / 10, "dent" if i % 2 else "crack", "defect" if i > 0 else "good", 0.01))
@@ -88,6 +93,7 @@ def category(name="plate", goods=8, defects=9, judged=True, masks=True):
         detection_rate=0.8872 if judged and defects else None,
         defects={"dent": DefectResult(4, 0.9333, 0.75), "crack": DefectResult(5, 0.8444, None)} if defects else {},
         not_inspected=0.034,
+        trivial=trivial if both else {},
         cases=tuple(cases),
     )
 
@@ -209,6 +215,19 @@ def test_page_has_every_number(tmp_path):
         "p-value 0.01",
     ):
         assert fact in text, fact
+
+
+def test_trivial_baselines_stand_beside_and_what_they_explain_is_marked(tmp_path):
+    html = page(tmp_path, category(), category("<nut>", trivial=DULL | {"contrast": Baseline(0.611, 0.955)}))
+    Tags(html)
+    text = words(html)
+    assert "&lt;nut&gt; beware of contrast" in text and "plate beware" not in text
+    assert "brightness alone 51.0" in text and "contrast alone 61.1" in text
+    assert "&lt;nut&gt;: good test pictures and defects differ in contrast (AUROC 95.5 % by itself, 61.1 %" in text
+    assert html.count('class="bad">95.5') == html.count('class="bad"') == 1
+    section = text[text.index("What brightness or size alone would do") :]
+    assert "plate 51.0 52.0 51.0 52.0" in section and "&lt;nut&gt; 51.0 52.0 61.1 95.5" in section
+    assert "alone would do" not in words(page(tmp_path, category(goods=0)))
 
 
 def test_without_masks(tmp_path):

@@ -9,6 +9,7 @@ from inlier.calibration import Rule
 from inlier.data.datasets.sample import Sample
 from inlier.inspection.result import Prediction
 from inlier.metrics import ImageMetrics, PixelMetrics, exact_interval
+from inlier.trivial import Baseline
 
 IMAGE, PIXEL = ("auroc", "ap", "f1_max"), ("auroc", "ap", "f1_max", "aupro")
 
@@ -52,6 +53,7 @@ class CategoryResult:
     detection_rate: float | None
     defects: dict[str, DefectResult]
     not_inspected: float  # share of defect pixels that the crop or the region of interest leaves out
+    trivial: dict[str, Baseline]  # cue -> how well it alone does; none where not both kinds are tested
     cases: tuple[Case, ...]
 
     @property
@@ -86,6 +88,7 @@ class CategoryResult:
             "pixel_note": self.pixel_note,
             "not_inspected": self.not_inspected,
             "at_alpha": at_alpha,
+            "trivial": {cue: baseline._asdict() for cue, baseline in self.trivial.items()},
             "defects": {
                 name: {
                     "n": d.n,

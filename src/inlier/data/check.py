@@ -17,6 +17,7 @@ from PIL import Image
 
 from inlier.data import copies
 from inlier.data.batches import read_ahead
+from inlier.data.cues import cues
 from inlier.data.datasets.sample import Dataset, Sample, agreeing, counted, first_names
 from inlier.data.images import FORMATS, decode_image, read_bytes, read_image
 from inlier.data.quality import Levels, doubts, levels
@@ -50,6 +51,7 @@ class Look(NamedTuple):
     size: tuple[int, int] = (0, 0)  # width, height, upright
     kind: str = ""  # "grey", "colour", "16-bit grey", ..., "with alpha"
     levels: Levels | None = None
+    cues: tuple[float, ...] = ()  # as CUES
     mask_notes: tuple[str, ...] = ()
     mask_share: float | None = None  # of the pixels that are defect; None without masks
     small: NDArray[np.uint16] | None = None  # of good training pictures, until copies are found
@@ -199,6 +201,7 @@ def _look(sample: Sample) -> Look:
             size=image.size,
             kind=_kind(stored),
             levels=levels(image),
+            cues=cues(image, len(data) if isinstance(sample.source, Path) else np.nan),
             small=copies.small(image) if _is_fitted_on(sample) else None,
         )
     except ImageError as error:
