@@ -37,6 +37,7 @@ def test_train_evaluate_predict(inlier, plates, tmp_path):
     code, stdout, stderr = inlier("train", plates, "--method", "padim", "--set", "size=64", "--out", out)
     assert code == 0 and out.is_file() and "fitted in" in stdout
     assert "MVTec-AD layout, 1 category" in stderr and "memory:" in stderr and "calibration: folds, 16" in stderr
+    assert (stdout + stderr).count("raise a false alarm on average") == 1
     assert os.listdir(out.parent) == ["m.inlier"]  # no run folder, no temporary file is left
 
     code, stdout, _ = inlier("evaluate", out, plates, "--json", tmp_path / "r.json", "--report", tmp_path / "rep")
@@ -54,6 +55,16 @@ def test_train_evaluate_predict(inlier, plates, tmp_path):
     assert map_.shape == (64, 64) and map_.dtype == np.float32
     with Image.open(tmp_path / "over/good/000.png") as picture:
         assert picture.size == (64, 64)
+
+
+def test_calibrate_says_what_changes(inlier, model, plates, tmp_path):
+    out = tmp_path / "m.inlier"
+    code, stdout, _ = inlier("calibrate", model, plates / "plate/test/good", "--out", out)
+    lines = stdout.splitlines()
+    assert code == 0 and [line.split(":")[0] for line in lines] == ["before", "now", "before", "now", str(out)]
+    assert "folds, 16 calibration pictures" in lines[0] and "split, 6 calibration pictures" in lines[1]
+    assert "at alpha 0.05882 a defect above score" in lines[2] and "at alpha 0.1429 a defect above score" in lines[3]
+    assert "14.3 % raise a false alarm on average" in lines[3] and "95 % confidence at most 39.3 %" in lines[3]
 
 
 def test_the_json_has_the_fixed_layout(inlier, model, plates, tmp_path):
