@@ -121,6 +121,17 @@ def test_predict_goes_on_after_a_bad_file_and_names_it(inlier, model, plates, tm
     assert set(lines[1]) == {"path", "score", "p_value", "verdict"} and lines[1]["verdict"] in ("good", "defect")
 
 
+def test_predict_says_when_it_is_given_the_pictures_that_the_model_was_fitted_on(inlier, model, plates, tmp_path):
+    good, words = plates / "plate/train/good", "these are the very pictures"
+    assert words in inlier("predict", model, good)[2]
+    shutil.copytree(good, tmp_path / "copies")
+    first, *others = sorted((tmp_path / "copies").iterdir())
+    code, stdout, stderr = inlier("predict", model, *others, first)
+    assert code == 0 and len(stdout.splitlines()) == 16 and words in stderr
+    assert words not in inlier("predict", model, *others)[2]  # the model knows its pictures only as a whole
+    assert words not in inlier("predict", model, good, plates / "plate/test/good")[2]
+
+
 def test_two_pictures_of_one_name_do_not_overwrite_each_other(inlier, model, plates, tmp_path):
     a, b = (plates / "plate/test" / kind / "000.png" for kind in ("good", "dent"))
     assert inlier("predict", model, a, b, "--maps", tmp_path)[0] == 0

@@ -1,5 +1,6 @@
 """`inlier predict`: judge pictures."""
 
+import hashlib
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -46,6 +47,7 @@ def predict(
     workers: Workers = 2,
 ) -> None:
     """Judge pictures. Goes on after one that cannot be read, names it, and ends with exit code 1."""
+    from inlier.data.check import fingerprint
     from inlier.data.images import SUFFIX_LIST, list_images
     from inlier.progress import progress
     from inlier.runtime.load import load
@@ -74,6 +76,7 @@ def predict(
         protect([folder / "any.png"], [root for root in images if root.is_dir()])
         artifact.check_writable(folder / "any.png")
     sources, failed, unwritten = list(roots), 0, 0
+    digests: list[str] = []
     with ExitStack() as stack:
         watch = stack.enter_context(watched(monitor, monitor_chart, inspector)) if monitor else None
         write = Writer(roots, maps, overlays, reconstructions, inspector)
@@ -100,6 +103,7 @@ def predict(
                     unwritten += 1
                     tell(f"error: {shown(p.path)}: judged, but its pictures were not all written: {shown(error)}")
             print(json_line(p, lines.encoding) if jsonl else text_line(p), file=lines, flush=True)
+            digests.append(digest(p.path))
             if watch and p.score is not None:
                 watch(p.score)
             if show:
@@ -108,5 +112,18 @@ def predict(
         tell(f"{failed} of {len(sources)} pictures could not be read")
     if unwritten:
         tell(f"the maps or overlays of {unwritten} of {len(sources)} pictures could not be written")
+    if fingerprint(digests) == inspector.header().get("data"):
+        tell(
+            f"note: these are the very pictures that {shown(model)} was fitted on, and it knows them: how many of "
+            "them are called defect says nothing about other parts"
+        )
     if failed or unwritten:
         raise typer.Exit(1)
+
+
+def digest(path: str) -> str:
+    """sha256, hexadecimal, of a picture's file; "" where it cannot be read again: a pipe, or a file that has gone."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if Path(path).is_file() else ""
+    except OSError:
+        return ""

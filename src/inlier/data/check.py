@@ -5,7 +5,7 @@ import hashlib
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -130,7 +130,7 @@ def examine(dataset: Dataset, workers: int = 2, progress: Callable[[int, int], N
     groups = tuple(place.get(i, -1) for i in range(len(train)))
     suspicious = tuple(_suspicious(pairs))
     return Report(
-        fingerprint=hashlib.sha256("".join(sorted(digests)).encode()).hexdigest(),
+        fingerprint=fingerprint(digests),
         order=hashlib.sha256("".join(digests).encode()).hexdigest(),
         groups=groups,
         sizes=tuple(look.size[::-1] for _, look in train),
@@ -148,6 +148,11 @@ def examine(dataset: Dataset, workers: int = 2, progress: Callable[[int, int], N
             *doubts([look.levels for look in seen if look.levels]),
         ),
     )
+
+
+def fingerprint(digests: Iterable[str]) -> str:
+    """`Report.fingerprint` of pictures whose sha256 are given, in any order."""
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
 
 
 def grouped(samples: Sequence[Sample], copies: Sequence[int], pattern: str | None) -> list[int]:
