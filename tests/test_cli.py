@@ -548,15 +548,19 @@ def test_monitor_keeps_what_was_judged_when_stopped_and_nothing_where_nothing_wa
     assert not state.exists()
     judge, seen = drift.Monitor.update, []
 
-    def stopped(self, score):
+    def stopped(self, score, digest):
         if len(seen) == 3:
             raise KeyboardInterrupt
         seen.append(score)
-        return judge(self, score)
+        return judge(self, score, digest)
 
     monkeypatch.setattr(drift.Monitor, "update", stopped)
     assert inlier("predict", model, good, "--monitor", state)[0] == 130
     assert json.loads(state.read_bytes())["pictures"] == 3
+    monkeypatch.setattr(drift.Monitor, "update", judge)
+    _, stdout, stderr = inlier("predict", model, good, "--monitor", state)  # the same command again goes on
+    assert len(stdout.splitlines()) == 6 and json.loads(state.read_bytes())["pictures"] == 6
+    assert "of 6 pictures 3 are byte-equal to some that counted before, and do not count again" in stderr
 
 
 def test_monitor_refuses_another_models_state_and_what_another_run_changed(
@@ -578,12 +582,12 @@ def test_monitor_refuses_another_models_state_and_what_another_run_changed(
     assert state.read_bytes() == before
     judge = drift.Monitor.update
 
-    def meanwhile(self, score):
+    def meanwhile(self, score, digest):
         state.write_bytes(before + b" ")
-        return judge(self, score)
+        return judge(self, score, digest)
 
     monkeypatch.setattr(drift.Monitor, "update", meanwhile)
-    code, stdout, stderr = inlier("predict", model, good, "--monitor", state)
+    code, stdout, stderr = inlier("predict", model, plates / "plate/test/dent", "--monitor", state)
     assert code == 2 and len(stdout.splitlines()) == 6 and "another run changed it meanwhile" in stderr
     assert state.read_bytes() == before + b" "
 

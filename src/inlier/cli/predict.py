@@ -1,6 +1,7 @@
 """`inlier predict`: judge pictures."""
 
 import hashlib
+import logging
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,8 @@ from inlier.cli.outputs import Writer, check_stdout, json_line, protect, tell, t
 from inlier.cli.watched import watched
 from inlier.errors import InlierError
 from inlier.names import shown
+
+log = logging.getLogger("inlier")
 
 
 def predict(
@@ -34,7 +37,10 @@ def predict(
     ] = None,
     monitor: Annotated[
         Path | None,
-        typer.Option(help="Watch whether parts change: the stream's state, made at first, carried on by later runs."),
+        typer.Option(
+            help="Watch whether parts change: the stream's state, made at first, carried on by later runs. A picture "
+            "that is given again does not count again."
+        ),
     ] = None,
     monitor_chart: Annotated[Path | None, typer.Option(help="Draw what --monitor found so far (PNG).")] = None,
     alpha: Alpha = None,
@@ -105,7 +111,7 @@ def predict(
             print(json_line(p, lines.encoding) if jsonl else text_line(p), file=lines, flush=True)
             digests.append(digest(p.path))
             if watch and p.score is not None:
-                watch(p.score)
+                watch(p.score, digests[-1])
             if show:
                 show(done)
     if failed:
@@ -113,9 +119,10 @@ def predict(
     if unwritten:
         tell(f"the maps or overlays of {unwritten} of {len(sources)} pictures could not be written")
     if fingerprint(digests) == inspector.header().get("data"):
-        tell(
-            f"note: these are the very pictures that {shown(model)} was fitted on, and it knows them: how many of "
-            "them are called defect says nothing about other parts"
+        log.warning(
+            "these are the very pictures that %s was fitted on, and it knows them: how many of them are called defect "
+            "says nothing about other parts",
+            model,
         )
     if failed or unwritten:
         raise typer.Exit(1)
