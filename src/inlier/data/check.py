@@ -24,7 +24,7 @@ from inlier.data.quality import Levels, doubts, levels
 from inlier.errors import ImageError, InlierError
 
 Value = TypeVar("Value")
-MOST = 0.9  # from this share of a category on, pictures that differ in size or kind are worth a word
+MOST = 0.9  # share of a category from which on those that differ in size or kind are worth a word; or all but one
 KINDS = {  # what Pillow calls a mode, and what people do
     "1": "black and white",
     "L": "grey",
@@ -200,7 +200,11 @@ def _look(sample: Sample) -> Look:
         else:
             image = read_image(sample.source, sample.name)
             data = f"{image.mode} {image.size} ".encode() + image.tobytes()
-            stored = sample.source if isinstance(sample.source, Image.Image) else image
+            stored = image
+            if isinstance(sample.source, Image.Image):
+                stored = sample.source
+            elif image.mode == "RGB" and sample.source.size == image.width * image.height:  # an array of one channel
+                stored = image.convert("L")
         look = Look(
             hashlib.sha256(data).hexdigest(),
             size=image.size,
@@ -258,7 +262,8 @@ def _ratio(size: tuple[int, int]) -> int:
 
 def _most(values: Sequence[Value]) -> Value | None:
     """The value that nearly all have; None if there is none."""
-    return next((value for value, count in Counter(values).most_common(1) if count >= MOST * len(values)), None)
+    enough = min(MOST * len(values), max(len(values) - 1, 2))  # of fewer than ten, one is more than a tenth
+    return next((value for value, count in Counter(values).most_common(1) if count >= enough), None)
 
 
 def _copies(train: Sequence[tuple[Sample, Look]], groups: Sequence[int]) -> Iterator[str]:
