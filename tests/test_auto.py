@@ -14,7 +14,7 @@ from conftest import part, write_dataset
 from inlier import InlierError, load, methods, progress
 from inlier.bench import auto as bench
 from inlier.bench import trial
-from inlier.bench.choice import Row, decide, difference, qualities
+from inlier.bench.choice import Row, decide, difference, grid_told, qualities
 from inlier.bench.seen import look
 from inlier.bench.trial import Trial
 from inlier.cli.auto import parse_grid
@@ -187,6 +187,17 @@ def test_the_best_wins_unless_a_faster_one_is_within_chance_of_it():
         decide([row("a", 3.0, reason="too slow")])
 
 
+def test_what_a_grid_leaves_as_the_preset_has_it_is_told():
+    points = [{"hidden": 128, "noise": 0.3}, {"hidden": 128}, {}]
+    tried = [replace(row("simplenet", k, ms=9 - k), settings=point) for k, point in enumerate(points)]
+    names = [found.name for found in grid_told(tried)]
+    assert names[0] == "simplenet hidden=128 noise=0.3"
+    assert names[1] == "simplenet hidden=128 noise=0.12 (preset)"
+    assert names[2] == "simplenet hidden=1024 (preset) noise=0.12 (preset)"
+    assert decide(tried)[1].startswith(f"{names[2]} has the highest mean")
+    assert grid_told([*tried, row("padim", 1.0)])[2].name == "simplenet"  # of several methods, it is the method
+
+
 def test_durations():
     assert [bench.seconds(text) for text in ("10min", "10 min", "90s", "1.5h", 5, "5")] == [600, 600, 90, 5400, 5, 5]
     assert bench.seconds(50, "ms") == bench.seconds("50ms") == 0.05
@@ -355,7 +366,8 @@ def test_auto_writes_a_model_a_page_and_numbers(inlier, few_candidates, forty, t
     code, stdout, stderr = inlier("auto", forty, "--budget", "1min", "--out", out, "--report", page, "--json", numbers)
     assert code == 0, stderr
     assert "chosen from 3 candidates" in stdout and "why: padim" in stdout and "raise a false alarm" in stdout
-    assert "not in the choice: padim tile=512: pictures of 64 x 64" in stdout and "found at" in stdout
+    assert "not in the choice: padim tile=512 " in stdout and "size=256 (preset): pictures of 64 x 64" in stdout
+    assert "found at" in stdout
     assert "aligned: all show the same" in stderr and "20 unseen by the search" in stderr
     assert "10 pictures judge the candidates: they tell large differences only" in stderr
     found = json.loads(numbers.read_text())
