@@ -21,6 +21,7 @@ from inlier.bench import page, plan, published, rows, tables
 from inlier.bench.cell import MODEL, _last_words
 from inlier.bench.compare import draw_differences, grouped, variant
 from inlier.bench.grid import best, tried
+from inlier.bench.sweep import like, remaining
 from inlier.data.cues import CUES
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset, Sample
@@ -391,6 +392,16 @@ def test_names_cannot_break_out_of_page_and_table(tmp_path):
 def test_a_page_of_nothing_but_failures(tmp_path):
     page.write([row(error="full disk")], tmp_path)
     assert "full disk" in words((tmp_path / "index.html").read_text())
+
+
+def test_what_is_left_is_told_by_method_and_not_before_each_is_known():
+    def cell(method):
+        return plan.Cell("test", (), plan.Variant(method, "light", {}, {}, {}), 0, None)
+
+    fast, slow = cell("padim"), cell("differnet")
+    assert remaining({}, [fast]) is None and remaining({like(fast): [1.0]}, [fast, slow]) is None
+    assert remaining({like(fast): [1.0, 3.0], like(slow): [100.0]}, [fast, slow, slow]) == 202
+    assert remaining({}, []) == 0
 
 
 # -- small things -----------------------------------------------------------------------------------------------------
