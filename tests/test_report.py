@@ -3,6 +3,7 @@
 import atexit
 import re
 import tempfile
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -228,6 +229,18 @@ def test_trivial_baselines_stand_beside_and_what_they_explain_is_marked(tmp_path
     section = text[text.index("What brightness or size alone would do") :]
     assert "plate 51.0 52.0 51.0 52.0" in section and "&lt;nut&gt; 51.0 52.0 61.1 95.5" in section
     assert "alone would do" not in words(page(tmp_path, category(goods=0)))
+
+
+def test_a_perfect_separation_says_how_far_so_few_pictures_prove_it(tmp_path):
+    perfect = replace(category(), image=ImageMetrics(1.0, 1.0, 1.0, 1.5), intervals={"auroc": (0.6306, 1.0)})
+    text = words(page(tmp_path, perfect))
+    assert "100.0 63.1–100.0" in text
+    assert "every defect scores above every good picture, so resampling them would change nothing: the interval" in text
+    assert "is the exact one of 8 pairs of pictures" in text
+    found = perfect.to_json()["image"]
+    assert found["interval_95"] == {"auroc": (0.6306, 1.0), "ap": None, "f1_max": None} and "8 pairs" in found["note"]
+    assert "note" not in category().to_json()["image"]
+    assert "scores below every good" in replace(perfect, image=ImageMetrics(0.0, 0.4, 0.6, 1.0)).image_note
 
 
 def test_without_masks(tmp_path):

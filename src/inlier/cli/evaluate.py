@@ -101,7 +101,7 @@ def _print_results(results: "Results") -> None:
         say(f"warning: {shown(text)}")
     for category, r in results.categories.items():
         name = shown(category)
-        for note in filter(None, (r.image.reason, r.pixel_note)):
+        for note in filter(None, (r.image_note, r.pixel_note)):
             say(f"{name}: {note}")
         if r.not_inspected:
             say(f"{name}: {100 * r.not_inspected:.2g} % of the defect pixels lie outside the inspected region")
