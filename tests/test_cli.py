@@ -38,6 +38,7 @@ def test_train_evaluate_predict(inlier, plates, tmp_path):
     assert code == 0 and out.is_file() and "fitted in" in stdout
     assert "MVTec-AD layout, 1 category" in stderr and "memory:" in stderr and "calibration: folds, 16" in stderr
     assert (stdout + stderr).count("raise a false alarm on average") == 1
+    assert "hint: at size=64 a few features span the whole picture" in stderr
     assert os.listdir(out.parent) == ["m.inlier"]  # no run folder, no temporary file is left
 
     code, stdout, _ = inlier("evaluate", out, plates, "--json", tmp_path / "r.json", "--report", tmp_path / "rep")
@@ -46,10 +47,10 @@ def test_train_evaluate_predict(inlier, plates, tmp_path):
     assert "trivial baselines, AUROC in %: as a detector / as a leak" in stdout and " *" in stdout
     assert "warning: plate: good test pictures and defects differ in brightness (AUROC" in stdout
 
-    code, stdout, _ = inlier(
+    code, stdout, stderr = inlier(
         "predict", out, plates / "plate/test", "--maps", tmp_path / "maps", "--overlays", tmp_path / "over"
     )
-    assert code == 0 and len(stdout.splitlines()) == 12
+    assert code == 0 and len(stdout.splitlines()) == 12 and "the outline of a strong defect may enclose" in stderr
     with Image.open(tmp_path / "maps/dent/000.tiff") as picture:
         map_ = np.asarray(picture)
     assert map_.shape == (64, 64) and map_.dtype == np.float32

@@ -11,7 +11,7 @@ import typer
 
 from inlier import artifact
 from inlier.cli.options import Alpha, Confidence, Device, Model, Runtime, Workers
-from inlier.cli.outputs import Writer, check_stdout, json_line, protect, tell, text_line
+from inlier.cli.outputs import Writer, check_stdout, hint_at_outlines, json_line, protect, tell, text_line
 from inlier.cli.watched import watched
 from inlier.errors import InlierError
 from inlier.names import shown
@@ -68,6 +68,8 @@ def predict(
     inspector = load(model, device, runtime=runtime)
     if reconstructions and not inspector.repaints:
         raise InlierError(f"--reconstructions: {inspector.header()['method']} repaints nothing")
+    if overlays:
+        hint_at_outlines(inspector.geometry_.size)
     found = {root: list_images(root) if root.is_dir() else [root] for root in images}
     for root, paths in found.items():
         if not paths:
