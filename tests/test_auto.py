@@ -18,7 +18,7 @@ from inlier.bench.choice import Row, decide, difference, grid_told, qualities
 from inlier.bench.seen import look
 from inlier.bench.trial import Trial
 from inlier.cli.auto import parse_grid
-from inlier.data import images
+from inlier.data import datasets, images
 from inlier.data.datasets import open_dataset
 from inlier.errors import OutOfTime
 from inlier.progress import Pace
@@ -423,6 +423,37 @@ def test_grids_are_shuffled_by_the_seed_and_checked(forty):
         bench.tune("padim", forty, {})
     with pytest.raises(InlierError, match="unknown setting 'sice'"):
         bench.tune("padim", forty, {"sice": [1]})
+
+
+def test_the_demo_compares_and_ends_with_a_choice(inlier, few_candidates, tmp_path, monkeypatch):
+    cells = write_dataset(tmp_path / "cells", train=40, good=4, defects=4, category="mono")
+    monkeypatch.setattr(datasets, "open_elpv", lambda: open_dataset(cells))
+    presets = methods.get("padim").presets
+    monkeypatch.setitem(presets, "light", presets["light"].replace(**QUICK, size=64))
+    monkeypatch.chdir(tmp_path)
+    code, stdout, stderr = inlier("demo", "--out", "demo", "--method", "padim", "--budget", "1min")
+    assert code == 0, stderr
+    places = [
+        stdout.index(words)
+        for words in (
+            "good cells against defective ones",
+            "warning: mono: good test pictures and defects differ in",
+            "report of padim: ",
+            "mono: 10 good pictures and defects planted in them",
+            "why: padim ",
+            "chosen from 3 candidates",
+            "report: demo/choice.html",
+            "done in ",
+        )
+    ]
+    assert places == sorted(places) and stdout.endswith("try: inlier predict demo/chosen.inlier PICTURES\n")
+    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
+        "choice.html", "chosen.inlier", "padim", "padim.inlier"
+    ]  # fmt: skip
+    code, stdout, stderr = inlier("demo", "--out", "slow", "--method", "padim", "--budget", "1ms")
+    assert code == 1 and "report of padim" in stdout and "no candidate can be chosen; give them a larger" in stderr
+    code, _, stderr = inlier("demo", "--budget", "soon")
+    assert code == 2 and "is no duration" in stderr
 
 
 def test_no_output_replaces_a_picture(inlier, forty):
