@@ -1,4 +1,4 @@
-# `make demo`: train and evaluate on real solar cells, write a report.   `make test`: the whole suite.
+# `make demo`: train, evaluate and choose on real solar cells, write reports.   `make test`: the whole suite.
 PYTHON ?= python3
 BIN = .venv/bin
 

@@ -14,11 +14,11 @@ from conftest import part, write_dataset
 from inlier import InlierError, load, methods, progress
 from inlier.bench import auto as bench
 from inlier.bench import trial
-from inlier.bench.choice import Row, decide, difference, qualities
+from inlier.bench.choice import Row, decide, difference, grid_told, qualities
 from inlier.bench.seen import look
 from inlier.bench.trial import Trial
 from inlier.cli.auto import parse_grid
-from inlier.data import images
+from inlier.data import datasets, images
 from inlier.data.datasets import open_dataset
 from inlier.errors import OutOfTime
 from inlier.progress import Pace
@@ -185,6 +185,17 @@ def test_the_best_wins_unless_a_faster_one_is_within_chance_of_it():
     assert winner == 1 and "the only candidate" in why
     with pytest.raises(InlierError, match=r"no candidate can be chosen; .*larger budget.*\n  a: too slow"):
         decide([row("a", 3.0, reason="too slow")])
+
+
+def test_what_a_grid_leaves_as_the_preset_has_it_is_told():
+    points = [{"hidden": 128, "noise": 0.3}, {"hidden": 128}, {}]
+    tried = [replace(row("simplenet", k, ms=9 - k), settings=point) for k, point in enumerate(points)]
+    names = [found.name for found in grid_told(tried)]
+    assert names[0] == "simplenet hidden=128 noise=0.3"
+    assert names[1] == "simplenet hidden=128 noise=0.12 (preset)"
+    assert names[2] == "simplenet hidden=1024 (preset) noise=0.12 (preset)"
+    assert decide(tried)[1].startswith(f"{names[2]} has the highest mean")
+    assert grid_told([*tried, row("padim", 1.0)])[2].name == "simplenet"  # of several methods, it is the method
 
 
 def test_durations():
@@ -355,7 +366,8 @@ def test_auto_writes_a_model_a_page_and_numbers(inlier, few_candidates, forty, t
     code, stdout, stderr = inlier("auto", forty, "--budget", "1min", "--out", out, "--report", page, "--json", numbers)
     assert code == 0, stderr
     assert "chosen from 3 candidates" in stdout and "why: padim" in stdout and "raise a false alarm" in stdout
-    assert "not in the choice: padim tile=512: pictures of 64 x 64" in stdout and "found at" in stdout
+    assert "not in the choice: padim tile=512 " in stdout and "size=256 (preset): pictures of 64 x 64" in stdout
+    assert "found at" in stdout
     assert "aligned: all show the same" in stderr and "20 unseen by the search" in stderr
     assert "10 pictures judge the candidates: they tell large differences only" in stderr
     found = json.loads(numbers.read_text())
@@ -411,6 +423,37 @@ def test_grids_are_shuffled_by_the_seed_and_checked(forty):
         bench.tune("padim", forty, {})
     with pytest.raises(InlierError, match="unknown setting 'sice'"):
         bench.tune("padim", forty, {"sice": [1]})
+
+
+def test_the_demo_compares_and_ends_with_a_choice(inlier, few_candidates, tmp_path, monkeypatch):
+    cells = write_dataset(tmp_path / "cells", train=40, good=4, defects=4, category="mono")
+    monkeypatch.setattr(datasets, "open_elpv", lambda: open_dataset(cells))
+    presets = methods.get("padim").presets
+    monkeypatch.setitem(presets, "light", presets["light"].replace(**QUICK, size=64))
+    monkeypatch.chdir(tmp_path)
+    code, stdout, stderr = inlier("demo", "--out", "demo", "--method", "padim", "--budget", "1min")
+    assert code == 0, stderr
+    places = [
+        stdout.index(words)
+        for words in (
+            "good cells against defective ones",
+            "warning: mono: good test pictures and defects differ in",
+            "report of padim: ",
+            "mono: 10 good pictures and defects planted in them",
+            "why: padim ",
+            "chosen from 3 candidates",
+            "report: demo/choice.html",
+            "done in ",
+        )
+    ]
+    assert places == sorted(places) and stdout.endswith("try: inlier predict demo/chosen.inlier PICTURES\n")
+    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
+        "choice.html", "chosen.inlier", "padim", "padim.inlier"
+    ]  # fmt: skip
+    code, stdout, stderr = inlier("demo", "--out", "slow", "--method", "padim", "--budget", "1ms")
+    assert code == 1 and "report of padim" in stdout and "no candidate can be chosen; give them a larger" in stderr
+    code, _, stderr = inlier("demo", "--budget", "soon")
+    assert code == 2 and "is no duration" in stderr
 
 
 def test_no_output_replaces_a_picture(inlier, forty):

@@ -16,11 +16,13 @@ import psutil
 import pytest
 
 from conftest import write_dataset
-from inlier import InlierError, PaDiM, evaluate, trivial
+from inlier import InlierError, PaDiM, evaluate
 from inlier.bench import page, plan, published, rows, tables
 from inlier.bench.cell import MODEL, _last_words
 from inlier.bench.compare import draw_differences, grouped, variant
 from inlier.bench.grid import best, tried
+from inlier.bench.sweep import like, remaining
+from inlier.data.cues import CUES
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset, Sample
 from inlier.metrics import image_metrics
@@ -372,7 +374,7 @@ def test_published_figures_come_with_their_protocol():
 
 def test_names_cannot_break_out_of_page_and_table(tmp_path):
     names = {"category": '<b>"x"|', "data": "<i>", "settings": {"textures": "<u>"}, "warnings": ["<s>\nx"]}
-    baseline = {cue: {"detector": 0.4, "leak": 0.95} for cue in trivial.CUES}
+    baseline = {cue: {"detector": 0.4, "leak": 0.95} for cue in CUES}
     scores = {"pictures": ["a", "b", "c"], "defects": [None, "<b>", None], "scores": [1, 2, 3], "p_values": [1, 1, 1]}
     (tmp_path / "scores.json").write_text(json.dumps(scores))
     known = [row(**names, trivial=baseline, scores="scores.json"), row(**names, method="<em>", scores="scores.json")]
@@ -392,16 +394,29 @@ def test_a_page_of_nothing_but_failures(tmp_path):
     assert "full disk" in words((tmp_path / "index.html").read_text())
 
 
+def test_what_is_left_is_told_by_method_and_not_before_each_is_known():
+    def cell(method):
+        return plan.Cell("test", (), plan.Variant(method, "light", {}, {}, {}), 0, None)
+
+    fast, slow = cell("padim"), cell("differnet")
+    assert remaining({}, [fast]) is None and remaining({like(fast): [1.0]}, [fast, slow]) is None
+    assert remaining({like(fast): [1.0, 3.0], like(slow): [100.0]}, [fast, slow, slow]) == 202
+    assert remaining({}, []) == 0
+
+
 # -- small things -----------------------------------------------------------------------------------------------------
 
 
-def test_a_set_with_a_picture_that_cannot_be_read_costs_its_baselines_alone(tmp_path):
+def test_a_file_that_is_no_picture_costs_no_other_set(tmp_path):
     (tmp_path / "bad.png").write_text("text")
     samples = open_dataset(write_dataset(tmp_path / "d", train=3, good=2, defects=2)).samples
     bad = Sample(tmp_path / "bad.png", "nut", "test", None)
     nut = [Sample(s.source, "nut", s.split, s.defect) for s in samples]
     found = plan.sources([Dataset("both", "", (*samples, *nut, bad))], [], 1)
-    assert [bool(source.trivial) for source in found] == [False, True] and found[0].category == "nut"
+    assert [source.category for source in found] == ["nut", "plate"]
+    gone = Sample(tmp_path / "gone.png", "nut", "test", None)
+    other, plate = plan.sources([Dataset("both", "", (*samples, *nut, gone))], [], 1)
+    assert plate.fingerprint == found[1].fingerprint and other.fingerprint != found[0].fingerprint
 
 
 def test_last_words():

@@ -151,6 +151,27 @@ def test_pictures_that_stand_are_told_from_those_that_lie(tmp_path: Path) -> Non
     assert warning == "1 image is turned by a quarter against most of parts: image 20"
 
 
+@pytest.mark.parametrize("others", [2, 3, 9, 20])
+def test_one_picture_of_another_size_is_named_however_few_the_others_are(others: int) -> None:
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 255, (side, side), np.uint8) for side in (8, *[128] * others)]
+    (warning,) = check(open_dataset(arrays)).warnings
+    assert warning == "1 image has another size than most of parts (128 x 128): image 0"
+
+
+def test_of_two_sizes_that_are_both_common_none_is_odd() -> None:
+    rng = np.random.default_rng(0)
+    for sides in ([8, 128], [8, 8, 128, 128, 128]):
+        assert check(open_dataset([rng.integers(0, 255, (n, n), np.uint8) for n in sides])).warnings == ()
+
+
+def test_arrays_are_grey_or_colour_as_pictures_are() -> None:
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 255, shape, np.uint8) for shape in [(9, 9)] * 4 + [(9, 9, 1), (9, 9, 3)]]
+    looks = examine(open_dataset([*arrays, Image.fromarray(arrays[0])])).looks
+    assert [look.kind for look in looks] == 5 * ["grey"] + ["colour", "grey"]
+
+
 def test_sizes_that_all_differ_are_nothing_odd() -> None:
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 255, (40 + 3 * i, 64 + 2 * i), np.uint8) for i in range(10)]

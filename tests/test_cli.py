@@ -14,6 +14,7 @@ from PIL import Image
 
 from conftest import part
 from inlier import drift
+from inlier.data.cues import CUES
 
 TINY = ("--set", "size=64", "--backbone", "tiny")
 TRAIN_SIMPLENET = (
@@ -36,20 +37,35 @@ def test_train_evaluate_predict(inlier, plates, tmp_path):
     code, stdout, stderr = inlier("train", plates, "--method", "padim", "--set", "size=64", "--out", out)
     assert code == 0 and out.is_file() and "fitted in" in stdout
     assert "MVTec-AD layout, 1 category" in stderr and "memory:" in stderr and "calibration: folds, 16" in stderr
+    assert (stdout + stderr).count("raise a false alarm on average") == 1
+    assert "hint: at size=64 a few features span the whole picture" in stderr
     assert os.listdir(out.parent) == ["m.inlier"]  # no run folder, no temporary file is left
 
     code, stdout, _ = inlier("evaluate", out, plates, "--json", tmp_path / "r.json", "--report", tmp_path / "rep")
     assert code == 0 and "image AUROC" in stdout and (tmp_path / "rep" / "index.html").is_file()
 
-    code, stdout, _ = inlier(
+    assert "trivial baselines, AUROC in %: as a detector / as a leak" in stdout and " *" in stdout
+    assert "warning: plate: good test pictures and defects differ in brightness (AUROC" in stdout
+
+    code, stdout, stderr = inlier(
         "predict", out, plates / "plate/test", "--maps", tmp_path / "maps", "--overlays", tmp_path / "over"
     )
-    assert code == 0 and len(stdout.splitlines()) == 12
+    assert code == 0 and len(stdout.splitlines()) == 12 and "the outline of a strong defect may enclose" in stderr
     with Image.open(tmp_path / "maps/dent/000.tiff") as picture:
         map_ = np.asarray(picture)
     assert map_.shape == (64, 64) and map_.dtype == np.float32
     with Image.open(tmp_path / "over/good/000.png") as picture:
         assert picture.size == (64, 64)
+
+
+def test_calibrate_says_what_changes(inlier, model, plates, tmp_path):
+    out = tmp_path / "m.inlier"
+    code, stdout, _ = inlier("calibrate", model, plates / "plate/test/good", "--out", out)
+    lines = stdout.splitlines()
+    assert code == 0 and [line.split(":")[0] for line in lines] == ["before", "now", "before", "now", str(out)]
+    assert "folds, 16 calibration pictures" in lines[0] and "split, 6 calibration pictures" in lines[1]
+    assert "at alpha 0.05882 a defect above score" in lines[2] and "at alpha 0.1429 a defect above score" in lines[3]
+    assert "14.3 % raise a false alarm on average" in lines[3] and "95 % confidence at most 39.3 %" in lines[3]
 
 
 def test_the_json_has_the_fixed_layout(inlier, model, plates, tmp_path):
@@ -79,6 +95,7 @@ def test_the_json_has_the_fixed_layout(inlier, model, plates, tmp_path):
         }
         and plate["at_alpha"]["alpha"] == 0.1
     )
+    assert set(plate["trivial"]) == set(CUES) and set(plate["trivial"]["contrast"]) == {"detector", "leak"}
     assert set(plate["defects"]["dent"]) == {"n", "image_auroc", "detection_rate", "detection_interval_95"}
     assert set(results["mean"]) == {"image", "pixel", "at_alpha"}
 
@@ -103,6 +120,17 @@ def test_predict_goes_on_after_a_bad_file_and_names_it(inlier, model, plates, tm
     assert code == 1 and "2 of 3 pictures could not be read" in stderr and str(bad) in stderr
     assert set(lines[0]) == {"path", "error"} and lines[0]["path"] == str(bad)
     assert set(lines[1]) == {"path", "score", "p_value", "verdict"} and lines[1]["verdict"] in ("good", "defect")
+
+
+def test_predict_says_when_it_is_given_the_pictures_that_the_model_was_fitted_on(inlier, model, plates, tmp_path):
+    good, words = plates / "plate/train/good", "these are the very pictures"
+    assert words in inlier("predict", model, good)[2]
+    shutil.copytree(good, tmp_path / "copies")
+    first, *others = sorted((tmp_path / "copies").iterdir())
+    code, stdout, stderr = inlier("predict", model, *others, first)
+    assert code == 0 and len(stdout.splitlines()) == 16 and words in stderr
+    assert words not in inlier("predict", model, *others)[2]  # the model knows its pictures only as a whole
+    assert words not in inlier("predict", model, good, plates / "plate/test/good")[2]
 
 
 def test_two_pictures_of_one_name_do_not_overwrite_each_other(inlier, model, plates, tmp_path):
@@ -521,15 +549,19 @@ def test_monitor_keeps_what_was_judged_when_stopped_and_nothing_where_nothing_wa
     assert not state.exists()
     judge, seen = drift.Monitor.update, []
 
-    def stopped(self, score):
+    def stopped(self, score, digest):
         if len(seen) == 3:
             raise KeyboardInterrupt
         seen.append(score)
-        return judge(self, score)
+        return judge(self, score, digest)
 
     monkeypatch.setattr(drift.Monitor, "update", stopped)
     assert inlier("predict", model, good, "--monitor", state)[0] == 130
     assert json.loads(state.read_bytes())["pictures"] == 3
+    monkeypatch.setattr(drift.Monitor, "update", judge)
+    _, stdout, stderr = inlier("predict", model, good, "--monitor", state)  # the same command again goes on
+    assert len(stdout.splitlines()) == 6 and json.loads(state.read_bytes())["pictures"] == 6
+    assert "of 6 pictures 3 are byte-equal to some that counted before, and do not count again" in stderr
 
 
 def test_monitor_refuses_another_models_state_and_what_another_run_changed(
@@ -551,12 +583,12 @@ def test_monitor_refuses_another_models_state_and_what_another_run_changed(
     assert state.read_bytes() == before
     judge = drift.Monitor.update
 
-    def meanwhile(self, score):
+    def meanwhile(self, score, digest):
         state.write_bytes(before + b" ")
-        return judge(self, score)
+        return judge(self, score, digest)
 
     monkeypatch.setattr(drift.Monitor, "update", meanwhile)
-    code, stdout, stderr = inlier("predict", model, good, "--monitor", state)
+    code, stdout, stderr = inlier("predict", model, plates / "plate/test/dent", "--monitor", state)
     assert code == 2 and len(stdout.splitlines()) == 6 and "another run changed it meanwhile" in stderr
     assert state.read_bytes() == before + b" "
 

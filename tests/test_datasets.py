@@ -474,7 +474,7 @@ def test_12_bit_colour_in_16_bit_files_is_a_warning() -> None:
 def test_pictures_of_one_colour_are_a_warning(tmp_path: Path) -> None:
     for i in range(3):
         picture(tmp_path / f"{i}.png", i)
-    Image.new("RGB", (8, 8), (200, 100, 0)).save(tmp_path / "3.png")
+    Image.new("RGB", (6, 8), (200, 100, 0)).save(tmp_path / "3.png")
     (warning,) = check(open_dataset(tmp_path)).warnings
     assert warning == f"1 image is of one colour, nothing is to be seen in it: {tmp_path / '3.png'}"
 

@@ -88,6 +88,21 @@ def test_bets_on_ranks_among_the_calibration_alone_alarm_without_any_change():
     assert np.mean(first_alarm(np.array(rows)) < np.inf) > 10 * LEVEL
 
 
+def test_a_picture_that_is_given_again_does_not_count_again():
+    """100 factories judge the same three good parts thirty times; if each time counted, half of them would alarm."""
+    rng, alarms, careless = np.random.default_rng(0), 0, 0
+    for seed in range(100):
+        calibration, scores = rng.gamma(9.0, size=100), rng.gamma(9.0, size=3)
+        told, untold = Monitor.start(calibration, seed=seed), Monitor.start(calibration, seed=seed)
+        for _ in range(30):
+            for name, score in zip("abc", scores):
+                told.update(score, name)
+                untold.update(score)
+        assert told.pictures == 3 and untold.pictures == 90
+        alarms, careless = alarms + bool(told.alarm), careless + bool(untold.alarm)
+    assert alarms / 100 <= most(LEVEL, 100) and careless > 30
+
+
 @pytest.mark.parametrize("n", [40, 500])
 def test_tolerated_defects_are_no_change(n):
     """A steady share of 5 %, above all good parts, and as much below 20 % of them."""
@@ -180,22 +195,32 @@ def test_a_state_that_was_saved_goes_on_as_if_unbroken():
     unbroken = Monitor.start(scores[:50])
     broken = Monitor.start(scores[:50])
     for k, score in enumerate(scores[50:]):
-        alarm = unbroken.update(score)
-        assert broken.update(score) == alarm
+        alarm = unbroken.update(score, f"{k}")
+        assert broken.update(score, f"{k}") == alarm
         if k % 97 == 0:
             broken = Monitor.from_dict(json.loads(json.dumps(broken.to_dict(), allow_nan=False)))
-    assert broken == unbroken and unbroken.alarm
+    assert broken == unbroken and unbroken.alarm and len(unbroken.seen) == 650
+    broken.update(99.0, "7")  # counted long ago, by another process
+    assert broken == unbroken
     assert Monitor.from_dict(json.loads(json.dumps(broken.to_dict()))) == unbroken
+
+
+def test_a_state_of_before_pictures_were_remembered_goes_on():
+    monitor = Monitor.start([1.0, 2.0])
+    state = {name: value for name, value in monitor.to_dict().items() if name != "seen"} | {"schema": 1}
+    assert Monitor.from_dict(state) == monitor
 
 
 def test_memory_is_bounded_and_the_promise_kept(monkeypatch):
     monkeypatch.setattr(drift, "KEPT", 20)
     monkeypatch.setattr(drift, "POINTS", 10)
+    monkeypatch.setattr(drift, "REMEMBERED", 5)
     rng, alarms = np.random.default_rng(0), 0
     for seed in range(60):
         monitor = Monitor.start(rng.gamma(9.0, size=30), tolerated=0, seed=seed)
-        for score in rng.gamma(9.0, size=200):
-            alarms += monitor.update(score) is not None
+        for k, score in enumerate(rng.gamma(9.0, size=200)):
+            alarms += monitor.update(score, f"{k}") is not None
+        assert list(monitor.seen) == ["195", "196", "197", "198", "199"]
         assert len(monitor.values) <= 20 and sum(monitor.counts) == 230 and len(monitor.history) <= 10
     assert alarms / 60 <= most(LEVEL, 60)
     monitor = Monitor.start(rng.gamma(9.0, size=30))
@@ -228,5 +253,5 @@ def test_what_cannot_be_watched():
     with pytest.raises(InlierError, match="not the state of a monitor"):
         Monitor.from_dict({"schema": 1, "values": []})
     with pytest.raises(InlierError, match="please upgrade"):
-        Monitor.from_dict({"schema": 2})
+        Monitor.from_dict({"schema": 3})
     assert drift.fingerprint([1.0, 2.0]) != drift.fingerprint([1.0, 2.5])

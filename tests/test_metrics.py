@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
@@ -413,12 +413,23 @@ def test_bootstrap_covers_the_truth_about_as_often_as_it_says():
 def test_bootstrap_is_a_plain_resampling(case):
     """Every resample's value is what image_metrics says of the drawn images, so one resample has low = high."""
     scores, labels = case
+    assume(0 < image_metrics(scores, labels).auroc < 1)
     low, high = zip(*bootstrap_interval(scores, labels, resamples=1, seed=3).values(), strict=True)
     rng = np.random.default_rng(3)
     drawn = [rng.choice(np.flatnonzero(labels == kind), (1, (labels == kind).sum()))[0] for kind in (False, True)]
     index = np.concatenate(drawn)
     expected = image_metrics(scores[index], labels[index])
     assert low == high == pytest.approx((expected.auroc, expected.ap, expected.f1_max), abs=1e-12)
+
+
+def test_where_no_resample_would_differ_the_interval_is_the_exact_one_of_independent_pairs():
+    labels = np.array([False] * 41 + [True] * 119)
+    lowest = 0.025 ** (1 / 41)  # an AUROC at which 41 of 41 pairs lie in order in one of forty cases
+    assert bootstrap_interval(labels * 1.0, labels) == {"auroc": (pytest.approx(lowest), 1)}
+    assert bootstrap_interval(labels * -1.0, labels) == {"auroc": (0, pytest.approx(1 - lowest))}
+    assert bootstrap_interval(labels * 1.0, labels, 0.8)["auroc"][0] == pytest.approx(0.1 ** (1 / 41))
+    tied = np.where(np.arange(160) == 0, 1.0, labels)  # one good picture as high as the defects
+    assert list(bootstrap_interval(tied, labels)) == ["auroc", "ap", "f1_max"]
 
 
 def test_bootstrap_has_a_seed_and_checks_its_settings():
@@ -428,7 +439,6 @@ def test_bootstrap_has_a_seed_and_checks_its_settings():
     assert bootstrap_interval(scores, labels, seed=5) != bootstrap_interval(scores, labels, seed=6)
     narrow, wide = (bootstrap_interval(scores, labels, c)["auroc"] for c in (0.5, 0.99))
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
-    assert bootstrap_interval(labels * 1.0, labels)["auroc"] == (1, 1)  # says nothing about how few they are
     for wrong in ({"confidence": 95}, {"resamples": 0}):
         with pytest.raises(ValueError, match="confidence must"):
             bootstrap_interval(scores, labels, **wrong)

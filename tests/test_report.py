@@ -3,6 +3,7 @@
 import atexit
 import re
 import tempfile
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from PIL import Image
 from conftest import part
 from inlier import ArtifactError
 from inlier.calibration import Rule
+from inlier.data.cues import CUES
 from inlier.data.datasets.sample import Sample
 from inlier.inspection.inspector import Inspector
 from inlier.inspection.result import Prediction
 from inlier.metrics import ImageMetrics, PixelMetrics
 from inlier.report import choose, write_report
 from inlier.results import Case, CategoryResult, DefectResult, Results
+from inlier.trivial import Baseline
 
 MODEL = {
     "library": "9.9",
@@ -68,7 +71,10 @@ class FakeLogarithmic(Fake):
     log_maps = True
 
 
-def category(name="plate", goods=8, defects=9, judged=True, masks=True):
+DULL = dict.fromkeys(CUES, Baseline(0.51, 0.52))
+
+
+def category(name="plate", goods=8, defects=9, judged=True, masks=True, trivial=DULL):
     cases = [case(i, 1 + i / 10, None, "good", 0.5) for i in range(goods)]
     for i in range(defects):
         cases.append(case(i, 1.65 + i / 10, "dent" if i % 2 else "crack", "defect" if i > 0 else "good", 0.01))
@@ -88,6 +94,7 @@ def category(name="plate", goods=8, defects=9, judged=True, masks=True):
         detection_rate=0.8872 if judged and defects else None,
         defects={"dent": DefectResult(4, 0.9333, 0.75), "crack": DefectResult(5, 0.8444, None)} if defects else {},
         not_inspected=0.034,
+        trivial=trivial if both else {},
         cases=tuple(cases),
     )
 
@@ -209,6 +216,31 @@ def test_page_has_every_number(tmp_path):
         "p-value 0.01",
     ):
         assert fact in text, fact
+
+
+def test_trivial_baselines_stand_beside_and_what_they_explain_is_marked(tmp_path):
+    html = page(tmp_path, category(), category("<nut>", trivial=DULL | {"contrast": Baseline(0.611, 0.955)}))
+    Tags(html)
+    text = words(html)
+    assert "&lt;nut&gt; beware of contrast" in text and "plate beware" not in text
+    assert "brightness alone 51.0" in text and "contrast alone 61.1" in text
+    assert "&lt;nut&gt;: good test pictures and defects differ in contrast (AUROC 95.5 % by itself, 61.1 %" in text
+    assert html.count('class="bad">95.5') == html.count('class="bad"') == 1
+    section = text[text.index("What brightness or size alone would do") :]
+    assert "plate 51.0 52.0 51.0 52.0" in section and "&lt;nut&gt; 51.0 52.0 61.1 95.5" in section
+    assert "alone would do" not in words(page(tmp_path, category(goods=0)))
+
+
+def test_a_perfect_separation_says_how_far_so_few_pictures_prove_it(tmp_path):
+    perfect = replace(category(), image=ImageMetrics(1.0, 1.0, 1.0, 1.5), intervals={"auroc": (0.6306, 1.0)})
+    text = words(page(tmp_path, perfect))
+    assert "100.0 63.1–100.0" in text
+    assert "every defect scores above every good picture, so resampling them would change nothing: the interval" in text
+    assert "is the exact one of 8 pairs of pictures" in text
+    found = perfect.to_json()["image"]
+    assert found["interval_95"] == {"auroc": (0.6306, 1.0), "ap": None, "f1_max": None} and "8 pairs" in found["note"]
+    assert "note" not in category().to_json()["image"]
+    assert "scores below every good" in replace(perfect, image=ImageMetrics(0.0, 0.4, 0.6, 1.0)).image_note
 
 
 def test_without_masks(tmp_path):

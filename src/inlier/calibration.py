@@ -360,6 +360,7 @@ class Calibration:
         return f"{n} calibration pictures" + (f" in {groups} groups" if groups < n else "")
 
     def __str__(self) -> str:
+        """What it consists of; what it promises is the matter of its rule."""
         if not len(self):
             return "none: raw scores only, no p-values and no verdicts"
         hows = {
@@ -369,6 +370,4 @@ class Calibration:
         pools = self.pools()
         few = min(pools, key=lambda pool: pool.n_groups)
         of = f", the fewest in one category {few.n_groups}" if len(pools) > 1 else ""
-        lowest = few._own_rule(smallest_alpha(few.n_groups), None)
-        counted = f"{self.kind}, {self._counted()}{of} ({hows[self.kind]})"
-        return f"{counted}; at the lowest alpha, {lowest.alpha:.4g}, {lowest}"
+        return f"{self.kind}, {self._counted()}{of} ({hows[self.kind]})"

@@ -20,11 +20,13 @@ More defects than these, or runs of them, raise the alarm: they are a change. Wi
 with a steady share of up to `tolerated` it was measured (same tests).
 
 What the stream must be: one picture a part (several pictures of one part are not exchangeable; watch one of them), one
-category, in the order in which parts were made, and scored as the calibration was. Leave-out calibrations ("folds")
-come from models with fewer pictures than the one that judges, so the theorem holds approximately. What changes slowly
-becomes part of the past it is compared with: a change is found within about as many pictures as came before it, the
-calibration included, or never.
-"""
+category, in the order in which parts were made, and scored as the calibration was. A picture that is given again is no
+new part and does not count again: its bytes decide that and never its score, so what counts is the stream without it,
+for which the theorem holds. (The same few pictures, judged thirty times, would raise the alarm in every other stream;
+same tests.) Of the last REMEMBERED pictures that counted the digests are kept; older ones would count again. Leave-out
+calibrations ("folds") come from models with fewer pictures than the one that judges, so the theorem holds
+approximately. What changes slowly becomes part of the past it is compared with: a change is found within about as many
+pictures as came before it, the calibration included, or never."""
 
 import bisect
 import hashlib
@@ -44,6 +46,7 @@ LARGEST = 1e300  # capital above it is given away, which keeps the game fair for
 KEPT = 2000  # different scores
 POINTS = 500  # of the drawing, at most
 BITS = 24  # of a float32 score
+REMEMBERED = 100_000  # pictures
 
 
 def rank(above: int, equal: int, n: int, tie: float) -> float:
@@ -108,7 +111,7 @@ class Alarm:
 
 @dataclass
 class Monitor:
-    """The game of one stream; `start` begins it, `update` takes the scores in order. Small, whatever the stream.
+    """The game of one stream; `start` begins it, `update` takes the scores in order. Bounded, whatever the stream.
 
     Beyond KEPT different scores, all are cut to fewer digits, alike, so that they coincide more often. Ranks stay
     exactly uniform: where to cut depends only on which scores there are, the newest included, not on their order.
@@ -129,6 +132,7 @@ class Monitor:
     alarm: Alarm | None = None  # the first
     every: int = 1  # so many pictures lie between two points of `history`
     history: list[tuple[int, float]] = field(default_factory=lambda: [(0, 0.0)])  # (pictures, evidence)
+    seen: dict[str, None] = field(default_factory=dict)  # digests of the last pictures that counted, in their order
 
     @classmethod
     def start(
@@ -156,10 +160,19 @@ class Monitor:
         """The evidence at which there is an alarm."""
         return -math.log10(self.level)
 
-    def update(self, score: float) -> Alarm | None:
-        """Take the score of the stream's next picture; the alarm, if this one raises it (once)."""
+    def update(self, score: float, digest: str = "") -> Alarm | None:
+        """Take the score of the stream's next picture; the alarm, if this one raises it (once).
+
+        digest: what tells the picture from others; nothing is counted where it is among those `seen`. "": not known.
+        """
         if not math.isfinite(score):
             raise InlierError(f"a score must be a finite number, not {score!r}")
+        if digest in self.seen:
+            return None
+        if digest:
+            self.seen[digest] = None
+        if len(self.seen) > REMEMBERED:
+            del self.seen[next(iter(self.seen))]
         place = self._count(float(score))
         above, equal = sum(self.counts[place + 1 :]), self.counts[place] - 1
         others = sum(self.counts) - 1
@@ -207,17 +220,18 @@ class Monitor:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
-        return {"schema": 1, **asdict(self)}
+        return {"schema": 2, **asdict(self), "seen": list(self.seen)}
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Self:
         """Undo `to_dict`. Raises InlierError for anything else."""
         try:
             values = dict(state)
-            if values.pop("schema") != 1:
+            if values.pop("schema") not in (1, 2):  # 1: of before pictures were remembered
                 raise InlierError("state of a newer inlier: please upgrade")
             values["alarm"] = values["alarm"] and Alarm(**values["alarm"])
             values["history"] = [(int(picture), float(evidence)) for picture, evidence in values["history"]]
+            values["seen"] = dict.fromkeys(values.get("seen", ()))
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InlierError):

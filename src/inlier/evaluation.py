@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inlier import trivial
 from inlier.calibration import Rule
 from inlier.data.check import check
 from inlier.data.datasets import open_dataset
@@ -61,15 +62,19 @@ def evaluate(
         log.warning("%s", note)
     results, total = {}, 0.0
     for category in dataset.categories:
-        samples = [sample for sample in dataset.test if sample.category == category]
-        if samples:
+        pairs = [pair for pair in zip(dataset.test, report.looks, strict=True) if pair[0].category == category]
+        if pairs:
+            samples = [sample for sample, _ in pairs]
+            train = [sample for sample in dataset.train if sample.category == category]
+            defect = [sample.is_defect for sample in samples]
+            baselines = trivial.of_category(train, [look.cues for _, look in pairs], defect, workers)
             known = category if category in inspector.categories_ else None
             truth = _Pixels(samples, inspector.geometry_for(known))
             asked: dict[str, Any] = {"alpha": alpha, "confidence": confidence, "category": known}
             start = time.perf_counter()
             cases = _score(inspector, category, samples, truth, asked, batch_size, workers)
             total += time.perf_counter() - start
-            results[category] = _summary(category, cases, truth, inspector.calibration_.rule(**asked))
+            results[category] = _summary(category, cases, truth, inspector.calibration_.rule(**asked), baselines)
     return Results(inspector.header(), results, {"total": total, "per_image": total / len(dataset.test)})
 
 
@@ -100,7 +105,13 @@ def _score(
     return cases
 
 
-def _summary(category: str, cases: Sequence[Case], truth: "_Pixels", rule: Rule | None) -> CategoryResult:
+def _summary(
+    category: str,
+    cases: Sequence[Case],
+    truth: "_Pixels",
+    rule: Rule | None,
+    baselines: dict[str, trivial.Baseline],
+) -> CategoryResult:
     scores = np.array([case.score for case in cases], np.float32)
     defect = np.array([case.sample.is_defect for case in cases])
     flagged = np.array([case.prediction.verdict == "defect" for case in cases]) if rule else None
@@ -124,6 +135,7 @@ def _summary(category: str, cases: Sequence[Case], truth: "_Pixels", rule: Rule 
         detection_rate=_rate(flagged, defect),
         defects=defects,
         not_inspected=truth.not_inspected,
+        trivial=baselines,
         cases=tuple(cases),
     )
 

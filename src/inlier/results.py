@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from inlier.calibration import Rule
-from inlier.data.datasets.sample import Sample
+from inlier.data.datasets.sample import Sample, counted
 from inlier.inspection.result import Prediction
 from inlier.metrics import ImageMetrics, PixelMetrics, exact_interval
+from inlier.trivial import Baseline
 
 IMAGE, PIXEL = ("auroc", "ap", "f1_max"), ("auroc", "ap", "f1_max", "aupro")
 
@@ -44,7 +45,7 @@ class CategoryResult:
     n_good: int
     n_defect: int
     image: ImageMetrics
-    intervals: dict[str, tuple[float, float]]  # 95 % bootstrap intervals of the image metrics
+    intervals: dict[str, tuple[float, float]]  # 95 % intervals of the image metrics, of those that have one
     pixel: PixelMetrics | None
     pixel_note: str  # why there are no pixel metrics, or how far they may be off
     rule: Rule | None  # of the verdicts
@@ -52,6 +53,7 @@ class CategoryResult:
     detection_rate: float | None
     defects: dict[str, DefectResult]
     not_inspected: float  # share of defect pixels that the crop or the region of interest leaves out
+    trivial: dict[str, Baseline]  # cue -> how well it alone does; none where not both kinds are tested
     cases: tuple[Case, ...]
 
     @property
@@ -63,6 +65,17 @@ class CategoryResult:
     def detection_interval(self) -> tuple[float, float] | None:
         """95 %, exact."""
         return _interval(self.detection_rate, self.n_defect)
+
+    @property
+    def image_note(self) -> str:
+        """Why there are no image metrics, or an interval for one of them alone."""
+        if self.image.auroc not in (0, 1):
+            return self.image.reason
+        where, pairs = "above" if self.image.auroc else "below", min(self.n_good, self.n_defect)
+        return (
+            f"every defect scores {where} every good picture, so resampling them would change nothing: the interval of "
+            f"the AUROC is the exact one of {counted(pairs, '<pair|pairs>')} of pictures, AP and F1-max have none"
+        )
 
     def to_json(self) -> dict[str, Any]:
         at_alpha = self.rule and {
@@ -80,12 +93,13 @@ class CategoryResult:
             "n_good": self.n_good,
             "n_defect": self.n_defect,
             "image": image
-            | {"interval_95": {key: list(pair) for key, pair in self.intervals.items()} or None}
-            | ({"note": self.image.reason} if self.image.reason else {}),
+            | {"interval_95": {key: self.intervals.get(key) for key in IMAGE} if self.intervals else None}
+            | ({"note": self.image_note} if self.image_note else {}),
             "pixel": self.pixel and {key: getattr(self.pixel, key) for key in (*PIXEL, "f1_threshold")},
             "pixel_note": self.pixel_note,
             "not_inspected": self.not_inspected,
             "at_alpha": at_alpha,
+            "trivial": {cue: baseline._asdict() for cue, baseline in self.trivial.items()},
             "defects": {
                 name: {
                     "n": d.n,

@@ -1,12 +1,13 @@
 """Which of several candidates wins, and why: decided on trials alone. Nothing is fitted or read here."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inlier import methods
 from inlier.bench.examples import Example
 from inlier.bench.seen import Seen
 from inlier.bench.trial import ALPHA, Trial
@@ -30,12 +31,14 @@ class Row:
     fit_seconds: float | None = None  # on the pictures of the search
     refit_seconds: float | None = None  # what its fit on all pictures would take, about
     examples: tuple[Example, ...] = field(default=(), repr=False, compare=False)
+    unchanged: Mapping[str, Any] = field(default_factory=dict)  # what others of a grid change, and its preset's values
 
     @property
     def changes(self) -> list[str]:
         """What tells it from other candidates of its method: preset (where it is not `light`) and settings."""
         preset = [] if self.preset == "light" else [self.preset]
-        return preset + [f"{key}={_told(value)}" for key, value in self.settings.items()]
+        changed = [f"{key}={_told(value)}" for key, value in self.settings.items()]
+        return preset + changed + [f"{key}={_told(value)} (preset)" for key, value in self.unchanged.items()]
 
     @property
     def name(self) -> str:
@@ -83,6 +86,9 @@ class Choice:
     seconds: float  # what search and last fit took
     latency: float | None = None  # milliseconds a picture that were allowed
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", grid_told(self.rows))
+
     @property
     def ranked(self) -> list[int]:
         """Places of all that were judged, the best first; some may take no part for want of time."""
@@ -122,6 +128,16 @@ class Choice:
         }
 
 
+def grid_told(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The rows; those of a grid, which are all of one method and preset, with what they leave as the preset has it."""
+    if len({(row.method, row.preset) for row in rows}) != 1:
+        return tuple(rows)
+    keys = dict.fromkeys(key for row in rows for key in row.settings)
+    preset = methods.get(rows[0].method).presets[rows[0].preset] if keys else None
+    left = ({key: getattr(preset, key) for key in keys if key not in row.settings} for row in rows)
+    return tuple(replace(row, unchanged=unchanged) for row, unchanged in zip(rows, left, strict=True))
+
+
 def able(rows: Sequence[Row]) -> list[int]:
     """Places of the candidates that take part in the choice."""
     return [i for i, row in enumerate(rows) if row.trial and not row.reason]
@@ -132,6 +148,7 @@ def decide(rows: Sequence[Row], seed: int = 0) -> tuple[int, str]:
 
     The highest mean of AUROC and detection wins, or the fastest of those that chance alone could have put behind it.
     """
+    rows = grid_told(rows)
     places = able(rows)
     if not places:
         reasons = "\n  ".join(f"{row.name}: {row.reason}" for row in rows)

@@ -12,9 +12,10 @@ from inlier.bench import tables
 from inlier.bench.compare import Group, Spread, differences, grouped
 from inlier.bench.grid import best, tried
 from inlier.bench.rows import Row
+from inlier.data.cues import CUES
 from inlier.report.charts import ranges, trade_off
 from inlier.report.pages import render
-from inlier.trivial import CUES, SUSPICIOUS, Baseline
+from inlier.trivial import SUSPICIOUS, strongest, suspicious
 
 MACHINE = ("processor", "cores", "threads", "device", "torch", "onednn", "python", "system", "library", "commit")
 FILES = ("table.md", "table.csv", "index.html")
@@ -72,6 +73,7 @@ def _values(rows: Sequence[Row], groups: Sequence[Group], pairs: dict[str, Pairs
         "alphas": alphas,
         "charts": _charts(groups, sections),
         "pairs": [_matrix(name, of) for name, of in sorted(pairs.items(), key=lambda item: item[0] != "") if of],
+        "trivial": [(section["name"], section["baselines"]) for section in sections if section["baselines"]],
         "cues": CUES,
         "suspicious": SUSPICIOUS,
         "warnings": tables.warnings(groups),
@@ -89,9 +91,7 @@ def _section(name: str, of: Sequence[Group], pairs: Pairs) -> dict[str, Any]:
     """A set: its variants with all numbers, and its trivial baselines."""
     scored = [group for group in of if group.spread("image AUROC")]
     top = max(scored, key=lambda group: group.spread("image AUROC") or (0.0,), default=None)
-    baselines: dict[str, Baseline] = tables.baselines(tables.one_of_each_set(of)[0])
-    detectors = {cue: b.detector for cue, b in baselines.items() if b.detector is not None}
-    strongest = max(detectors, key=lambda cue: detectors[cue], default=None)
+    baselines = tables.baselines(tables.one_of_each_set(of)[0])
     return {
         "name": name,
         "good": of[0].first["n_good"],
@@ -112,8 +112,8 @@ def _section(name: str, of: Sequence[Group], pairs: Pairs) -> dict[str, Any]:
             for group in of
         ],
         "baselines": baselines,
-        "strongest": strongest and (strongest, detectors[strongest]),
-        "leaks": [cue for cue, baseline in baselines.items() if baseline.is_suspicious],
+        "strongest": strongest(baselines),
+        "leaks": suspicious(baselines),
     }
 
 

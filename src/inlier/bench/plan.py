@@ -6,15 +6,15 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from inlier import methods, trivial
+from inlier import methods
 from inlier.bench.rows import Row
 from inlier.data.batches import read_ahead
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset, Sample
+from inlier.data.images import read_bytes, read_image
 from inlier.errors import ImageError, InlierError
 from inlier.progress import progress
 from inlier.settings import Settings
@@ -46,7 +46,6 @@ class Source:
     label: str  # the category, with the set where several have one of that name
     dataset: Dataset  # this category alone, under its label
     fingerprint: str  # of all good training and test pictures, and the masks
-    trivial: dict[str, trivial.Baseline]  # none where a picture cannot be read
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,6 @@ class Cell:
                 "all_settings": self.variant.everything,
                 "alpha": self.alpha,
                 "seed": self.seed,
-                "trivial": {cue: baseline._asdict() for cue, baseline in source.trivial.items()},
             }
             for source in self.sources
         ]
@@ -151,7 +149,7 @@ def variants(
 
 
 def sources(data: Sequence[Any], categories: Sequence[str], workers: int) -> list[Source]:
-    """The categories of all sets, each picture read once.
+    """The categories of all sets; the bytes of each picture are read once.
 
     Raises InlierError for sets that cannot be used, or not be told apart.
     """
@@ -186,32 +184,34 @@ def joined(of: Sequence[Source]) -> Dataset:
 
 
 def _source(dataset: Dataset, category: str, label: str, workers: int) -> Source:
-    used, seen = [*dataset.train, *dataset.test], list[trivial.Seen | None]()
+    used, lines = [*dataset.train, *dataset.test], list[str]()
     with (
         progress(f"reading {label}", len(used)) as show,
-        closing(read_ahead(_look, used, workers, 4 * workers)) as looks,
+        closing(read_ahead(_digest, used, workers, 4 * workers)) as digests,
     ):
-        for look in looks:
-            seen.append(look)
-            show(len(seen))
-    lines = [
-        f"{sample.split} {sample.defect} {look.digest if look else f'unreadable {sample.name}'}\n"
-        for sample, look in zip(used, seen, strict=True)
-    ]
+        for sample, digest in zip(used, digests):
+            lines.append(f"{sample.split} {sample.defect} {digest}\n")
+            show(len(lines))
     fingerprint = hashlib.sha256("".join(sorted(lines)).encode(errors="backslashreplace")).hexdigest()
-    known = {}
-    if None not in seen:
-        n, cues = len(dataset.train), np.array([look.cues for look in seen if look])
-        known = trivial.baselines(cues[:n], cues[n:], [sample.is_defect for sample in dataset.test])
-    return Source(dataset.name, category, label, dataset, fingerprint, known)
+    return Source(dataset.name, category, label, dataset, fingerprint)
 
 
-def _look(sample: Sample) -> trivial.Seen | None:
-    """None for what cannot be read: each model of this category will say so, and the others have theirs."""
+def _digest(sample: Sample) -> str:
+    """sha256, hexadecimal, of the bytes of a picture and its masks.
+
+    Where one cannot be read each model of this category will say so, and the others have theirs.
+    """
     try:
-        return trivial.look(sample)
+        if isinstance(sample.source, Path):
+            digest = hashlib.sha256(read_bytes(sample.source))
+        else:
+            image = read_image(sample.source, sample.name)
+            digest = hashlib.sha256(f"{image.mode} {image.size} ".encode() + image.tobytes())
+        for mask in sample.masks:
+            digest.update(read_bytes(mask))
     except ImageError:
-        return None
+        return f"unreadable {sample.name}"
+    return digest.hexdigest()
 
 
 def _plain(settings: Settings) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The sweep: each cell once, its rows on the disk before the next one starts."""
 
 import logging
+import statistics
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from inlier import artifact, machine
@@ -16,6 +17,7 @@ from inlier.training import alone
 from inlier.version import __version__
 
 log = logging.getLogger("inlier")
+Like = tuple[str, str, str]
 
 
 def check_folder(folder: Path, resume: bool) -> None:
@@ -43,12 +45,15 @@ def sweep(cells: Sequence[Cell], folder: Path, device: str = "auto", workers: in
             log.info("%d of %d models are finished already", len(cells) - len(left), len(cells))
         about = {"commit": commit(), "library": __version__, **machine.about()}
         said: set[str] = set()
-        start = time.monotonic()
+        took: dict[Like, list[float]] = {}
         for number, cell in enumerate(left):
-            spent = time.monotonic() - start
-            rest = f", about {_duration(spent / number * (len(left) - number))} to go" if number else ""
-            log.info("%d of %d%s: %s", number + 1, len(left), rest, cell.name)
+            rest = remaining(took, left[number:])
+            told = "" if rest is None else f", about {_duration(rest)} to go"
+            log.info("%d of %d%s: %s", number + 1, len(left), told, cell.name)
+            start = time.monotonic()
             outcome = run_apart(cell, folder, device, workers)
+            if outcome.rows:  # one that failed may have ended early
+                took.setdefault(like(cell), []).append(time.monotonic() - start)
             for warning in outcome.warnings:
                 if warning not in said:
                     log.warning("%s", warning)
@@ -57,6 +62,18 @@ def sweep(cells: Sequence[Cell], folder: Path, device: str = "auto", workers: in
             found = [row | about | {"warnings": list(dict.fromkeys(outcome.warnings))} for row in found]
             stored.append(folder, found)
             yield found
+
+
+def like(cell: Cell) -> Like:
+    """What takes about as long: methods differ by far."""
+    return cell.kind, cell.variant.method, cell.variant.preset
+
+
+def remaining(took: Mapping[Like, Sequence[float]], left: Sequence[Cell]) -> float | None:
+    """Seconds that cells will take if each takes what its like took; None where the like of one is not known yet."""
+    if not all(like(cell) in took for cell in left):
+        return None
+    return sum(statistics.mean(took[like(cell)]) for cell in left)
 
 
 def commit() -> str | None:

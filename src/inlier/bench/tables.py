@@ -11,7 +11,7 @@ from inlier.bench import published
 from inlier.bench.compare import VALUES, Group, Spread
 from inlier.names import shown
 from inlier.report.pages import percent
-from inlier.trivial import SUSPICIOUS, Baseline
+from inlier.trivial import Baseline, warning
 
 HERE = "this benchmark"
 SHARES = ("image AUROC", "image AP", "pixel AUROC", "AUPRO", "false alarms", "detected")
@@ -80,18 +80,8 @@ def one_of_each_set(groups: Sequence[Group]) -> list[Group]:
 
 def warnings(groups: Sequence[Group]) -> list[str]:
     """What a reader must know before believing the figures, a sentence each."""
-    found = []
-    for group in one_of_each_set(groups):
-        cues = [
-            f"{cue} (AUROC {percent(baseline.leak)} % by itself, {percent(baseline.detector)} % as a detector)"
-            for cue, baseline in baselines(group).items()
-            if baseline.is_suspicious
-        ]
-        if cues:
-            found.append(
-                f"{group.set}: good test pictures and defects differ in {', '.join(cues)}; where a cue alone "
-                f"reaches {100 * SUSPICIOUS:.0f} %, figures say little about methods"
-            )
+    told = (warning(group.set, baselines(group)) for group in one_of_each_set(groups))
+    found = list(filter(None, told))
     alphas = {round(row["at_alpha"]["alpha"], 4) for group in groups for row in group.rows if row["at_alpha"]}
     if len(alphas) > 1:
         found.append(

@@ -60,7 +60,7 @@ def auto(
     from inlier.bench import auto as bench
 
     options = {"roi": regions(roi), "group": group, "seed": seed, "device": device, "workers": workers}
-    _choose(bench.auto, data, category, out, report, json_, {"budget": budget, "latency": latency, **options})
+    choose(bench.auto, data, category, out, report, json_, {"budget": budget, "latency": latency, **options})
 
 
 def tune(
@@ -100,7 +100,7 @@ def tune(
         return bench.tune(method, data, points, preset=preset, settings=changed, **options)
 
     options = {"roi": regions(roi), "group": group, "seed": seed, "device": device, "workers": workers}
-    _choose(run, data, category, out, report, json_, {"budget": budget, "latency": latency, **options})
+    choose(run, data, category, out, report, json_, {"budget": budget, "latency": latency, **options})
 
 
 def parse_grid(method: str, preset: str, texts: list[str]) -> dict[str, list[Any]]:
@@ -123,7 +123,7 @@ def _values(text: str) -> list[str]:
     return marked.split("\0")
 
 
-def _choose(
+def choose(
     run: Callable[..., "Detector[Any, Any]"],
     data: str,
     category: str | None,

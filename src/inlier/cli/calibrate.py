@@ -41,5 +41,5 @@ def calibrate(
     old, new = before.rule() if len(before) else None, inspector.calibration_.rule()
     for words, rule in (("before", old), ("now", new)):
         if rule:
-            say(f"{words}: alpha {rule.alpha:.4g}, a defect above score {rule.threshold:.5g}")
+            say(f"{words}: at alpha {rule.alpha:.4g} a defect above score {rule.threshold:.5g}; {rule}")
     say(f"{shown(target)}: written")

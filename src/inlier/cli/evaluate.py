@@ -63,6 +63,9 @@ def evaluate(
 
 
 def _print_results(results: "Results") -> None:
+    from inlier.data.cues import CUES
+    from inlier.trivial import suspicious, warning
+
     image = ("image AUROC", "95 %\ninterval", "image\nAP", "image\nF1-max")
     pixels = ("pixel\nAUROC", "pixel\nAP", "pixel\nF1-max", "AUPRO")
     rows = []
@@ -71,6 +74,7 @@ def _print_results(results: "Results") -> None:
         pixel = [getattr(r.pixel, key, None) for key in ("auroc", "ap", "f1_max", "aupro")]
         values = (r.image.auroc, interval, r.image.ap, r.image.f1_max, *pixel, r.false_alarm_rate, r.detection_rate)
         rows.append([name, str(r.n_good), str(r.n_defect), *map(_cell, values)])
+        rows[-1][3] += " *" * bool(suspicious(r.trivial))
     if len(results.categories) > 1:
         mean = results.mean
         of_pixels = mean["pixel"] or {}
@@ -83,11 +87,21 @@ def _print_results(results: "Results") -> None:
             *mean["at_alpha"].values(),
         )
         rows.append(["mean", "", "", *map(_cell, values)])
-    title = f"{results.model['method']} ({results.model['preset']}), %"
+    warnings = list(filter(None, (warning(name, r.trivial) for name, r in results.categories.items())))
+    title = f"{results.model['method']} ({results.model['preset']}), %" + "; *: see the warning" * bool(warnings)
     print_table(title, ("category", "good", "defect", *image, *pixels, "false\nalarms", "detected"), rows)
+    trivial = [
+        (name, *(f"{percent(b.detector)} / {percent(b.leak)}" for b in r.trivial.values()))
+        for name, r in results.categories.items()
+        if r.trivial
+    ]
+    if trivial:
+        print_table("trivial baselines, AUROC in %: as a detector / as a leak", ("category", *CUES), trivial)
+    for text in warnings:
+        say(f"warning: {shown(text)}")
     for category, r in results.categories.items():
         name = shown(category)
-        for note in filter(None, (r.image.reason, r.pixel_note)):
+        for note in filter(None, (r.image_note, r.pixel_note)):
             say(f"{name}: {note}")
         if r.not_inspected:
             say(f"{name}: {100 * r.not_inspected:.2g} % of the defect pixels lie outside the inspected region")

@@ -5,6 +5,7 @@ import functools
 import io
 import itertools
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from inlier.detector import Detector
     from inlier.inspection.inspector import Inspector
     from inlier.inspection.result import Prediction
+
+log = logging.getLogger("inlier")
+COARSE = 128  # pixels: networks of fewer see a picture with their deep features as a whole, not part by part
 
 
 def read_by(
@@ -80,6 +84,16 @@ def say_model(detector: "Detector[Any, Any]", out: Path, words: str, talk: Calla
     rule = detector.calibration_.rule()
     promise = "no calibration, so no verdicts" if rule is None else f"at alpha {rule.alpha:.4g}, {rule}"
     talk(f"{shown(out)}: {promise}")
+
+
+def hint_at_outlines(size: int) -> None:
+    """Say why outlines are wide, where the network sees little of a picture. size: of its input."""
+    if size < COARSE:
+        log.info(
+            "hint: at size=%d a few features span the whole picture, so the outline of a strong defect may enclose "
+            "nearly all of it; train with a larger size where the place matters",
+            size,
+        )
 
 
 def check_stdout() -> None:

@@ -1,5 +1,7 @@
 """`inlier predict`: judge pictures."""
 
+import hashlib
+import logging
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,10 +11,12 @@ import typer
 
 from inlier import artifact
 from inlier.cli.options import Alpha, Confidence, Device, Model, Runtime, Workers
-from inlier.cli.outputs import Writer, check_stdout, json_line, protect, tell, text_line
+from inlier.cli.outputs import Writer, check_stdout, hint_at_outlines, json_line, protect, tell, text_line
 from inlier.cli.watched import watched
 from inlier.errors import InlierError
 from inlier.names import shown
+
+log = logging.getLogger("inlier")
 
 
 def predict(
@@ -33,7 +37,10 @@ def predict(
     ] = None,
     monitor: Annotated[
         Path | None,
-        typer.Option(help="Watch whether parts change: the stream's state, made at first, carried on by later runs."),
+        typer.Option(
+            help="Watch whether parts change: the stream's state, made at first, carried on by later runs. A picture "
+            "that is given again does not count again."
+        ),
     ] = None,
     monitor_chart: Annotated[Path | None, typer.Option(help="Draw what --monitor found so far (PNG).")] = None,
     alpha: Alpha = None,
@@ -46,6 +53,7 @@ def predict(
     workers: Workers = 2,
 ) -> None:
     """Judge pictures. Goes on after one that cannot be read, names it, and ends with exit code 1."""
+    from inlier.data.check import fingerprint
     from inlier.data.images import SUFFIX_LIST, list_images
     from inlier.progress import progress
     from inlier.runtime.load import load
@@ -60,6 +68,8 @@ def predict(
     inspector = load(model, device, runtime=runtime)
     if reconstructions and not inspector.repaints:
         raise InlierError(f"--reconstructions: {inspector.header()['method']} repaints nothing")
+    if overlays:
+        hint_at_outlines(inspector.geometry_.size)
     found = {root: list_images(root) if root.is_dir() else [root] for root in images}
     for root, paths in found.items():
         if not paths:
@@ -74,6 +84,7 @@ def predict(
         protect([folder / "any.png"], [root for root in images if root.is_dir()])
         artifact.check_writable(folder / "any.png")
     sources, failed, unwritten = list(roots), 0, 0
+    digests: list[str] = []
     with ExitStack() as stack:
         watch = stack.enter_context(watched(monitor, monitor_chart, inspector)) if monitor else None
         write = Writer(roots, maps, overlays, reconstructions, inspector)
@@ -100,13 +111,28 @@ def predict(
                     unwritten += 1
                     tell(f"error: {shown(p.path)}: judged, but its pictures were not all written: {shown(error)}")
             print(json_line(p, lines.encoding) if jsonl else text_line(p), file=lines, flush=True)
+            digests.append(digest(p.path))
             if watch and p.score is not None:
-                watch(p.score)
+                watch(p.score, digests[-1])
             if show:
                 show(done)
     if failed:
         tell(f"{failed} of {len(sources)} pictures could not be read")
     if unwritten:
         tell(f"the maps or overlays of {unwritten} of {len(sources)} pictures could not be written")
+    if fingerprint(digests) == inspector.header().get("data"):
+        log.warning(
+            "these are the very pictures that %s was fitted on, and it knows them: how many of them are called defect "
+            "says nothing about other parts",
+            model,
+        )
     if failed or unwritten:
         raise typer.Exit(1)
+
+
+def digest(path: str) -> str:
+    """sha256, hexadecimal, of a picture's file; "" where it cannot be read again: a pipe, or a file that has gone."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if Path(path).is_file() else ""
+    except OSError:
+        return ""

@@ -21,7 +21,7 @@ from inlier.cli.options import (
     regions,
     settings,
 )
-from inlier.cli.outputs import protect, read_by, say_model
+from inlier.cli.outputs import hint_at_outlines, protect, read_by, say_model
 from inlier.names import shorten
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def train(
     """Learn from the good pictures in DATA and write a model."""
     changed = settings(method, preset, set_, backbone=backbone, textures=textures, tile=tile, overlap=overlap)
     detector = methods.create(method, preset, seed=seed, device=device, weights=weights, **changed)
+    hint_at_outlines(detector.settings.size)
     start = time.monotonic()
     fit_and_save(
         detector,

@@ -16,14 +16,18 @@ if TYPE_CHECKING:
     from inlier.inspection.inspector import Inspector
 
 log = logging.getLogger("inlier")
+DIGITS = 16  # of a digest: of a hundred thousand pictures no two share them
 
 
 @contextmanager
-def watched(state: Path, chart: Path | None, inspector: "Inspector") -> Iterator[Callable[[float], None]]:
-    """Takes the scores of judged pictures, in order. The state is read now and written at the end, or when stopped.
+def watched(state: Path, chart: Path | None, inspector: "Inspector") -> Iterator[Callable[[float, str], None]]:
+    """Takes the scores of judged pictures, in order, and the digests of their files. A picture counts once.
+
+    The state is read now and written at the end, or when stopped.
 
     Raises InlierError for a state of another model, and for one that another run changed meanwhile.
     """
+    from inlier.data.datasets.sample import counted
     from inlier.drift import Monitor, fingerprint
 
     if len(inspector.categories_) > 1:
@@ -50,11 +54,13 @@ def watched(state: Path, chart: Path | None, inspector: "Inspector") -> Iterator
                 f"{state}: watches the stream of another model, or of this one before it was calibrated anew; "
                 "give the name of a new file to start afresh"
             )
-    already = monitor.pictures
+    already, given = monitor.pictures, 0
 
-    def watch(score: float) -> None:
-        if alarm := monitor.update(score):
+    def watch(score: float, digest: str) -> None:
+        nonlocal given
+        if alarm := monitor.update(score, digest[:DIGITS]):
             tell(f"alarm: {alarm}")
+        given += 1
 
     try:
         yield watch
@@ -73,4 +79,7 @@ def watched(state: Path, chart: Path | None, inspector: "Inspector") -> Iterator
             points = [*monitor.history, (monitor.pictures, monitor.evidence)]
             evidence(points, monitor.limit, (alarm.began, alarm.picture) if alarm else None).save(content, "png")
             artifact.write_bytes(chart, content.getvalue())
+        if (again := given - (monitor.pictures - already)) > 0:
+            same = counted(again, "<is byte-equal to one|are byte-equal to some> that counted before, and <does|do>")
+            log.warning("%s: of %d pictures %s not count again", state, given, same)
         log.info("%s: %s", state, monitor)

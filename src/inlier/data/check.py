@@ -5,7 +5,7 @@ import hashlib
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +17,14 @@ from PIL import Image
 
 from inlier.data import copies
 from inlier.data.batches import read_ahead
+from inlier.data.cues import cues
 from inlier.data.datasets.sample import Dataset, Sample, agreeing, counted, first_names
 from inlier.data.images import FORMATS, decode_image, read_bytes, read_image
 from inlier.data.quality import Levels, doubts, levels
 from inlier.errors import ImageError, InlierError
 
 Value = TypeVar("Value")
-MOST = 0.9  # from this share of a category on, pictures that differ in size or kind are worth a word
+MOST = 0.9  # share of a category from which on those that differ in size or kind are worth a word; or all but one
 KINDS = {  # what Pillow calls a mode, and what people do
     "1": "black and white",
     "L": "grey",
@@ -50,6 +51,7 @@ class Look(NamedTuple):
     size: tuple[int, int] = (0, 0)  # width, height, upright
     kind: str = ""  # "grey", "colour", "16-bit grey", ..., "with alpha"
     levels: Levels | None = None
+    cues: tuple[float, ...] = ()  # as CUES
     mask_notes: tuple[str, ...] = ()
     mask_share: float | None = None  # of the pixels that are defect; None without masks
     small: NDArray[np.uint16] | None = None  # of good training pictures, until copies are found
@@ -128,7 +130,7 @@ def examine(dataset: Dataset, workers: int = 2, progress: Callable[[int, int], N
     groups = tuple(place.get(i, -1) for i in range(len(train)))
     suspicious = tuple(_suspicious(pairs))
     return Report(
-        fingerprint=hashlib.sha256("".join(sorted(digests)).encode()).hexdigest(),
+        fingerprint=fingerprint(digests),
         order=hashlib.sha256("".join(digests).encode()).hexdigest(),
         groups=groups,
         sizes=tuple(look.size[::-1] for _, look in train),
@@ -146,6 +148,11 @@ def examine(dataset: Dataset, workers: int = 2, progress: Callable[[int, int], N
             *doubts([look.levels for look in seen if look.levels]),
         ),
     )
+
+
+def fingerprint(digests: Iterable[str]) -> str:
+    """`Report.fingerprint` of pictures whose sha256 are given, in any order."""
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
 
 
 def grouped(samples: Sequence[Sample], copies: Sequence[int], pattern: str | None) -> list[int]:
@@ -193,12 +200,17 @@ def _look(sample: Sample) -> Look:
         else:
             image = read_image(sample.source, sample.name)
             data = f"{image.mode} {image.size} ".encode() + image.tobytes()
-            stored = sample.source if isinstance(sample.source, Image.Image) else image
+            stored = image
+            if isinstance(sample.source, Image.Image):
+                stored = sample.source
+            elif image.mode == "RGB" and sample.source.size == image.width * image.height:  # an array of one channel
+                stored = image.convert("L")
         look = Look(
             hashlib.sha256(data).hexdigest(),
             size=image.size,
             kind=_kind(stored),
             levels=levels(image),
+            cues=cues(image, len(data) if isinstance(sample.source, Path) else np.nan),
             small=copies.small(image) if _is_fitted_on(sample) else None,
         )
     except ImageError as error:
@@ -250,7 +262,8 @@ def _ratio(size: tuple[int, int]) -> int:
 
 def _most(values: Sequence[Value]) -> Value | None:
     """The value that nearly all have; None if there is none."""
-    return next((value for value, count in Counter(values).most_common(1) if count >= MOST * len(values)), None)
+    enough = min(MOST * len(values), max(len(values) - 1, 2))  # of fewer than ten, one is more than a tenth
+    return next((value for value, count in Counter(values).most_common(1) if count >= enough), None)
 
 
 def _copies(train: Sequence[tuple[Sample, Look]], groups: Sequence[int]) -> Iterator[str]:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from inlier import artifact, drawing
+from inlier.data.cues import CUES
 from inlier.data.images import read_image
 from inlier.inspection.inspector import Inspector
 from inlier.names import shown
@@ -16,6 +17,7 @@ from inlier.progress import progress
 from inlier.report.charts import data_uri, histogram, roc
 from inlier.report.pages import interval, percent, render
 from inlier.results import Case, CategoryResult, Results
+from inlier.trivial import SUSPICIOUS, strongest, suspicious, warning
 
 ROWS = 6  # pictures per gallery group
 
@@ -46,6 +48,10 @@ def write_report(results: Results, inspector: Inspector, folder: Path) -> Path:
         results=results,
         model=results.model,
         sections=sections,
+        trivial=[(name, result.trivial) for name, result in results.categories.items() if result.trivial],
+        cues=CUES,
+        suspicious=SUSPICIOUS,
+        warnings=list(filter(None, (warning(name, result.trivial) for name, result in results.categories.items()))),
         calibration=calibration_words(results.model),
         details=list(flat(results.model)),
         bar=data_uri(drawing.colour_bar()),
@@ -114,6 +120,8 @@ def _section(
         "anchor": f"category-{number}",
         "charts": charts,
         "gallery": rows,
+        "strongest": strongest(result.trivial),
+        "leaks": suspicious(result.trivial),
         "scale": [10**end for end in scale] if log_maps else scale,
         "log_maps": log_maps,
         "mark": None if pixel_threshold is None else 100 * (pixel_threshold - scale[0]) / (scale[1] - scale[0]),
