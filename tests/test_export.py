@@ -10,6 +10,7 @@ import torch
 
 from conftest import part
 from inlier import ArtifactError, InlierError, load
+from inlier.bench import profile
 from inlier.methods.diad.sampler import noise_of
 from inlier.runtime import export as exporting
 from inlier.runtime import graph
@@ -268,3 +269,53 @@ def test_wrong_wishes_are_told_before_anything_is_traced(exported, tmp_path, opt
     detector, _ = exported["padim", "onnx"]
     with pytest.raises(InlierError, match=message):
         detector.export(**{**options, "path": tmp_path / options["path"]})
+
+
+def test_the_command_exports_and_the_others_take_what_it_wrote(inlier, plates, tmp_path):
+    model = tmp_path / "part.inlier"
+    short("padim").fit(plates).save(model)
+    code, out, _ = inlier("export", model, "--check", plates)
+    assert code == 0
+    assert "12 pictures of" in out
+    assert "0 verdicts differ; image AUROC" in out
+    written = model.with_suffix(".onnx")
+    code, out, _ = inlier("predict", written, plates / "plate" / "test" / "dent")
+    assert (code, out.count("defect")) == (0, 6)
+    code, _, err = inlier("export", written)
+    assert code == 2 and "is exported already" in err
+    code, out, _ = inlier("profile", written, plates / "plate" / "test" / "good", "--chart", tmp_path / "p.svg")
+    assert code == 0
+    assert [line.split()[:2] for line in out.splitlines()[2:6]] == [
+        ["onnx", "1"], ["onnx", "8"], ["openvino", "1"], ["openvino", "8"],
+    ]  # fmt: skip
+    assert "<svg" in (tmp_path / "p.svg").read_text()
+
+
+def test_a_profile_of_the_model_knows_its_backbone_and_the_limit(inlier, plates, tmp_path, monkeypatch):
+    monkeypatch.setattr(profile, "REPEATS", 1)
+    model = tmp_path / "part.inlier"
+    short("padim").fit(plates).save(model)
+    code, out, _ = inlier("profile", model, "--runtime", "torch")
+    assert code == 0
+    assert "beyond the backbone" in out
+    assert "G multiply-adds a picture" in out
+    assert out.count(" x\n") == 2
+    code, _, err = inlier("profile", model, "--chart", tmp_path / "p.png")
+    assert code == 2 and "ends in .svg" in err
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES.values())
+def test_a_smaller_precision_is_judged_by_its_own_measure(plates, tmp_path, suffix):
+    detector = short("simplenet").fit(plates)
+    parity = detector.export(tmp_path / f"m{suffix}", precision="f16", check=plates)
+    assert exporting.TOLERANCE["f32"] < parity.score <= exporting.TOLERANCE["f16"]
+    assert load(tmp_path / f"m{suffix}").header()["precision"] == "f16"
+
+
+def test_int8_is_quantised_on_good_pictures(plates, tmp_path):
+    detector = short("padim").fit(plates)
+    parity = detector.export(tmp_path / "m.onnx", precision="int8", check=plates, force=True)
+    assert parity.score > exporting.TOLERANCE["f32"]
+    assert parity.auroc is not None
+    plain = detector.export(tmp_path / "f.onnx")
+    assert plain.score < parity.score

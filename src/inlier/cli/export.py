@@ -44,12 +44,12 @@ def export(
         if to is not None and to not in suffixes:
             raise InlierError(f"--to {to}: must be one of {', '.join(suffixes)}")
         out = model.with_suffix(suffixes[to or "onnx"])
-    dataset = None if check is None else open_dataset(check)
-    protect([out], [model, *(read_by(check, dataset) if check and dataset else [])])
-    artifact.check_writable(out)
     detector = load(model, device)
     if not isinstance(detector, Detector):
         raise InlierError(f"{shown(model)}: is exported already; export the .inlier file that it was made from")
+    dataset = None if check is None else open_dataset(check)
+    protect([out], [model, *(read_by(check, dataset) if check and dataset else [])])
+    artifact.check_writable(out)
     parity = detector.export(
         out, to=to, precision=precision, pixels=pixels, check=dataset, force=force, workers=workers
     )
