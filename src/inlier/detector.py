@@ -241,7 +241,8 @@ class Detector(Inspector, Generic[S, N]):
         """What is exported: `forward(images, inspected=None)` like the network's; of one that repaints like `inspect`.
 
         A method whose network no graph can hold gives another module that does the same. One that takes `noise`, normal
-        numbers of the shape `noise_shape`, is given those of `runtime.graph.noise_of`.
+        numbers of the shape `noise_shape`, is given those of `runtime.graph.noise_of`; `at_once` bounds the pictures
+        that a pass may hold.
         """
         return self.network_  # type: ignore[return-value]
 

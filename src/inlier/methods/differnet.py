@@ -374,7 +374,7 @@ class WithGradients(nn.Module):
         from inlier.runtime.backward import with_backward  # parts of torch that take a second to import
 
         super().__init__()
-        self.network = network
+        self.network, self.at_once = network, max(1, GRADIENTS_AT_ONCE // len(network.angles))
 
         def step(views: Tensor) -> tuple[Tensor, Tensor]:
             return network._view_gradients(views.detach())

@@ -162,6 +162,7 @@ class Exporting(nn.Module):
             bool(detector.regions_) and "inspected" in takes,
             tuple(self.inner.noise_shape) if "noise" in takes else (),  # type: ignore[arg-type]
             detector.repaints,
+            getattr(self.inner, "at_once", Graph.at_once),
         )
 
     def forward(self, images: Tensor, *others: Tensor) -> tuple[Tensor, ...]:

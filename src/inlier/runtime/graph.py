@@ -6,7 +6,7 @@ interest; `noise`, float32 (B, *shape), of a method that repaints (see `noise_of
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ class Graph:
     """Inputs and outputs of one exported file.
 
     pixels: "float" or "uint8", see PIXELS. noise: shape of a picture's noise; empty: none is taken. regions: it takes
-    `inspected`. repaints: it gives `reconstructions`.
+    `inspected`. repaints: it gives `reconstructions`. at_once: pictures in one pass that the memory is meant for.
     """
 
     size: int
@@ -37,6 +37,7 @@ class Graph:
     regions: bool = False
     noise: tuple[int, ...] = ()
     repaints: bool = False
+    at_once: int = 64
 
     @property
     def inputs(self) -> list[str]:
@@ -55,9 +56,20 @@ class Graph:
             fed["noise"] = noise_of(images, self.noise)
         return fed
 
-    def wanted(self, maps: bool) -> list[str]:
-        """The outputs that are worth asking for."""
-        return self.outputs if maps else self.outputs[:1]
+    def judge(
+        self,
+        compute: "Compute",
+        images: NDArray[np.float32],
+        inspected: NDArray[np.bool_] | None,
+        maps: bool,
+    ) -> Output:
+        """Scores, and where they are wanted maps and reconstructions, by a runtime's `compute(inputs, outputs)`."""
+        names = self.outputs if maps else self.outputs[:1]
+        parts = []
+        for start in range(0, len(images), self.at_once):
+            part = slice(start, start + self.at_once)
+            parts.append(compute(self.feed(images[part], None if inspected is None else inspected[part]), names))
+        return Output(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def header(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,6 +77,9 @@ class Graph:
     @classmethod
     def from_header(cls, stored: dict[str, Any]) -> "Graph":
         return replace(cls(**stored), noise=tuple(stored["noise"]))
+
+
+Compute = Callable[[dict[str, NDArray[Any]], list[str]], Sequence[NDArray[Any]]]
 
 
 class ExportedRuntime(Protocol):

@@ -48,8 +48,11 @@ class OnnxRuntime:
         self._run_options.only_execute_path_to_fetches = True
 
     def __call__(self, images: NDArray[np.float32], inspected: NDArray[np.bool_] | None, maps: bool) -> Output:
-        fed = self.graph.feed(images, inspected)
-        return Output(*self.session.run(self.graph.wanted(maps), fed, self._run_options))
+        return self.graph.judge(self._compute, images, inspected, maps)
+
+    def _compute(self, fed: dict[str, NDArray[Any]], names: list[str]) -> list[NDArray[Any]]:
+        found: list[NDArray[Any]] = self.session.run(names, fed, self._run_options)
+        return found
 
     def rewrite(self, target: Path, text: str) -> None:
         artifact.write_bytes(target, with_header(self._part, text))

@@ -55,10 +55,11 @@ class OpenvinoRuntime:
         return ""
 
     def __call__(self, images: NDArray[np.float32], inspected: NDArray[np.bool_] | None, maps: bool) -> Output:
-        names = self.graph.wanted(maps)
-        request = self._request(tuple(names))
-        found = request.infer(self.graph.feed(images, inspected))
-        return Output(*(found[name].copy() for name in names))
+        return self.graph.judge(self._compute, images, inspected, maps)
+
+    def _compute(self, fed: dict[str, NDArray[Any]], names: list[str]) -> list[NDArray[Any]]:
+        found = self._request(tuple(names)).infer(fed)
+        return [found[name].copy() for name in names]  # what is returned is written over by the next call
 
     def _request(self, names: tuple[str, ...]) -> Any:
         """For some of the outputs; what only others need is not computed."""
