@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -326,6 +327,23 @@ def test_room_is_kept_for_the_last_fit_of_the_best_so_far(forty, monkeypatch):
     monkeypatch.setattr(bench._Search, "_tried", dear)
     bench.auto(forty, 60, candidates=[padim(size=32), padim()])
     assert 20 < allowed[0] <= 30 and 5 < allowed[1] <= 15 and 45 < allowed[2] <= 60
+
+
+def test_the_last_fit_is_forecast_by_what_grows_with_the_pictures():
+    """Seconds that were measured: PaDiM `light` on 10, 40, 200 and 320 screws, on one thread."""
+
+    def forecast(detector, fit_seconds, a_picture, n, fitted_on, held_out):
+        whole, part = (SimpleNamespace(train=range(k)) for k in (n, fitted_on))
+        search = bench._Search(whole, part, range(held_out), None, 0.0, None, {}, 0, False)
+        return search._last_fit_seconds(detector, fit_seconds, a_picture)
+
+    folds = inlier.PaDiM()
+    assert 13.1 / 1.5 < forecast(folds, 4.0, 0.05, n=40, fitted_on=10, held_out=10) < 1.5 * 13.1
+    assert 37.9 / 1.5 < forecast(folds, 13.6, 0.05, n=320, fitted_on=200, held_out=56) < 1.5 * 37.9
+    # steps take their time however many pictures there are; 10 more to read, 20 to calibrate on
+    assert forecast(inlier.SimpleNet(), 40.0, 0.05, n=40, fitted_on=10, held_out=10) == pytest.approx(40 + 0.5 + 1)
+    epochs = inlier.SimpleNet(steps=None)  # all that training does comes again for each of 20 pictures
+    assert forecast(epochs, 40.0, 0.05, n=40, fitted_on=10, held_out=10) == pytest.approx(80 + 1)
 
 
 def test_data_that_a_choice_cannot_be_made_from(tmp_path, plates):

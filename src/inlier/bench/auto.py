@@ -199,19 +199,23 @@ class _Search:
         row = replace(row, fit_seconds=fit_seconds, ms=trial.milliseconds(fitted, self.held_out))
         if self.latency is not None and row.ms is not None and row.ms > self.latency:
             return replace(row, reason=f"takes {row.ms:.0f} ms a picture, {self.latency:g} ms are allowed"), fitted
-        began = time.monotonic()
         cheap_maps = not detector.maps_cost_extra
         found = trial.run(fitted, self.held_out, self.seed, deadline=self.end - reserve, maps=cheap_maps)
-        per_picture = (time.monotonic() - began) / len(self.held_out)
-        refit = self._refits(detector) * fit_seconds + MARGIN * per_picture * self.unseen
+        refit = MARGIN * self._last_fit_seconds(detector, fit_seconds, (row.ms or 0.0) / 1000)
         shown = examples(fitted, self.held_out, found, self.seed) if self.with_examples else ()
         return replace(row, trial=found, refit_seconds=refit, examples=shown), fitted
 
-    def _refits(self, detector: Model) -> float:
-        """How many of its fits here the fit on all pictures takes, with the method's own calibration."""
-        n = len(self.whole.train)
-        pictures = FOLDS * n if detector.default_calibration == "folds" else n - self.unseen
-        return MARGIN * pictures / len(self.fitted_on.train)
+    def _last_fit_seconds(self, detector: Model, fit_seconds: float, a_picture: float) -> float:
+        """What a fit on all pictures takes, about, with the method's own calibration, from what it took on some.
+
+        Steps and inverse matrices take their time however many pictures there are. Each further picture takes about
+        what it takes to judge one, except where training goes over the pictures in epochs: there all of it grows.
+        """
+        n, folds = len(self.fitted_on.train), detector.default_calibration == "folds"
+        more = len(self.whole.train) - n - (0 if folds else self.unseen)
+        in_epochs = getattr(detector.settings, "steps", 0) is None  # without steps of its own
+        once = fit_seconds * (n + more) / n if in_epochs else fit_seconds + more * a_picture
+        return FOLDS * once if folds else once + self.unseen * a_picture
 
     def last_fit(self) -> tuple[Model, int, str]:
         """The winner, fitted on all pictures; its place, and why it is the winner. Raises InlierError without one.
