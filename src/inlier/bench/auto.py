@@ -57,13 +57,14 @@ def auto(
 
     data, roi, group: as for `Detector.fit`, of one category. budget: seconds, or a text like "10 min", for all of it.
     latency: milliseconds, or a text like "50 ms", that a picture may take from file to verdict. candidates: detectors
-    that are not fitted (default: what each method declares, see `Detector.candidates`); they get `seed` and `device`.
+    that are not fitted (default: what each method declares, see `Detector.candidates`, at its own size and at the one
+    that shows what the pictures hold, see `Seen.size`); they get `seed` and `device`.
     The result's `choice_` tells what was seen and tried; with_examples: with pictures of found and missed defects.
     Raises InlierError where no candidate can be chosen.
     """
 
     def declared(seen: Seen) -> list[Model]:
-        return in_order([c for name in methods.names() for c in _declared(name)], seen)
+        return in_order([c for name in methods.names() for c in _declared(name, seen)], seen)
 
     given = None if candidates is None else list(candidates)
     return _search(
@@ -131,8 +132,13 @@ def _pixels(s: Settings, seen: Seen) -> int:
     return s.size**2 * len(geometry_of(s).boxes(seen.height, seen.width))
 
 
-def _declared(name: str) -> list[Model]:
-    return [methods.create(name, **settings) for settings in methods.get(name).candidates]
+def _declared(name: str, seen: Seen) -> list[Model]:
+    """What a method declares, and the first of it at the size that shows what the pictures hold, too."""
+    declared = list(methods.get(name).candidates)
+    first = methods.create(name, **declared[0]).settings if declared else None
+    if first and seen.size and first.size != seen.size and first.shorter_side is None:
+        declared.append({**declared[0], "size": seen.size})
+    return [methods.create(name, **settings) for settings in declared]
 
 
 @dataclass
