@@ -349,6 +349,14 @@ def test_room_is_kept_for_the_last_fit_of_the_best_so_far(forty, monkeypatch):
     bench.auto(forty, 60, candidates=[padim(size=32), padim()])
     assert 20 < allowed[0] <= 30 and 5 < allowed[1] <= 15 and 45 < allowed[2] <= 60
 
+    def slow(self, *arguments):
+        row, fitted = tried(self, *arguments)
+        return replace(row, fit_seconds=20), fitted
+
+    monkeypatch.setattr(bench._Search, "_tried", slow)
+    rows = bench.auto(forty, 30, candidates=[padim(size=32), padim()]).choice_.rows
+    assert [row.reason for row in rows] == ["", "no time was left for it"], "less than the quickest fit took"
+
 
 def test_the_last_fit_is_forecast_by_what_grows_with_the_pictures():
     """Seconds that were measured: PaDiM `light` on 10, 40, 200 and 320 screws, on one thread."""

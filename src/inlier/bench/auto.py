@@ -197,7 +197,8 @@ class _Search:
             )
         reserve = self.reserve()
         allowed = min(left / 2, left - reserve)
-        if allowed <= 0:
+        # a fit notices late that it is late where it has few pictures, and would eat up what is kept back
+        if allowed <= min((row.fit_seconds for row in self.rows if row.fit_seconds), default=0.0):
             raise OutOfTime("no time was left for it")
         log.info("%s: at most %.0f s", row.name, allowed)
         fitted = fresh(detector).fit(self.fitted_on, calibration="none", time_limit=allowed, **self.options)
