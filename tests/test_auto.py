@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -123,6 +124,7 @@ def seen(tmp_path, pictures):
 def test_plates_are_grey_aligned_objects(forty):
     found = look(open_dataset(forty).train)
     assert (found.n, found.width, found.height, found.sizes, found.is_grey) == (40, 64, 64, 1, True)
+    assert found.size is None and "small pictures: less than 224 pixels a side" in map(": ".join, found.facts())
     assert found.is_aligned and "brighter" in found.part
     told = "; ".join(f"{what}: {measure}" for what, measure in found.facts())
     assert "40 good pictures: 64 x 64 pixels, grey" in told and "aligned" in told and "a part before" in told
@@ -133,7 +135,18 @@ def test_noise_is_a_fine_texture_that_is_not_aligned(tmp_path):
     rng = np.random.default_rng(0)
     found = seen(tmp_path, rng.integers(0, 256, (8, 300, 300, 3), np.uint8))
     assert not found.is_grey and not found.is_aligned and not found.part and found.explained < 0.05
-    assert "more finely structured than 256 x 256" in found.facts()[1][0]
+    assert found.size == 256, "the largest that is no larger than the pictures"
+
+
+@pytest.mark.parametrize(("holds", "native", "size"), [(100, 600, 224), (300, 600, 320), (600, 600, 512)])
+def test_the_size_follows_from_what_the_pictures_hold(tmp_path, holds, native, size):
+    """Noise of so many pixels a side, enlarged: more pixels than it had show nothing more."""
+    noise = np.random.default_rng(0).integers(0, 256, (holds, holds), np.uint8)
+    found = seen(tmp_path, [np.asarray(Image.fromarray(noise).resize((native, native), Image.Resampling.LANCZOS))])
+    assert found.size == size and found.to_dict()["size"] == size
+    what, measure = found.facts()[1]
+    assert what == f"{size} x {size} pixels show what they hold"
+    assert measure.startswith("of the energy of edges is left: ") and f" % at {size}" in measure
 
 
 # -- the decision -----------------------------------------------------------------------------------------------------
@@ -209,11 +222,20 @@ def test_durations():
 # -- the search -------------------------------------------------------------------------------------------------------
 
 
-def test_methods_declare_candidates_that_they_accept(forty):
-    proposed = {name: bench._declared(name) for name in methods.names()}
-    assert [d.settings.size for d in proposed["padim"]] == [256, 384, 256] and proposed["diad"] == []
-    everything = bench.in_order([d for of in proposed.values() for d in of], look(open_dataset(forty).train))
-    assert (everything[0].name, everything[-1].name) == ("padim", "memseg")
+def test_methods_declare_candidates_and_the_pictures_their_size(forty):
+    def proposed(size):
+        of = replace(look(open_dataset(forty).train), edges={} if size is None else {size: 1.0})
+        every = {name: bench._declared(name, of) for name in methods.names()}
+        return {name: [d.settings.size for d in every[name]] for name in every}, every
+
+    plain, every = proposed(None)
+    assert plain == {"differnet": [448], "diad": [], "memseg": [256], "padim": [256, 256], "simplenet": [256]}
+    assert [d.settings.tile for d in every["padim"]] == [None, 512]
+    fine, _ = proposed(384)
+    assert fine == {k: [*v, 384] if v else [] for k, v in plain.items()}
+    assert proposed(256)[0] == plain | {"differnet": [448, 256]}, "a preset of that size is not tried twice"
+    in_order = bench.in_order([d for of in every.values() for d in of], look(open_dataset(forty).train))
+    assert (in_order[0].name, in_order[-1].name) == ("padim", "memseg")
 
 
 def test_the_winner_is_fitted_on_all_and_tells_how_it_was_chosen(chosen, tmp_path):
@@ -337,6 +359,31 @@ def test_room_is_kept_for_the_last_fit_of_the_best_so_far(forty, monkeypatch):
     monkeypatch.setattr(bench._Search, "_tried", dear)
     bench.auto(forty, 60, candidates=[padim(size=32), padim()])
     assert 20 < allowed[0] <= 30 and 5 < allowed[1] <= 15 and 45 < allowed[2] <= 60
+
+    def slow(self, *arguments):
+        row, fitted = tried(self, *arguments)
+        return replace(row, fit_seconds=20), fitted
+
+    monkeypatch.setattr(bench._Search, "_tried", slow)
+    rows = bench.auto(forty, 30, candidates=[padim(size=32), padim()]).choice_.rows
+    assert [row.reason for row in rows] == ["", "no time was left for it"], "less than the quickest fit took"
+
+
+def test_the_last_fit_is_forecast_by_what_grows_with_the_pictures():
+    """Seconds that were measured: PaDiM `light` on 10, 40, 200 and 320 screws, on one thread."""
+
+    def forecast(detector, fit_seconds, a_picture, n, fitted_on, held_out):
+        whole, part = (SimpleNamespace(train=range(k)) for k in (n, fitted_on))
+        search = bench._Search(whole, part, range(held_out), None, 0.0, None, {}, 0, False)
+        return search._last_fit_seconds(detector, fit_seconds, a_picture)
+
+    folds = inlier.PaDiM()
+    assert 13.1 / 1.5 < forecast(folds, 4.0, 0.05, n=40, fitted_on=10, held_out=10) < 1.5 * 13.1
+    assert 37.9 / 1.5 < forecast(folds, 13.6, 0.05, n=320, fitted_on=200, held_out=56) < 1.5 * 37.9
+    # steps take their time however many pictures there are; 10 more to read, 20 to calibrate on
+    assert forecast(inlier.SimpleNet(), 40.0, 0.05, n=40, fitted_on=10, held_out=10) == pytest.approx(40 + 0.5 + 1)
+    epochs = inlier.SimpleNet(steps=None)  # all that training does comes again for each of 20 pictures
+    assert forecast(epochs, 40.0, 0.05, n=40, fitted_on=10, held_out=10) == pytest.approx(80 + 1)
 
 
 def test_data_that_a_choice_cannot_be_made_from(tmp_path, plates):

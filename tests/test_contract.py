@@ -254,7 +254,7 @@ def test_a_loaded_detector_gives_the_bits_of_the_fitted_one(name, settings, plat
     detector.save(tmp_path / "model.inlier")
     loaded = load(tmp_path / "model.inlier")
     assert type(loaded) is type(detector) and loaded.header() == detector.header()
-    assert loaded.get_params() == detector.get_params() | {"weights": None}
+    assert loaded.get_params() == detector.get_params() | vars(detector.settings_) | {"weights": None}
     pictures = sorted((plates / "plate/test/dent").iterdir())[:2]
     for before, after in zip(detector.predict(pictures), loaded.predict(pictures), strict=True):
         assert before == after  # score, p-value, thresholds and verdict

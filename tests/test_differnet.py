@@ -6,10 +6,11 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 from torch.nn import functional as F
 
+import inlier
 from golden import built, close, fill_module, load
 from inlier import DifferNet, InlierError
 from inlier.methods.differnet import (
@@ -18,11 +19,13 @@ from inlier.methods.differnet import (
     Settings,
     View,
     bits,
+    choose_views,
     fixed_angles,
     look,
     negative_log_likelihood,
     pool_features,
     rotate,
+    share_unlike,
     smaller,
     spline_matrix,
     training_views,
@@ -222,6 +225,94 @@ def test_a_view_in_all_its_parts():
     assert all(not torch.equal(view, image) for view in training_views(image, s, 0, 3))
 
 
+LIGHT = DifferNet("light").settings
+
+
+def screws(n, lie, has_head=True, seed=0):
+    """(n, 3, 96, 96) dark parts that lie at these degrees, or so many more or less, on a ground lit from the left."""
+    rng = np.random.default_rng(seed)
+    ground = np.tile(np.linspace(220, 150, 96), (96, 1))
+    made = []
+    for _ in range(n):
+        part = Image.new("L", (96, 96))
+        ImageDraw.Draw(part).rectangle((44, 16, 51, 79), 120)
+        if has_head:
+            ImageDraw.Draw(part).rectangle((34, 16, 61, 26), 120)
+        dark = np.asarray(part.rotate(rng.uniform(*lie), Image.Resampling.BILINEAR))
+        made.append(np.clip(ground - dark + rng.normal(0, 2, (96, 96)), 0, 255) / 255)
+    return torch.from_numpy(np.stack(made)).float()[:, None].expand(-1, 3, -1, -1)
+
+
+def chosen(pictures, **settings):
+    categories = settings.pop("categories", ["part"] * len(pictures))
+    return choose_views(LIGHT.replace(**settings), pictures, categories)
+
+
+@pytest.mark.parametrize(
+    ("lie", "has_head", "views"),
+    [((-180, 180), True, 4), ((-4, 4), True, 1), ((-4, 4), False, 2)],
+    ids=["at any angle", "one way up", "the same upside down"],
+)
+@pytest.mark.parametrize("n", [10, 60])
+def test_the_views_are_those_at_which_good_pictures_look_like_good_ones(n, lie, has_head, views):
+    s, why = chosen(screws(n, lie, has_head))
+    assert (s.view_pool, s.views, s.test_views, s.rotation) == (views, min(2, views), None, 180)
+    assert network_angles(s) == fixed_angles(views, 180)
+    told = {4: "views at 0, 90, 180, 270 degrees: ", 2: "views at 0, 180 degrees: ", 1: "views at 0 degrees: "}
+    assert why.startswith(told[views]) and "of good pictures turned by 90, 180, 270 degrees " in why
+    if views < 4 and n == 60:
+        assert "100, 100, 100 % look" in why if views == 1 else re.search(r"100, \d, 100 % look unlike good ones", why)
+
+
+def network_angles(s):
+    return built(DifferNet(**SMALL, view_pool=s.view_pool, views=s.views)).angles
+
+
+def test_a_view_must_suit_every_category():
+    pictures = torch.cat([screws(20, (-180, 180)), screws(20, (-4, 4), has_head=False)])
+    assert chosen(pictures, categories=["any"] * 20 + ["twofold"] * 20)[0].view_pool == 2
+    assert chosen(pictures[:1], categories=["alone"])[0].view_pool == 4, "one picture says nothing against it"
+
+
+def test_the_rotation_bounds_the_choice():
+    s, why = chosen(screws(20, (-180, 180)), rotation=0)
+    assert (s.view_pool, s.views, why) == (1, 1, "views at 0 degrees: 'rotation' allows no other")
+    s, why = chosen(screws(60, (-30, 30)), rotation=10)
+    assert s.view_pool == 4 and why.startswith("views at -7.5, -2.5, 2.5, 7.5 degrees: ")
+
+
+def test_turned_pictures_are_unlike_where_they_lie_beyond_the_others():
+    upright = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+    again = torch.randn(200, 6, generator=torch.Generator().manual_seed(1))
+    assert share_unlike(upright, again) == pytest.approx(0.05, abs=0.04)
+    assert share_unlike(upright, again + 6) == 1 and share_unlike(upright[:1], again[:1] + 6) == 0
+
+
+def test_what_was_chosen_is_told_and_kept_in_the_model(tmp_path, caplog):
+    """So that a part which lies upside down is not scored as an upright one."""
+    caplog.set_level("INFO", "inlier")
+    parts = [(255 * picture).byte().permute(1, 2, 0).numpy() for picture in screws(12, (-4, 4))]
+    detector = DifferNet("light", **SMALL).fit(parts, calibration="folds")
+    assert caplog.text.count("views at 0 degrees: of good pictures") == 1, "folds take the views of the whole"
+    detector.save(tmp_path / "m.inlier")
+    found = inlier.load(tmp_path / "m.inlier")
+    assert found.header()["settings"]["view_pool"] == 1 and found.network_.angles == [0.0]
+    both = [found.inspect(part).score for part in (parts[0], parts[0][::-1, ::-1])]
+    assert both[0] != pytest.approx(both[1], rel=0.01)
+    # given by hand the number is taken as it is, and such a model cannot tell the two
+    blind = DifferNet("light", **SMALL, view_pool=2).fit(parts, calibration="none")
+    both = [blind.inspect(part).score for part in (parts[0], parts[0][::-1, ::-1])]
+    assert both[0] == pytest.approx(both[1], rel=1e-4)
+
+
+def test_views_that_were_chosen_are_those_that_are_given_by_hand():
+    parts = [(255 * picture).byte().permute(1, 2, 0).numpy() for picture in screws(12, (-4, 4), has_head=False)]
+    one, other = (DifferNet("light", **SMALL, **by_hand).fit(parts) for by_hand in ({}, {"view_pool": 2}))
+    assert one.header() == other.header() and one.settings_.view_pool == 2
+    same = zip(one.network_.state_dict().values(), other.network_.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in same)
+
+
 @pytest.fixture(scope="module")
 def pictures():
     torch.manual_seed(0)
@@ -330,7 +421,7 @@ def test_new_views_are_whitened_by_views_like_them(pictures, caplog):
 
 def test_more_views_than_the_pool_has():
     with pytest.raises(InlierError, match="setting 'views': 3 in a step, but only 2 in 'view_pool'"):
-        DifferNet("light", views=3)
+        DifferNet("light", views=3, view_pool=2)
 
 
 def test_the_clamp_bounds_log_scales(flow):

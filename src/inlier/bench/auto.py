@@ -57,13 +57,14 @@ def auto(
 
     data, roi, group: as for `Detector.fit`, of one category. budget: seconds, or a text like "10 min", for all of it.
     latency: milliseconds, or a text like "50 ms", that a picture may take from file to verdict. candidates: detectors
-    that are not fitted (default: what each method declares, see `Detector.candidates`); they get `seed` and `device`.
+    that are not fitted (default: what each method declares, see `Detector.candidates`, at its own size and at the one
+    that shows what the pictures hold, see `Seen.size`); they get `seed` and `device`.
     The result's `choice_` tells what was seen and tried; with_examples: with pictures of found and missed defects.
     Raises InlierError where no candidate can be chosen.
     """
 
     def declared(seen: Seen) -> list[Model]:
-        return in_order([c for name in methods.names() for c in _declared(name)], seen)
+        return in_order([c for name in methods.names() for c in _declared(name, seen)], seen)
 
     given = None if candidates is None else list(candidates)
     return _search(
@@ -131,8 +132,13 @@ def _pixels(s: Settings, seen: Seen) -> int:
     return s.size**2 * len(geometry_of(s).boxes(seen.height, seen.width))
 
 
-def _declared(name: str) -> list[Model]:
-    return [methods.create(name, **settings) for settings in methods.get(name).candidates]
+def _declared(name: str, seen: Seen) -> list[Model]:
+    """What a method declares, and the first of it at the size that shows what the pictures hold, too."""
+    declared = list(methods.get(name).candidates)
+    first = methods.create(name, **declared[0]).settings if declared else None
+    if first and seen.size and first.size != seen.size and first.shorter_side is None:
+        declared.append({**declared[0], "size": seen.size})
+    return [methods.create(name, **settings) for settings in declared]
 
 
 @dataclass
@@ -191,7 +197,8 @@ class _Search:
             )
         reserve = self.reserve()
         allowed = min(left / 2, left - reserve)
-        if allowed <= 0:
+        # a fit notices late that it is late where it has few pictures, and would eat up what is kept back
+        if allowed <= min((row.fit_seconds for row in self.rows if row.fit_seconds), default=0.0):
             raise OutOfTime("no time was left for it")
         log.info("%s: at most %.0f s", row.name, allowed)
         fitted = fresh(detector).fit(self.fitted_on, calibration="none", time_limit=allowed, **self.options)
@@ -199,19 +206,23 @@ class _Search:
         row = replace(row, fit_seconds=fit_seconds, ms=trial.milliseconds(fitted, self.held_out))
         if self.latency is not None and row.ms is not None and row.ms > self.latency:
             return replace(row, reason=f"takes {row.ms:.0f} ms a picture, {self.latency:g} ms are allowed"), fitted
-        began = time.monotonic()
         cheap_maps = not detector.maps_cost_extra
         found = trial.run(fitted, self.held_out, self.seed, deadline=self.end - reserve, maps=cheap_maps)
-        per_picture = (time.monotonic() - began) / len(self.held_out)
-        refit = self._refits(detector) * fit_seconds + MARGIN * per_picture * self.unseen
+        refit = MARGIN * self._last_fit_seconds(detector, fit_seconds, (row.ms or 0.0) / 1000)
         shown = examples(fitted, self.held_out, found, self.seed) if self.with_examples else ()
         return replace(row, trial=found, refit_seconds=refit, examples=shown), fitted
 
-    def _refits(self, detector: Model) -> float:
-        """How many of its fits here the fit on all pictures takes, with the method's own calibration."""
-        n = len(self.whole.train)
-        pictures = FOLDS * n if detector.default_calibration == "folds" else n - self.unseen
-        return MARGIN * pictures / len(self.fitted_on.train)
+    def _last_fit_seconds(self, detector: Model, fit_seconds: float, a_picture: float) -> float:
+        """What a fit on all pictures takes, about, with the method's own calibration, from what it took on some.
+
+        Steps and inverse matrices take their time however many pictures there are. Each further picture takes about
+        what it takes to judge one, except where training goes over the pictures in epochs: there all of it grows.
+        """
+        n, folds = len(self.fitted_on.train), detector.default_calibration == "folds"
+        more = len(self.whole.train) - n - (0 if folds else self.unseen)
+        in_epochs = getattr(detector.settings, "steps", 0) is None  # without steps of its own
+        once = fit_seconds * (n + more) / n if in_epochs else fit_seconds + more * a_picture
+        return FOLDS * once if folds else once + self.unseen * a_picture
 
     def last_fit(self) -> tuple[Model, int, str]:
         """The winner, fitted on all pictures; its place, and why it is the winner. Raises InlierError without one.

@@ -1,13 +1,14 @@
 """What good pictures of a part are like, in numbers and words: what a choice among methods starts from."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.fft import dctn
 
 from inlier.bench.trial import LOOKED_AT_SIDE, as_8_bit
 from inlier.data.datasets.sample import Sample
@@ -17,10 +18,9 @@ from inlier.data.simulation.simulator import is_grey
 from inlier.progress import progress
 
 GRID = 32  # pixels a side of the small grey pictures that are compared
-NETWORK = 256  # pixels a side of what most networks are shown
+SIZES = 224, 256, 320, 384, 512  # pixels a side that a network may be shown; beyond that, tiles
 ALIGNED = 0.5  # share of the variance that the mean picture explains, from which parts count as aligned
-KEPT = 0.95  # share of a picture's variance that must be left when it is made small
-FINE = 32  # pixels a side: a picture that needs more to keep this share is finely structured
+KEPT = 0.8  # share of the edges that must be left when a picture is made small
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,14 @@ class Seen:
     width: int
     sizes: int  # how many different ones
     is_grey: bool
-    detail: int  # pixels a side, a power of two, in which the share KEPT of the grey variance is left
+    edges: Mapping[int, float]  # share of the edges that each of SIZES keeps, as far as the pictures are so large
     explained: float  # share of the variance of small grey pictures that the mean of the others explains
     part: str  # where the part is: "on what is darker than ..."; empty: no part stands out from a background
 
     @property
-    def structure(self) -> str:
-        if self.detail > NETWORK:
-            return f"more finely structured than {NETWORK} x {NETWORK} pixels show"
-        return f"{'finely' if self.detail > FINE else 'coarsely'} structured"
+    def size(self) -> int | None:
+        """Pixels a side that show what the pictures hold, no more than they have; None: they are smaller than that."""
+        return next((size for size, kept in self.edges.items() if kept >= KEPT), max(self.edges, default=None))
 
     @property
     def is_aligned(self) -> bool:
@@ -49,11 +48,12 @@ class Seen:
     def facts(self) -> list[tuple[str, str]]:
         """(what is seen, the measure that it rests on), for people."""
         sizes = f"most of them {self.width} x {self.height}" if self.sizes > 1 else f"{self.width} x {self.height}"
-        left = f"{100 * KEPT:.0f} % of a picture's variance are left in {self.detail} x {self.detail} pixels"
+        size = f"{self.size} x {self.size} pixels show what they hold" if self.size else "small pictures"
+        kept = ", ".join(f"{100 * share:.0f} % at {side}" for side, share in self.edges.items())
         explained = f"the mean of the others explains {100 * self.explained:.0f} % of the variance of a small picture"
         return [
             (f"{self.n} good pictures", f"{sizes} pixels, {'grey' if self.is_grey else 'colour'}"),
-            (self.structure, left),
+            (size, f"of the energy of edges is left: {kept}" if kept else f"less than {SIZES[0]} pixels a side"),
             ("aligned: all show the same at the same place" if self.is_aligned else "not aligned", explained),
             ("a part before a background", self.part)
             if self.part
@@ -62,6 +62,7 @@ class Seen:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {
+            "size": self.size,
             "aligned": self.is_aligned,
             "facts": [f"{what}: {measure}" for what, measure in self.facts()],
         }
@@ -70,13 +71,13 @@ class Seen:
 def look(samples: Sequence[Sample]) -> Seen:
     """Read some good pictures of one category and say what they are like. Raises ImageError."""
     places = np.linspace(0, len(samples) - 1, min(LOOKED_AT, len(samples))).round().astype(int)
-    sizes, greys, details, small, grids = Counter[tuple[int, int]](), [], [], list[Pixels](), []
+    sizes, greys, kept, small, grids = Counter[tuple[int, int]](), [], [], list[Pixels](), []
     with progress("looking at good pictures", len(places)) as show:
         for done, place in enumerate(places, 1):
             picture = as_8_bit(read_image(samples[place].source))
             sizes[picture.shape[:2]] += 1
             greys.append(is_grey(picture))
-            details.append(detail(grey(picture)))
+            kept.append(edges_kept(grey(picture)))
             image = Image.fromarray(picture)
             image.thumbnail((LOOKED_AT_SIDE, LOOKED_AT_SIDE))
             small.append(np.asarray(image))
@@ -84,13 +85,14 @@ def look(samples: Sequence[Sample]) -> Seen:
             show(done)
     rule = choose_foreground(small)
     (height, width), _ = sizes.most_common(1)[0]
+    native = np.median([max(size) for size in sizes.elements()])
     return Seen(
         n=len(samples),
         height=height,
         width=width,
         sizes=len(sizes),
         is_grey=all(greys),
-        detail=int(np.median(details)),
+        edges={size: float(share) for size, share in zip(SIZES, np.mean(kept, 0)) if size <= native},
         explained=explained_by_mean(np.stack(grids)),
         part="" if rule.threshold is None else rule.describe(),
     )
@@ -113,20 +115,21 @@ def explained_by_mean(pictures: NDArray[np.floating]) -> float:
     return max(0.0, 1 - float(np.square(of_others).mean()) / variance)
 
 
-def detail(values: NDArray[np.uint8]) -> int:
-    """Pixels a side, a power of two, in which the share KEPT of the variance of a grey picture (H, W) is left.
+def edges_kept(values: NDArray[np.uint8], sizes: Sequence[int] = SIZES) -> list[float]:
+    """Share of the energy of a grey picture's edges, (H, W), that is left when it is made so small, for each size.
 
-    >>> detail(np.repeat(np.array([[0, 255]], np.uint8), 2, axis=0)), detail(np.zeros((64, 64), np.uint8))
-    (2, 1)
+    The energy is the sum of the squared differences of neighbours, part by part of the cosines that make the picture;
+    N pixels hold the N slowest ones. It tells of fine structure what the variance, nearly all of it slow, can't.
+
+    >>> [round(share, 2) for share in edges_kept(np.tile(np.array([[0, 0, 255, 255]], np.uint8), (4, 2)), [2, 4, 8])]
+    [0.01, 0.5, 1.0]
     """
-    variance, side = float(values.var(dtype=np.float64)), 1
-    while variance and side < max(values.shape):
-        rough = Image.fromarray(_shrunk(values, side)).resize(values.shape[::-1], Image.Resampling.BILINEAR)
-        lost = float(np.square(values - np.asarray(rough)).mean(dtype=np.float64))
-        if lost <= (1 - KEPT) * variance:
-            break
-        side *= 2
-    return side
+    power = np.square(dctn(values.astype(np.float32), norm="ortho"))
+    of_y, of_x = (4 * np.square(np.sin(np.pi * np.arange(n) / (2 * n))) for n in values.shape)
+    energy = power * (of_y[:, None] + of_x)
+    total = float(energy.sum())
+    is_flat = total < 1  # less than a single step of grey: rounding
+    return [1.0 if is_flat else float(energy[:size, :size].sum()) / total for size in sizes]
 
 
 def _shrunk(values: NDArray[np.uint8], side: int) -> NDArray[np.float32]:

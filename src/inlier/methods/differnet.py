@@ -9,18 +9,19 @@ the log-determinant comes with the training pass and not at all when scoring; al
 a bounded number at a time; views are turned on tensors, by the very pixels that Pillow picks.
 
 What differs: the last step is the model, where the code also reports its best epoch on the test set; scoring views lie
-at fixed angles, so that a picture has one score. Flips are ours. The preset `light` scores two
-views, upright and upside down, at which no corner is missing, and trains on cached features of these alone. Its
-features are means and deviations of channels, whitened: the flow starts from what a Gaussian knows, so few steps do.
+at fixed angles, so that a picture has one score. Flips are ours. The preset `light` trains on cached features of four,
+two or one view, at right angles, where no corner is missing, and scores these: as many as leave good pictures looking
+like good ones (`choose_views`). Its features are means and deviations of channels, whitened: the flow starts from what
+a Gaussian knows, so few steps do.
 
-Which views are harmless depends on the part: `inlier preview DATA --method differnet` shows them. The map is a picture
-for people (section 3.4 of the paper): where the gradient of the likelihood is large. The paper gives no pixel metrics.
+`inlier preview DATA --method differnet` shows the views. The map is a picture for people (section 3.4 of the paper):
+where the gradient of the likelihood is large. The paper gives no pixel metrics.
 """
 
 import itertools
 import logging
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -48,6 +49,10 @@ VIEWS_AT_ONCE = 16  # take about 1 GiB,
 GRADIENTS_AT_ONCE = 4  # about 1.5 GiB.
 LARGEST = 1e6  # bound of a block's output, as in the released code
 REPORTS = 10  # lines about the likelihood during training
+NUMBERS = 4, 2, 1  # of views to choose from, the most that are harmless: more find more (docs/experiments.md)
+LOOKED_AT = 200  # pictures, at most, for that choice
+SMALL, GRID = 128, 8  # pixels a side that they are made for it, cells a side in which their edges are measured
+NEAR, FAR, MOST = 0.1, 0.95, 0.5  # see `share_unlike`; a turn that makes more than MOST of them unlike is not taken
 PREVIEWED, SHOWN, GAP = 4, 6, 6  # pictures and views of each in a preview, pixels between them
 
 
@@ -71,9 +76,15 @@ class Settings(settings.Settings):
     contrast: float = setting(0.0, "views in training have up to this share more or less contrast", low=0.0, high=1.0)
     fill: str = setting("black", "what lies outside the picture when it is turned", choices=("black", "reflect"))
     views: int = setting(4, "views of each image in a step", low=1, high=1024)
-    test_views: int = setting(64, "views that are scored, at evenly spaced angles", low=1, high=1024)
-    view_pool: int = setting(
-        0, "train on so many views an image, at evenly spaced angles, features cached; 0: new ones", low=0, high=1024
+    test_views: int | None = setting(
+        64, "views that are scored, at evenly spaced angles; none: as many as are trained on", low=1, high=1024
+    )
+    view_pool: int | None = setting(
+        0,
+        "train on so many views an image, at evenly spaced angles, features cached; 0: new ones; none: the most of 4, "
+        "2 and 1 at which good pictures look like good ones",
+        low=0,
+        high=1024,
     )
     blocks: int = setting(8, "coupling blocks (section 4.2)", low=1, high=64)
     width: int = setting(2048, "hidden units of the networks inside a block", low=1, high=16384)
@@ -87,7 +98,7 @@ class Settings(settings.Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if 0 < self.view_pool < self.views:
+        if self.view_pool and self.view_pool < self.views:
             raise InlierError(f"setting 'views': {self.views} in a step, but only {self.view_pool} in 'view_pool'")
 
 
@@ -217,6 +228,65 @@ def _mirrored(index: Tensor, n: int) -> Tensor:
     return n - 1 - (n - 1 - index.abs()).abs()
 
 
+# -- choice of views --------------------------------------------------------------------------------------------------
+
+
+def choose_views(s: Settings, pictures: Iterable[Tensor], categories: Sequence[str]) -> tuple[Settings, str]:
+    """The settings with the number of views filled in, and why so many. pictures: (3, H, W) of good parts.
+
+    Parts that lie at any angle show it: turned good pictures look like good ones. Where parts lie one way up, a turned
+    one is a defect, and a model that scores a picture upright and turned gives both the very same score.
+    """
+    degrees = sorted({angle for n in NUMBERS for angle in fixed_angles(n, s.rotation)})
+    seen = torch.stack([edges(picture, [0.0, *degrees], s.fill) for picture in pictures])
+    unlike = dict.fromkeys(degrees, 0.0)
+    for category in dict.fromkeys(categories):
+        of = seen[[i for i, name in enumerate(categories) if name == category]]
+        for k, angle in enumerate(degrees, 1):
+            unlike[angle] = max(unlike[angle], share_unlike(of[:, 0], of[:, k]))
+    harmless = (n for n in NUMBERS if all(unlike[angle] <= MOST for angle in fixed_angles(n, s.rotation)))
+    angles = fixed_angles(next(harmless, 1), s.rotation)
+    turned = {f"{angle:g}": f"{100 * share:.0f}" for angle, share in unlike.items() if angle}
+    measured = (
+        f"of good pictures turned by {', '.join(turned)} degrees {', '.join(turned.values())} % look unlike good ones, "
+        f"at most {100 * MOST:.0f} % may"
+    )
+    why = f"views at {', '.join(f'{angle:g}' for angle in angles)} degrees: "
+    why += measured if turned else "'rotation' allows no other"
+    return s.replace(view_pool=len(angles), views=min(s.views, len(angles))), why
+
+
+def edges(image: Tensor, degrees: Sequence[float], fill: str) -> Tensor:
+    """(len(degrees), cells) how strong the edges are in each cell of turned views of (3, H, W), relative to their mean.
+
+    Unlike grey values they tell how a part lies, whatever side the light comes from.
+    """
+    grey = F.adaptive_avg_pool2d(image.mean(0, keepdim=True), min(SMALL, *image.shape[1:]))
+    views = torch.stack([rotate(grey, angle, fill) for angle in degrees])
+    steps = torch.hypot(views[..., 1:, :-1] - views[..., :-1, :-1], views[..., :-1, 1:] - views[..., :-1, :-1])
+    cells = F.adaptive_avg_pool2d(steps, GRID).sqrt().flatten(1)
+    return cells / cells.mean(1, keepdim=True).clamp(min=1e-6)
+
+
+def share_unlike(upright: Tensor, turned: Tensor) -> float:
+    """Share of turned pictures (N, cells) that lie farther from the upright others than FAR of these do themselves.
+
+    How far a picture lies: the distance within which are NEAR of the others. The nearest one alone says too much of
+    pictures that were taken twice.
+    """
+    n = len(upright)
+    if n < 2:
+        return 0.0
+    others = ~torch.eye(n, dtype=torch.bool)
+
+    def distances(pictures: Tensor) -> Tensor:
+        exact = torch.cdist(pictures, upright, compute_mode="donot_use_mm_for_euclid_dist")
+        return exact[others].view(n, n - 1).quantile(NEAR, 1)
+
+    limit = distances(upright).quantile(FAR) + 1e-3  # rounding is no difference
+    return (distances(turned) > limit).float().mean().item()
+
+
 # -- network ----------------------------------------------------------------------------------------------------------
 
 
@@ -293,6 +363,7 @@ class Network(nn.Module):
 
     def __init__(self, s: Settings):
         super().__init__()
+        self.s = s
         self.backbone = Backbone(s.backbone, s.taps)
         self.strides = [2**i for i in range(s.scales)]
         smallest = s.size // self.strides[-1]
@@ -311,9 +382,13 @@ class Network(nn.Module):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("whitening", torch.eye(dim))
         self.flow = Flow(dim, s)
-        self.angles, self.fill = fixed_angles(s.test_views, s.rotation), s.fill
         self.register_buffer("splines", spline_matrix(s.size), persistent=False)
         self.register_buffer("smooth", smooth_upsample_matrix(s.size, s.size, s.sigma), persistent=False)
+
+    @property
+    def angles(self) -> list[float]:
+        """Of the views that are scored."""
+        return fixed_angles(self.s.test_views or self.s.view_pool or self.s.views, self.s.rotation)
 
     def features(self, views: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, dim): channel means of every scale, largest first, and of every tap; then deviations."""
@@ -327,7 +402,7 @@ class Network(nn.Module):
         """The scoring views of (B, 3, H, W), image by image, at most so many in a batch."""
         pairs = iter([(image, degrees) for image in images for degrees in self.angles])
         while chunk := list(itertools.islice(pairs, at_once)):
-            yield torch.stack([rotate(image, degrees, self.fill) for image, degrees in chunk])
+            yield torch.stack([rotate(image, degrees, self.s.fill) for image, degrees in chunk])
 
     def mean_square(self, z: Tensor) -> Tensor:
         """(B * views, dim) -> scores (B,)"""
@@ -407,8 +482,8 @@ class DifferNet(Detector[Settings, Network]):
             whiten=1e-3,
             fill="reflect",
             views=2,
-            test_views=2,
-            view_pool=2,
+            test_views=None,
+            view_pool=None,
             width=128,
             steps=200,
             lr=5e-4,
@@ -428,21 +503,31 @@ class DifferNet(Detector[Settings, Network]):
         inspected: Sequence[NDArray[np.bool_]],
         names: Sequence[str],
     ) -> tuple[Image.Image, str]:
-        s = self.settings
+        s, why = self.settings, ""
+        if s.view_pool is None:
+            s, why = choose_views(s, map(to_picture, pictures), [category] * len(pictures))
         told = ("rotation", "mirror", "flip", "brightness", "contrast", "fill", "view_pool")
         shown = ", ".join(f"{name}={getattr(s, name)}" for name in told)
-        return view_sheet(pictures[:PREVIEWED], s, self.seed), f"the picture, then views of it: {shown}"
+        words = f"the picture, then views of it: {shown}" + (f"; {why}" if why else "")
+        return view_sheet(pictures[:PREVIEWED], s, self.seed), words
 
     def memory_needed(self, s: Settings, n_images: int) -> int:
         with torch.device("meta"):
             flow = Flow(count_features(s, Backbone(s.backbone, s.taps)), s)
         # weights, gradients and Adam's two moments; the views of a step, twice read ahead; half a GiB for the rest
-        views = 0 if s.view_pool else 3 * 4 * s.batch_size * s.views * 3 * s.size**2
+        views = 0 if s.view_pool != 0 else 3 * 4 * s.batch_size * s.views * 3 * s.size**2
         matrices = 5 * 8 * count_features(s, Backbone(s.backbone, s.taps)) ** 2 if s.whiten else 0
         return 16 * sum(parameter.numel() for parameter in flow.parameters()) + views + matrices + 2**29
 
     def learn(self, network: Network, images: Images, run: Run) -> None:
-        s = self.settings
+        s = network.s
+        if s.view_pool is None:
+            order = torch.randperm(len(images.pictures), generator=run.generator())
+            looked_at = images.subset(order[:LOOKED_AT].sort().values.tolist())
+            pictures = (picture for batch in looked_at.batches(8, torch.device("cpu")) for picture in batch)
+            s, why = choose_views(s, pictures, looked_at.categories)
+            self.settings_ = network.s = s
+            log.info("%s", why)
         steps = s.steps or math.ceil(s.epochs * len(images) / s.batch_size)
         pool = pool_features(network, images, s, run) if s.view_pool or s.whiten else torch.empty(0)
         if s.whiten:
@@ -554,11 +639,16 @@ def training_views(image: Tensor, s: Settings, seed: int, n: int) -> list[Tensor
     return [look(image, draw_view(s, run.generator(k), angles[k % len(angles)]), s.fill) for k in range(n)]
 
 
+def to_picture(picture: NDArray[np.uint8]) -> Tensor:
+    """(H, W, 3) -> (3, H, W) in [0, 1]"""
+    return torch.from_numpy(picture).permute(2, 0, 1) / 255
+
+
 def view_sheet(pictures: Sequence[NDArray[np.uint8]], s: Settings, seed: int) -> Image.Image:
     """A row for each picture (H, W, 3): itself, then views of it as training may see them."""
     rows, n = [], min(s.view_pool or SHOWN, SHOWN)  # a pool has no more than those
     for row, picture in enumerate(pictures):
-        views = training_views(torch.from_numpy(picture).permute(2, 0, 1) / 255, s, seed + row, n)
+        views = training_views(to_picture(picture), s, seed + row, n)
         panels = [picture, *((255 * view).byte().permute(1, 2, 0).numpy() for view in views)]
         rows.append(np.concatenate([np.pad(p, ((0, GAP), (0, GAP), (0, 0)), constant_values=255) for p in panels], 1))
     return Image.fromarray(np.concatenate(rows))

@@ -144,7 +144,7 @@ class PaDiM(Detector[Settings, Network]):
     name = "padim"
     default_calibration = "folds"
     trains = False
-    candidates = ({}, {"size": 384}, {"tile": 512})
+    candidates = ({}, {"tile": 512})
     light_seconds = 20.0
     presets = {
         "paper": Settings(backbone="resnet18", size=224, shorter_side=256, filter="lanczos"),
