@@ -459,7 +459,7 @@ class WithGradients(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         network, n = self.network, len(self.network.angles)
-        views = torch.stack([rotate(images, degrees, network.fill) for degrees in network.angles], 1)
+        views = torch.stack([rotate(images, degrees, network.s.fill) for degrees in network.angles], 1)
         z, gradients = self.step(views.flatten(0, 1))
         return network.mean_square(z), network.picture(gradients.unflatten(0, (-1, n)))
 

@@ -55,8 +55,8 @@ QUANTISED_ON = 128  # good pictures at most that show the ranges of values
 
 @dataclass(frozen=True)
 class Parity:
-    """How an exported file differs from the detector. Differences are shares of the median size of the scores, or of
-    the maps' highest values: a score may lie near 0 by itself."""
+    """How an exported file differs from the detector. Differences of scores are shares of their median size, as a score
+    may lie near 0 by itself; those of maps are shares of the same map's highest value."""
 
     pictures: int
     source: str  # where they come from
@@ -316,14 +316,12 @@ def compare(detector: Inspector, exported: Inspector, dataset: Dataset | None, w
             labels.append(sample.is_defect)
     ones, others = (list(_judged(judge, parts, workers)) for judge in (detector, exported))
     scores, theirs = np.array([p.score for p in ones]), np.array([p.score for p in others])
-    apart = max(_map_difference(a, b) for a, b in zip(ones, others, strict=True))
-    peak = float(np.median([np.abs(p.network_maps).max() for p in ones if p.network_maps is not None]))
     judged = dataset is not None and len(detector.calibration_) > 0
     return Parity(
         len(ones),
         source,
         float(np.abs(scores - theirs).max() / max(np.median(np.abs(scores)), TINY)),
-        apart / max(peak, TINY),
+        max(_map_difference(a, b) for a, b in zip(ones, others, strict=True)),
         sum(a.verdict != b.verdict for a, b in zip(ones, others, strict=True)) if judged else None,
         (_auroc(scores, labels), _auroc(theirs, labels)) if len(set(labels)) == 2 else None,
     )
@@ -345,7 +343,7 @@ def _auroc(scores: NDArray[Any], labels: list[bool]) -> float:
 
 def _map_difference(a: Prediction, b: Prediction) -> float:
     assert a.network_maps is not None and b.network_maps is not None
-    return float(np.abs(a.network_maps - b.network_maps).max())
+    return float(np.abs(a.network_maps - b.network_maps).max() / max(np.abs(a.network_maps).max(), TINY))
 
 
 def drawn_pictures(geometry: Geometry) -> list[NDArray[np.uint8]]:
