@@ -21,6 +21,9 @@ TINY = {
     "diad": {
         "size": 64,
         "taps": (4, 8),
+        "autoencoder": None,
+        "judge": "cosine",
+        "precision": "fp32",
         "autoencoder_kind": "kl",
         "autoencoder_channels": (4, 8, 16, 16),
         "autoencoder_groups": 4,

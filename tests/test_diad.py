@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import hashlib
 import importlib.util
 import json
 
@@ -17,7 +18,7 @@ from golden import FOLDER, built, close, fill, load
 from inlier import DiAD, InlierError, cli, training
 from inlier.maps import smooth_upsample_matrix
 from inlier.methods import diad
-from inlier.methods.diad import Network, Settings, autoencoder
+from inlier.methods.diad import BUNDLED, Network, Settings, autoencoder
 from inlier.methods.diad.autoencoder import Autoencoder, Discriminator, Pixels
 from inlier.methods.diad.checkpoints import empty_prompt, load_pretrained, our_name, read_autoencoder, read_file
 from inlier.methods.diad.checkpoints import fill as fill_network
@@ -464,6 +465,12 @@ def test_files_of_old_torch_are_read(tmp_path):
 # -- the detector -----------------------------------------------------------------------------------------------------
 
 TINY = {
+    "autoencoder": None,
+    "autoencoder_tuning": 0,
+    "latent_channels": 4,
+    "judge": "cosine",
+    "precision": "fp32",
+    "start": 500,
     "backbone": "tiny",
     "size": 64,
     "taps": (4,),
@@ -774,3 +781,18 @@ def test_a_model_whose_gaussians_judge_is_loaded_with_all_its_categories(plates,
     assert len(loaded.network_.residuals.mean) == 1
     picture = next((plates / "plate/test/dent").iterdir())
     assert loaded.inspect(picture).score == detector.inspect(picture).score
+
+
+def test_the_bundled_autoencoder_is_the_one_that_the_manifest_describes_and_knows_pictures():
+    manifest = (BUNDLED.parent / "WEIGHTS.md").read_text()
+    content = BUNDLED.read_bytes()
+    assert f"| {len(content)} | {hashlib.sha256(content).hexdigest()} |" in manifest
+    assert len(content) < 8 * 2**20
+    network = built(DiAD("light", backbone="tiny"))
+    fill_network(network.autoencoder.net, read_autoencoder(BUNDLED)[0], BUNDLED)
+    y, x = np.mgrid[:64, :64]
+    picture = torch.from_numpy((120 + 60.0 * ((y - 30) ** 2 + (x - 34) ** 2 < 256)) / 255).float().expand(1, 3, 64, 64)
+    with torch.no_grad():
+        seen = network.normalise(picture)
+        made = network.autoencoder.decode(network.autoencoder.moments(seen)[0]) * network.std + network.mean
+    assert 255 * float((made - picture).abs().mean()) < 6  # grey levels; the disc stands out by 60

@@ -19,6 +19,12 @@ from inlier.training import Run, train
 
 SMALL = {"size": 64, "steps": 2, "lr": 0.01}
 DIAD = SMALL | {
+    "autoencoder": None,
+    "autoencoder_tuning": 0,
+    "latent_channels": 4,
+    "judge": "cosine",
+    "precision": "fp32",
+    "start": 500,
     "size": 32,
     "taps": (4,),
     "autoencoder_kind": "kl",

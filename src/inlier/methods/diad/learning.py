@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from inlier.detector import to_input
 from inlier.errors import InlierError
+from inlier.machine import arithmetic
 from inlier.methods.diad.autoencoder import FirstStage, adversarial_loss, divergence, perceptual
 from inlier.methods.diad.network import Network
 from inlier.methods.diad.sampler import add_noise
@@ -19,7 +20,7 @@ from inlier.progress import progress
 from inlier.training import Check, Run, train
 
 log = logging.getLogger("inlier")
-REPAINTED = 400  # fitted pictures of a category whose residuals are modelled, at most
+REPAINTED = 200  # fitted pictures of a category whose residuals are modelled, at most
 
 
 def cache_moments(network: Network, pixels: Tensor, run: Run) -> Tensor:
@@ -114,7 +115,7 @@ def learn_autoencoder(network: Network, pixels: Tensor, steps: int, run: Run) ->
         check=look_at(autoencoded, pixels, "autoencoder", s.look_every, run),
         accumulation=s.autoencoder_accumulation,
         rates="autoencoder_lr",
-        precision=s.precision,
+        precision=arithmetic(s.precision, run.device),
         ema=s.ema,
     )
 
@@ -146,7 +147,7 @@ def learn_denoiser(network: Network, pixels: Tensor, moments: Tensor, run: Run) 
         schedule=lambda step: rate(step, s.warm_up, s.steps, s.decay),
         check=look_at(network.reconstruct, pixels, "repainted", s.look_every, run),
         accumulation=s.accumulation,
-        precision=s.precision,
+        precision=arithmetic(s.precision, run.device),
         ema=s.ema,
     )
 

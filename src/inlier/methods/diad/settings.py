@@ -78,7 +78,11 @@ class Settings(settings.Settings):
     warm_up: int = setting(0, "steps in which the learning rate rises", low=0)
     decay: bool = setting(False, "let the learning rate fall to zero as half a cosine, in both stages")
     ema: float | None = setting(None, "the model is a moving average of the weights with this decay", low=0.0, high=1.0)
-    precision: str = setting("fp32", "of the training: fp32, or autocast", choices=("fp32", "bf16", "fp16"))
+    precision: str = setting(
+        "fp32",
+        "of the training: fp32, autocast, or auto: bf16 where the processor multiplies it by itself",
+        choices=("fp32", "bf16", "fp16", "auto"),
+    )
     checkpointing: bool = setting(False, "compute activations again instead of keeping them: less memory, more time")
     look_every: int = setting(5000, "steps between two pictures of reconstructions in the run folder", low=1)
     # noise
