@@ -88,7 +88,7 @@ def _profile(inspector: Inspector, name: str, sources: Sequence[Any]) -> Timing:
     sizes = [(image.height, image.width) for image in images]
     inspected = _inspected(geometry, sizes)
     runtime = inspector.runtime_
-    if hasattr(runtime, "network"):  # PyTorch's can be divided
+    if runtime.network is not None:  # PyTorch's can be divided
         timed("backbone", lambda: _backbone(runtime, views))
     timed("method", lambda: runtime(views, inspected, False))
     output = timed("map", lambda: runtime(views, inspected, True))
@@ -131,7 +131,7 @@ def _backbone(runtime: Any, views: NDArray[np.float32]) -> Any:
 
 def limit(inspector: Inspector) -> Limit | None:
     """What bounds PyTorch's network on this machine; None for an exported one, whose arithmetic is not counted."""
-    network = getattr(inspector.runtime_, "network", None)
+    network = inspector.runtime_.network
     if network is None:
         return None
     import torch

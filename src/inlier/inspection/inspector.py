@@ -37,8 +37,10 @@ class Output(NamedTuple):
 class Runtime(Protocol):
     """Computes scores and maps of pictures as the network sees them, float32 (B, 3, size, size) in [0, 1].
 
-    inspected: bool (B, size, size), the pixels that count; None: all.
+    inspected: bool (B, size, size), the pixels that count; None: all. network: PyTorch's; None for an exported graph.
     """
+
+    network: Any
 
     def __call__(self, images: NDArray[np.float32], inspected: NDArray[np.bool_] | None, maps: bool) -> Output: ...
 

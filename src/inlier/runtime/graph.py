@@ -87,6 +87,7 @@ class ExportedRuntime(Protocol):
 
     text: str
     graph: Graph
+    network: Any
 
     def __call__(self, images: NDArray[np.float32], inspected: NDArray[np.bool_] | None, maps: bool) -> Output: ...
     def rewrite(self, target: Any, text: str) -> None: ...

@@ -26,6 +26,8 @@ METADATA, VALUE = 14, 2  # fields of onnx.proto: ModelProto.metadata_props, Stri
 class OnnxRuntime:
     """A session on the CPU."""
 
+    network = None
+
     def __init__(self, path: str | os.PathLike[str]):
         try:
             import onnxruntime

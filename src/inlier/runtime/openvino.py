@@ -26,6 +26,8 @@ HINTS = {"f32": "f32", "f16": "f32", "bf16": "bf16", "int8": "f32"}  # f16: weig
 class OpenvinoRuntime:
     """A compiled model on the CPU."""
 
+    network = None
+
     def __init__(self, path: str | os.PathLike[str]):
         try:
             import openvino
