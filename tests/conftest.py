@@ -1,3 +1,4 @@
+import logging
 import os
 import sys
 from pathlib import Path
@@ -21,6 +22,16 @@ hypothesis.settings.load_profile("any machine")
 @pytest.fixture(autouse=True)
 def _no_foreign_weights(monkeypatch):
     monkeypatch.delenv("INLIER_WEIGHTS", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _own_messages():
+    """A command sends messages its own way; the tests after it read them as before."""
+    log = logging.getLogger("inlier")
+    handlers, propagate, level = log.handlers[:], log.propagate, log.level
+    yield
+    log.handlers[:], log.propagate = handlers, propagate
+    log.setLevel(level)
 
 
 @pytest.fixture(autouse=True)
