@@ -19,6 +19,16 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("any machine")
 
 
+FROM_NOTHING = {  # DiAD's `light` without the package's autoencoder, which is too large for tests of its training
+    "autoencoder": None,
+    "autoencoder_tuning": 0,
+    "latent_channels": 4,
+    "judge": "cosine",
+    "precision": "fp32",
+    "start": 500,
+}
+
+
 @pytest.fixture(autouse=True)
 def _no_foreign_weights(monkeypatch):
     monkeypatch.delenv("INLIER_WEIGHTS", raising=False)

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import inlier
+from conftest import FROM_NOTHING
 from golden import FOLDER, built, close, fill, load
 from inlier import DiAD, InlierError, cli, training
 from inlier.maps import smooth_upsample_matrix
@@ -464,13 +465,7 @@ def test_files_of_old_torch_are_read(tmp_path):
 
 # -- the detector -----------------------------------------------------------------------------------------------------
 
-TINY = {
-    "autoencoder": None,
-    "autoencoder_tuning": 0,
-    "latent_channels": 4,
-    "judge": "cosine",
-    "precision": "fp32",
-    "start": 500,
+TINY = FROM_NOTHING | {
     "backbone": "tiny",
     "size": 64,
     "taps": (4,),

@@ -12,40 +12,38 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import part
+from conftest import FROM_NOTHING, part
 from inlier import InlierError, methods, processes, training
 from inlier.detector import to_input
 from inlier.training import Run, train
 
 SMALL = {"size": 64, "steps": 2, "lr": 0.01}
-DIAD = SMALL | {
-    "autoencoder": None,
-    "autoencoder_tuning": 0,
-    "latent_channels": 4,
-    "judge": "cosine",
-    "precision": "fp32",
-    "start": 500,
-    "size": 32,
-    "taps": (4,),
-    "autoencoder_kind": "kl",
-    "autoencoder_channels": (4, 8, 8),
-    "autoencoder_layers": 1,
-    "autoencoder_groups": 4,
-    "autoencoder_steps": 2,
-    "autoencoder_batch": 3,
-    "autoencoder_accumulation": 2,
-    "autoencoder_lr": 0.01,
-    "discriminator_start": 1,
-    "channels": (8, 8, 16),
-    "groups": 4,
-    "heads": 2,
-    "context_width": 8,
-    "hint_channels": (4, 8, 8),
-    "batch_size": 3,
-    "accumulation": 1,
-    "warm_up": 1,
-    "ema": 0.8,
-}
+DIAD = (
+    FROM_NOTHING
+    | SMALL
+    | {
+        "size": 32,
+        "taps": (4,),
+        "autoencoder_kind": "kl",
+        "autoencoder_channels": (4, 8, 8),
+        "autoencoder_layers": 1,
+        "autoencoder_groups": 4,
+        "autoencoder_steps": 2,
+        "autoencoder_batch": 3,
+        "autoencoder_accumulation": 2,
+        "autoencoder_lr": 0.01,
+        "discriminator_start": 1,
+        "channels": (8, 8, 16),
+        "groups": 4,
+        "heads": 2,
+        "context_width": 8,
+        "hint_channels": (4, 8, 8),
+        "batch_size": 3,
+        "accumulation": 1,
+        "warm_up": 1,
+        "ema": 0.8,
+    }
+)
 # most batches cannot be halved evenly
 CASES = {
     "simplenet": {
