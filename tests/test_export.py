@@ -259,6 +259,28 @@ def test_an_environment_without_torch_judges_evaluates_and_calibrates(exported, 
     run("calibrate", file, plates / "plate" / "test" / "good", "--out", tmp_path / f"new{SUFFIXES[runtime]}")
 
 
+INTERRUPTED = """
+import os, signal, sys
+from inlier import load
+
+first, second = load(sys.argv[1]), load(sys.argv[1])
+first.score_samples(sys.argv[2]), second.score_samples(sys.argv[2])
+del first
+del second  # in the order in which they came
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
+
+
+@runtimes
+def test_ctrl_c_after_models_were_dropped_is_an_interrupt_and_no_crash(exported, plates, runtime):
+    _, file = exported["padim", runtime]
+    picture = plates / "plate" / "test" / "good" / "000.png"
+    assert subprocess.run([sys.executable, "-c", INTERRUPTED, file, picture]).returncode == 7
+
+
 def test_noise_without_torch_is_the_noise_with_it():
     images = np.random.default_rng(0).random((2, 3, 8, 8), np.float32)
     for shape in ((2, 4, 4, 4), (2, 3, 3, 3), (2, 8, 1, 1)):

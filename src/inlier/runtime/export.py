@@ -38,7 +38,7 @@ from inlier.progress import progress
 from inlier.runtime.exported import Exported, to_text
 from inlier.runtime.graph import PIXELS, Graph
 from inlier.runtime.onnx import OnnxRuntime, with_header
-from inlier.runtime.openvino import OpenvinoRuntime
+from inlier.runtime.openvino import OpenvinoRuntime, core
 from inlier.runtime.openvino import write as write_openvino
 
 log = logging.getLogger("inlier")
@@ -259,7 +259,7 @@ def _write_openvino(program: Any, path: Path, text: str, precision: str, feeds: 
         if precision == "f16":
             small = Path(folder) / "f16.xml"
             openvino.save_model(model, small, compress_to_fp16=True)
-            model = openvino.Core().read_model(small)
+            model = core().read_model(small)
         elif precision == "int8":
             try:
                 import nncf

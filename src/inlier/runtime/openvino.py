@@ -3,6 +3,7 @@
 OpenVINO takes bf16 by itself where the processor has it; here the precision is the one that was exported, and no other.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -23,6 +24,18 @@ ONNX_KEYS = ["framework", KEY]  # where OpenVINO puts the metadata of an ONNX fi
 HINTS = {"f32": "f32", "f16": "f32", "bf16": "bf16", "int8": "f32"}  # f16: weights; a CPU computes with f32
 
 
+@functools.cache
+def core() -> Any:
+    """OpenVINO's core, one for the life of the process.
+
+    Its CPU plugin gives the thread that loads it a stack for signal handlers and unmaps that stack when the last core
+    goes, from whatever thread that happens in; the next Ctrl-C would then end the process with a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenvinoRuntime:
     """A compiled model on the CPU."""
 
@@ -37,8 +50,7 @@ class OpenvinoRuntime:
         if not self.path.is_file():
             raise ArtifactError(f"{path}: no such model file")
         try:
-            self.core = openvino.Core()
-            self.model = self.core.read_model(self.path)
+            self.model = core().read_model(self.path)
             self.text = self._stored()
         except Exception as error:  # of no common kind
             reason = ([line for line in str(error).splitlines() if line] or [type(error).__name__])[-1]
@@ -71,7 +83,7 @@ class OpenvinoRuntime:
             settings = {"INFERENCE_PRECISION_HINT": self._precision, "PERFORMANCE_HINT": "LATENCY"}
             if threads():
                 settings["INFERENCE_NUM_THREADS"] = str(threads())
-            self._compiled[names] = self.core.compile_model(part, "CPU", settings).create_infer_request()
+            self._compiled[names] = core().compile_model(part, "CPU", settings).create_infer_request()
         return self._compiled[names]
 
     def rewrite(self, target: Path, text: str) -> None:
