@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inlier import InlierError, drift
-from inlier.drift import BETS, LEVEL, Monitor, play, rank, shorten, waiting
+from inlier.data.cues import WATCHED
+from inlier.drift import BETS, LEVEL, SCORE, Monitor, Stream, play, rank, shorten, waiting
 
 PICTURES = 2000
 
@@ -93,11 +94,11 @@ def test_a_picture_that_is_given_again_does_not_count_again():
     rng, alarms, careless = np.random.default_rng(0), 0, 0
     for seed in range(100):
         calibration, scores = rng.gamma(9.0, size=100), rng.gamma(9.0, size=3)
-        told, untold = Monitor.start(calibration, seed=seed), Monitor.start(calibration, seed=seed)
+        told, untold = (Stream.start({SCORE: calibration}, seed=seed) for _ in range(2))
         for _ in range(30):
             for name, score in zip("abc", scores):
-                told.update(score, name)
-                untold.update(score)
+                told.update({SCORE: score}, name)
+                untold.update({SCORE: score})
         assert told.pictures == 3 and untold.pictures == 90
         alarms, careless = alarms + bool(told.alarm), careless + bool(untold.alarm)
     assert alarms / 100 <= most(LEVEL, 100) and careless > 30
@@ -190,25 +191,47 @@ def test_the_monitor_plays_as_the_functions_do():
 
 
 def test_a_state_that_was_saved_goes_on_as_if_unbroken():
-    scores = np.random.default_rng(0).gamma(9.0, size=700).astype(np.float32)
-    scores[600:] *= 2
-    unbroken = Monitor.start(scores[:50])
-    broken = Monitor.start(scores[:50])
-    for k, score in enumerate(scores[50:]):
-        alarm = unbroken.update(score, f"{k}")
-        assert broken.update(score, f"{k}") == alarm
+    rng = np.random.default_rng(0)
+    pictures = [dict(zip((SCORE, "brightness"), row)) for row in rng.gamma(9.0, size=(650, 2)).tolist()]
+    for picture in pictures[550:]:
+        picture["brightness"] *= 2
+    known = {what: rng.gamma(9.0, size=50) for what in (SCORE, "brightness")}
+    unbroken, broken = Stream.start(known), Stream.start(known)
+    for k, picture in enumerate(pictures):
+        alarms = unbroken.update(picture, f"{k}")
+        assert broken.update(picture, f"{k}") == alarms
         if k % 97 == 0:
-            broken = Monitor.from_dict(json.loads(json.dumps(broken.to_dict(), allow_nan=False)))
-    assert broken == unbroken and unbroken.alarm and len(unbroken.seen) == 650
-    broken.update(99.0, "7")  # counted long ago, by another process
+            broken = Stream.from_dict(json.loads(json.dumps(broken.to_dict(), allow_nan=False)))
+    assert broken == unbroken and unbroken.alarm.what == "brightness" and len(unbroken.seen) == 650
+    broken.update({SCORE: 99.0, "brightness": 99.0}, "7")  # counted long ago, by another process
     assert broken == unbroken
-    assert Monitor.from_dict(json.loads(json.dumps(broken.to_dict()))) == unbroken
+    assert Stream.from_dict(json.loads(json.dumps(broken.to_dict()))) == unbroken
 
 
-def test_a_state_of_before_pictures_were_remembered_goes_on():
-    monitor = Monitor.start([1.0, 2.0])
-    state = {name: value for name, value in monitor.to_dict().items() if name != "seen"} | {"schema": 1}
-    assert Monitor.from_dict(state) == monitor
+def test_a_state_of_before_cues_were_watched_goes_on():
+    stream = Stream.start({SCORE: [1.0, 2.0]})
+    [monitor] = stream.to_dict()["monitors"]
+    old = {name: value for name, value in monitor.items() if name != "what"}
+    assert Stream.from_dict(old | {"schema": 2, "seen": ["a"]}) == Stream(stream.monitors, {"a": None})
+    assert Stream.from_dict(old | {"schema": 1}) == stream
+
+
+def test_what_scores_overlook_is_seen_and_the_level_is_shared():
+    """Of 200 streams where nothing changes hardly any alarms; a lamp that fades is found by brightness."""
+    rng, alarms, whats = np.random.default_rng(0), 0, (SCORE, *WATCHED)
+    for seed in range(200):
+        stream = Stream.start(dict(zip(whats, rng.gamma(9.0, size=(4, 60)))), tolerated=0, seed=seed)
+        for row in rng.gamma(9.0, size=(120, 4)).tolist():
+            stream.update(dict(zip(whats, row)))
+        alarms += stream.alarm is not None
+    assert alarms / 200 <= most(LEVEL, 200) and sum(m.level for m in stream.monitors.values()) == pytest.approx(LEVEL)
+    stream = Stream.start(dict(zip(whats, rng.gamma(9.0, size=(4, 200)))))
+    told = []
+    for k, row in enumerate(rng.gamma(9.0, size=(200, 4)).tolist()):
+        told += stream.update({**dict(zip(whats, row)), "brightness": row[1] - 6 * (k >= 100)})
+    assert [alarm.what for alarm in told] == ["brightness"] and told[0].direction == "fall"
+    assert 95 <= told[0].began <= 110 and "the brightness of the pictures falls" in str(told[0])
+    assert stream.strongest is stream.monitors["brightness"] and stream.alarm == told[0]
 
 
 def test_memory_is_bounded_and_the_promise_kept(monkeypatch):
@@ -217,10 +240,11 @@ def test_memory_is_bounded_and_the_promise_kept(monkeypatch):
     monkeypatch.setattr(drift, "REMEMBERED", 5)
     rng, alarms = np.random.default_rng(0), 0
     for seed in range(60):
-        monitor = Monitor.start(rng.gamma(9.0, size=30), tolerated=0, seed=seed)
+        stream = Stream.start({SCORE: rng.gamma(9.0, size=30)}, tolerated=0, seed=seed)
         for k, score in enumerate(rng.gamma(9.0, size=200)):
-            alarms += monitor.update(score, f"{k}") is not None
-        assert list(monitor.seen) == ["195", "196", "197", "198", "199"]
+            alarms += len(stream.update({SCORE: score}, f"{k}"))
+        monitor = stream.monitors[SCORE]
+        assert list(stream.seen) == ["195", "196", "197", "198", "199"]
         assert len(monitor.values) <= 20 and sum(monitor.counts) == 230 and len(monitor.history) <= 10
     assert alarms / 60 <= most(LEVEL, 60)
     monitor = Monitor.start(rng.gamma(9.0, size=30))
@@ -251,7 +275,7 @@ def test_what_cannot_be_watched():
     with pytest.raises(InlierError, match="finite"):
         Monitor.start([1.0]).update(float("nan"))
     with pytest.raises(InlierError, match="not the state of a monitor"):
-        Monitor.from_dict({"schema": 1, "values": []})
+        Stream.from_dict({"schema": 1, "values": []})
     with pytest.raises(InlierError, match="please upgrade"):
-        Monitor.from_dict({"schema": 3})
+        Stream.from_dict({"schema": 4})
     assert drift.fingerprint([1.0, 2.0]) != drift.fingerprint([1.0, 2.5])

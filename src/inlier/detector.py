@@ -343,7 +343,7 @@ class Detector(Inspector, Generic[S, N]):
             run.identity["order, groups and regions"] = _fingerprint(pictures, report.order)
             run.clear()
             self._fit_and_calibrate(Images(pictures, workers, deadline), kind, run, backbone_weights)
-            self.fingerprint_ = report.fingerprint
+            self.fingerprint_, self.cues_ = report.fingerprint, np.array(report.cues, np.float32)
             self._run = run  # its folder goes when the model is safe on disk
         return self
 

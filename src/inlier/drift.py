@@ -19,6 +19,10 @@ amount from one picture, and pays for as many defects as are `tolerated`, whatev
 More defects than these, or runs of them, raise the alarm: they are a change. Without defects the level is a theorem;
 with a steady share of up to `tolerated` it was measured (same tests).
 
+A method need not see every change: features are made to overlook light, so the scores of a lamp that fades may stay
+where they were. Brightness, contrast and sharpness of the pictures (data/cues.py) are therefore watched beside the
+score, each by a monitor of its own that may use its share of the level (Boole's inequality).
+
 What the stream must be: one picture a part (several pictures of one part are not exchangeable; watch one of them), one
 category, in the order in which parts were made, and scored as the calibration was. A picture that is given again is no
 new part and does not count again: its bytes decide that and never its score, so what counts is the stream without it,
@@ -31,6 +35,7 @@ pictures as came before it, the calibration included, or never."""
 import bisect
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -47,6 +52,7 @@ KEPT = 2000  # different scores
 POINTS = 500  # of the drawing, at most
 BITS = 24  # of a float32 score
 REMEMBERED = 100_000  # pictures
+SCORE = "score"  # what a monitor watches, unless it is a cue
 
 
 def rank(above: int, equal: int, n: int, tie: float) -> float:
@@ -92,26 +98,31 @@ def fingerprint(calibration: ArrayLike) -> str:
 
 @dataclass(frozen=True)
 class Alarm:
-    """The scores of the pictures from `began` to `picture` (counted from 1) are not those of before.
+    """What is watched of the pictures from `began` to `picture` (counted from 1) is not what it was before.
 
-    began: where the change most likely began. direction: of the scores, "rise" (stranger) or "fall".
+    began: where the change most likely began. direction: "rise" or "fall". what: "score", or a cue such as brightness.
     """
 
     picture: int
     began: int
     direction: str
+    what: str = SCORE
 
     def __str__(self) -> str:
-        words = "rise: parts look stranger" if self.direction == "rise" else "fall: parts look less strange"
+        if self.what == SCORE:
+            words = "rise: parts look stranger" if self.direction == "rise" else "fall: parts look less strange"
+            words = f"the scores {words} than before"
+        else:
+            words = f"the {self.what} of the pictures {self.direction}s"
         return (
-            f"the parts no longer look like the calibration: since picture {self.began} of this stream the scores "
-            f"{words} than before (seen at picture {self.picture})"
+            f"the parts no longer look like the calibration: since picture {self.began} of this stream {words} (seen "
+            f"at picture {self.picture})"
         )
 
 
 @dataclass
 class Monitor:
-    """The game of one stream; `start` begins it, `update` takes the scores in order. Bounded, whatever the stream.
+    """The game of one score; `start` begins it, `update` takes the scores in order. Bounded, whatever the stream.
 
     Beyond KEPT different scores, all are cut to fewer digits, alike, so that they coincide more often. Ranks stay
     exactly uniform: where to cut depends only on which scores there are, the newest included, not on their order.
@@ -132,11 +143,17 @@ class Monitor:
     alarm: Alarm | None = None  # the first
     every: int = 1  # so many pictures lie between two points of `history`
     history: list[tuple[int, float]] = field(default_factory=lambda: [(0, 0.0)])  # (pictures, evidence)
-    seen: dict[str, None] = field(default_factory=dict)  # digests of the last pictures that counted, in their order
+    what: str = SCORE
 
     @classmethod
     def start(
-        cls, calibration: ArrayLike, *, level: float = LEVEL, tolerated: float = TOLERATED, seed: int = 0
+        cls,
+        calibration: ArrayLike,
+        *,
+        level: float = LEVEL,
+        tolerated: float = TOLERATED,
+        seed: int = 0,
+        what: str = SCORE,
     ) -> Self:
         """Before the first picture. calibration: (n,) scores. Raises InlierError."""
         scores = np.asarray(calibration, np.float64)
@@ -145,7 +162,7 @@ class Monitor:
         for name, share in (("level", level), ("tolerated", tolerated)):
             if not 0 <= share < 1 or (name == "level" and share == 0):
                 raise InlierError(f"{name} must be a share between 0 and 1, not {share!r}")
-        monitor = cls(fingerprint(calibration), [], [], float(level), float(tolerated), int(seed))
+        monitor = cls(fingerprint(calibration), [], [], float(level), float(tolerated), int(seed), what=what)
         for score in scores.tolist():
             monitor._count(score)
         return monitor
@@ -160,19 +177,10 @@ class Monitor:
         """The evidence at which there is an alarm."""
         return -math.log10(self.level)
 
-    def update(self, score: float, digest: str = "") -> Alarm | None:
-        """Take the score of the stream's next picture; the alarm, if this one raises it (once).
-
-        digest: what tells the picture from others; nothing is counted where it is among those `seen`. "": not known.
-        """
+    def update(self, score: float) -> Alarm | None:
+        """Take the score of the stream's next picture; the alarm, if this one raises it (once)."""
         if not math.isfinite(score):
             raise InlierError(f"a score must be a finite number, not {score!r}")
-        if digest in self.seen:
-            return None
-        if digest:
-            self.seen[digest] = None
-        if len(self.seen) > REMEMBERED:
-            del self.seen[next(iter(self.seen))]
         place = self._count(float(score))
         above, equal = sum(self.counts[place + 1 :]), self.counts[place] - 1
         others = sum(self.counts) - 1
@@ -190,7 +198,8 @@ class Monitor:
         if self.alarm or self.evidence < self.limit:
             return None
         best = int(np.argmax(self.capital))
-        self.alarm = Alarm(self.pictures, self.starts[best], "rise" if BETS[best] > 0 else "fall")
+        direction = "rise" if BETS[best] > 0 else "fall"
+        self.alarm = Alarm(self.pictures, self.starts[best], direction, self.what)
         return self.alarm
 
     def _count(self, score: float) -> int:
@@ -211,29 +220,96 @@ class Monitor:
             self.values, self.counts = list(counts), list(counts.values())
         return bisect.bisect_left(self.values, shorten(score, self.bits))
 
+
+@dataclass
+class Stream:
+    """The monitors of one stream of pictures, by what they watch. Bounded, whatever the stream."""
+
+    monitors: dict[str, Monitor]
+    seen: dict[str, None] = field(default_factory=dict)  # digests of the last pictures that counted, in their order
+
+    @classmethod
+    def start(
+        cls, calibration: Mapping[str, ArrayLike], *, level: float = LEVEL, tolerated: float = TOLERATED, seed: int = 0
+    ) -> Self:
+        """Before the first picture. calibration: "score", and cues that are to be watched, -> (n,) of good pictures.
+
+        At most `level` of unchanged streams ever raise an alarm, whichever. Raises InlierError.
+        """
+        if not 0 < level < 1:
+            raise InlierError(f"level must be a share between 0 and 1, not {level!r}")
+        share = level / len(calibration)
+        return cls(
+            {
+                what: Monitor.start(scores, level=share, tolerated=tolerated, seed=seed + k, what=what)
+                for k, (what, scores) in enumerate(calibration.items())
+            }
+        )
+
+    @property
+    def pictures(self) -> int:
+        """Judged so far."""
+        return next(iter(self.monitors.values())).pictures
+
+    @property
+    def alarm(self) -> Alarm | None:
+        """The first."""
+        alarms = [monitor.alarm for monitor in self.monitors.values() if monitor.alarm]
+        return min(alarms, key=lambda alarm: alarm.picture, default=None)
+
+    @property
+    def strongest(self) -> Monitor:
+        """The monitor that raised the first alarm, or else the one with the most evidence."""
+        alarm = self.alarm
+        if alarm:
+            return self.monitors[alarm.what]
+        return max(self.monitors.values(), key=lambda monitor: monitor.evidence)
+
+    def update(self, values: Mapping[str, float], digest: str = "") -> list[Alarm]:
+        """Take what is watched of the stream's next picture; the alarms that this one raises, each once.
+
+        digest: what tells the picture from others; nothing is counted where it is among those `seen`. "": not known.
+        """
+        if digest in self.seen:
+            return []
+        if digest:
+            self.seen[digest] = None
+        if len(self.seen) > REMEMBERED:
+            del self.seen[next(iter(self.seen))]
+        found = [monitor.update(values[what]) for what, monitor in self.monitors.items()]
+        return [alarm for alarm in found if alarm]
+
     def __str__(self) -> str:
+        monitor = self.strongest
         state = f"alarm at picture {self.alarm.picture}" if self.alarm else "no alarm"
+        watched = f" of the {monitor.what}" if len(self.monitors) > 1 else ""
+        level = sum(monitor.level for monitor in self.monitors.values())
         return (
-            f"{self.pictures} pictures watched, {state}; evidence of a change 10^{self.evidence:.1f}, alarm from "
-            f"10^{self.limit:.1f} (at most {100 * self.level:.3g} % of unchanged streams ever reach it)"
+            f"{self.pictures} pictures watched, {state}; evidence of a change{watched} 10^{monitor.evidence:.1f}, "
+            f"alarm from 10^{monitor.limit:.1f} (at most {100 * level:.3g} % of unchanged streams ever reach it)"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
-        return {"schema": 2, **asdict(self), "seen": list(self.seen)}
+        return {"schema": 3, "monitors": list(map(asdict, self.monitors.values())), "seen": list(self.seen)}
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Self:
         """Undo `to_dict`. Raises InlierError for anything else."""
         try:
-            values = dict(state)
-            if values.pop("schema") not in (1, 2):  # 1: of before pictures were remembered
+            if state["schema"] not in (1, 2, 3):
                 raise InlierError("state of a newer inlier: please upgrade")
-            values["alarm"] = values["alarm"] and Alarm(**values["alarm"])
-            values["history"] = [(int(picture), float(evidence)) for picture, evidence in values["history"]]
-            values["seen"] = dict.fromkeys(values.get("seen", ()))
-            return cls(**values)
+            old = {name: value for name, value in state.items() if name not in ("schema", "seen")}
+            monitors = state["monitors"] if state["schema"] == 3 else [old]  # before cues were watched
+            found = [_monitor(values) for values in monitors]
+            return cls({monitor.what: monitor for monitor in found}, dict.fromkeys(state.get("seen", ())))
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InlierError):
                 raise
             raise InlierError(f"not the state of a monitor ({error})") from error
+
+
+def _monitor(state: dict[str, Any]) -> Monitor:
+    alarm = state["alarm"] and Alarm(**state["alarm"])
+    history = [(int(picture), float(evidence)) for picture, evidence in state["history"]]
+    return Monitor(**{**state, "alarm": alarm, "history": history})

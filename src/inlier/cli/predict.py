@@ -38,8 +38,8 @@ def predict(
     monitor: Annotated[
         Path | None,
         typer.Option(
-            help="Watch whether parts change: the stream's state, made at first, carried on by later runs. A picture "
-            "that is given again does not count again."
+            help="Watch whether parts, light or focus change: the stream's state, made at first, carried on by later "
+            "runs. A picture that is given again does not count again."
         ),
     ] = None,
     monitor_chart: Annotated[Path | None, typer.Option(help="Draw what --monitor found so far (PNG).")] = None,
@@ -113,7 +113,7 @@ def predict(
             print(json_line(p, lines.encoding) if jsonl else text_line(p), file=lines, flush=True)
             digests.append(digest(p.path))
             if watch and p.score is not None:
-                watch(p.score, digests[-1])
+                watch(p, digests[-1])
             if show:
                 show(done)
     if failed:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from inlier.data import copies
 from inlier.data.batches import read_ahead
-from inlier.data.cues import cues
+from inlier.data.cues import WATCHED, cues
 from inlier.data.datasets.sample import Dataset, Sample, agreeing, counted, first_names
 from inlier.data.images import FORMATS, decode_image, read_bytes, read_image
 from inlier.data.quality import Levels, doubts, levels
@@ -65,6 +65,7 @@ class Report:
     order: str  # the same of the unsorted ones: a run that is resumed needs the same order
     groups: tuple[int, ...]  # of each good training image, in their order; copies of one another share a number
     sizes: tuple[tuple[int, int], ...]  # of each of them: height, width
+    cues: tuple[tuple[float, ...], ...]  # of each of them that can be read: WATCHED
     looks: tuple[Look, ...]  # of each sample, in their order
     problems: tuple[tuple[Sample, Problem], ...]
     suspicious: tuple[tuple[str, tuple[Sample, ...]], ...]  # what is the matter ("are of one colour"), and with which
@@ -134,6 +135,7 @@ def examine(dataset: Dataset, workers: int = 2, progress: Callable[[int, int], N
         order=hashlib.sha256("".join(digests).encode()).hexdigest(),
         groups=groups,
         sizes=tuple(look.size[::-1] for _, look in train),
+        cues=tuple(train[i][1].cues[: len(WATCHED)] for i in readable),
         looks=tuple(look._replace(small=None) for look in seen),
         problems=tuple(problems),
         suspicious=tuple((agreeing(2, what), samples) for what, samples in suspicious),

@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 CUES = ("brightness", "contrast", "sharpness", "picture area", "aspect ratio", "bytes of the file")
+WATCHED = CUES[:3]  # of a stream of pictures, beside their scores (drift.py)
 LOOKED_AT = 1_000_000  # pixels, evenly spread
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from inlier.calibration import KINDS, Calibration, Rule
 from inlier.data.batches import Batch, Picture, read_batches
 from inlier.data.check import check, grouped
+from inlier.data.cues import WATCHED
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset
 from inlier.data.geometry import Geometry
@@ -65,6 +66,7 @@ class Inspector:
     regions_: Mapping[str, Region]  # by category; "": of all
     calibration_: Calibration
     categories_: tuple[str, ...]  # what the model was fitted on
+    cues_: NDArray[np.float32] = np.empty((0, len(WATCHED)), np.float32)  # of good pictures, those of the fit included
 
     def __init__(self, runtime: Runtime, geometry: Geometry, regions: Mapping[str, Region] | None = None):
         self.runtime_, self.geometry_, self.regions_ = runtime, geometry, regions or {}
@@ -89,6 +91,8 @@ class Inspector:
             # places in the header's list
             "calibration.categories": np.searchsorted(names, self.calibration_.categories).astype(np.int64),
         }
+        if len(self.cues_):
+            found["calibration.cues"] = self.cues_
         for name, region in self.regions_.items():  # eight pixels a byte
             found[f"region.{name}"] = np.packbits(region.mask)
         return found
@@ -105,6 +109,7 @@ class Inspector:
             raise TypeError(f"'categories' cannot be {header['categories']!r}")
         self.categories_ = tuple(header["categories"])
         self.calibration_ = _stored_calibration(arrays, header["calibration"])
+        self.cues_ = _stored_cues(arrays.get("calibration.cues", type(self).cues_))
         self.regions_ = {
             name: Region(np.unpackbits(arrays[f"region.{name}"], count=h * w).astype(bool).reshape(h, w))
             for name, (h, w) in header.get("regions", {}).items()
@@ -260,6 +265,7 @@ class Inspector:
                 )
             new = self.calibration_.extended(new)
         self.calibration_ = new
+        self.cues_ = np.concatenate([self.cues_[: len(self.cues_) * extend], np.array(report.cues, np.float32)])
         log.info("calibration: %s", self.calibration_)
         return self
 
@@ -301,6 +307,12 @@ def _stored_calibration(arrays: Mapping[str, NDArray[Any]], header: Mapping[str,
     if "categories" in stored:
         stored["categories"] = np.array(header["categories"], str)[stored["categories"]]
     return Calibration(header["kind"], **stored)
+
+
+def _stored_cues(cues: NDArray[Any]) -> NDArray[np.float32]:
+    if cues.ndim != 2 or cues.shape[1] != len(WATCHED) or not np.isfinite(cues).all():
+        raise TypeError(f"its cues are not {', '.join(WATCHED)} of each picture")
+    return np.asarray(cues, np.float32)
 
 
 def pictures_of(data: Any) -> Iterable[ImageSource]:
