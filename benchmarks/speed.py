@@ -19,7 +19,7 @@ from diffusers import ControlNetModel
 from sklearn.metrics import roc_auc_score
 
 from inlier import DiAD, DifferNet, MemSeg, PaDiM, SimpleNet
-from inlier.methods.differnet import rotate
+from inlier.methods.differnet.views import rotate
 from inlier.methods.memseg import nearest
 from inlier.metrics import pixel_metrics
 

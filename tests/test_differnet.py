@@ -16,21 +16,23 @@ from inlier import DifferNet, InlierError
 from inlier.methods.differnet import (
     LARGEST,
     Flow,
-    Settings,
-    View,
     bits,
+    negative_log_likelihood,
+    pool_features,
+    training_views,
+    whitening,
+)
+from inlier.methods.differnet.settings import Settings
+from inlier.methods.differnet.views import (
+    View,
     choose_views,
     fixed_angles,
     look,
-    negative_log_likelihood,
-    pool_features,
     rotate,
     share_unlike,
     smaller,
     spline_matrix,
-    training_views,
     turn,
-    whitening,
 )
 
 CASE, GOLDEN = load("differnet")

@@ -21,26 +21,33 @@ where the gradient of the likelihood is large. The paper gives no pixel metrics.
 import itertools
 import logging
 import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import spline_filter1d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inlier import processes, settings
+from inlier import processes
 from inlier.data.batches import read_ahead
 from inlier.detector import Detector, Images, to_input
 from inlier.errors import InlierError
 from inlier.features import Backbone
 from inlier.maps import smooth_upsample_matrix
+from inlier.methods.differnet.settings import Settings
+from inlier.methods.differnet.views import (
+    choose_views,
+    draw_view,
+    fixed_angles,
+    look,
+    rotate,
+    smaller,
+    spline_matrix,
+    turn,
+)
 from inlier.progress import progress
-from inlier.settings import setting
 from inlier.training import Run, train
 
 log = logging.getLogger("inlier")
@@ -49,245 +56,8 @@ VIEWS_AT_ONCE = 16  # take about 1 GiB,
 GRADIENTS_AT_ONCE = 4  # about 1.5 GiB.
 LARGEST = 1e6  # bound of a block's output, as in the released code
 REPORTS = 10  # lines about the likelihood during training
-NUMBERS = 4, 2, 1  # of views to choose from, the most that are harmless: more find more (docs/experiments.md)
 LOOKED_AT = 200  # pictures, at most, for that choice
-SMALL, GRID = 128, 8  # pixels a side that they are made for it, cells a side in which their edges are measured
-NEAR, FAR, MOST = 0.1, 0.95, 0.5  # see `share_unlike`; a turn that makes more than MOST of them unlike is not taken
 PREVIEWED, SHOWN, GAP = 4, 6, 6  # pictures and views of each in a preview, pixels between them
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings(settings.Settings):
-    taps: tuple[int | str, ...] = setting((32,), "layers whose channel means are the features")
-    deviations: bool = setting(False, "the features are deviations of the channels, too")
-    size: int = setting(448, "height and width of the largest scale, pixels", low=32, high=4096)
-    scales: int = setting(3, "each half as large as the one before (section 3.2)", low=1, high=6)
-    whiten: float | None = setting(
-        None,
-        "decorrelate the features on the fitted images, this much noise (a variance) added; new views (view_pool 0) "
-        "need 0.1 or more; none: as they are",
-        low=1e-9,
-        high=1.0,
-    )
-    rotation: float = setting(180.0, "views are turned by up to so many degrees, either way", low=0.0, high=180.0)
-    mirror: bool = setting(False, "views in training are flipped left to right, every second one on average")
-    flip: bool = setting(False, "views in training are flipped top to bottom, every second one on average")
-    brightness: float = setting(0.0, "views in training are up to this share brighter or darker", low=0.0, high=1.0)
-    contrast: float = setting(0.0, "views in training have up to this share more or less contrast", low=0.0, high=1.0)
-    fill: str = setting("black", "what lies outside the picture when it is turned", choices=("black", "reflect"))
-    views: int = setting(4, "views of each image in a step", low=1, high=1024)
-    test_views: int | None = setting(
-        64, "views that are scored, at evenly spaced angles; none: as many as are trained on", low=1, high=1024
-    )
-    view_pool: int | None = setting(
-        0,
-        "train on so many views an image, at evenly spaced angles, features cached; 0: new ones; none: the most of 4, "
-        "2 and 1 at which good pictures look like good ones",
-        low=0,
-        high=1024,
-    )
-    blocks: int = setting(8, "coupling blocks (section 4.2)", low=1, high=64)
-    width: int = setting(2048, "hidden units of the networks inside a block", low=1, high=16384)
-    clamp: float = setting(3.0, "bound of a block's log scale, softly (equation 5; times 0.636 pi / 2)", low=1e-3)
-    epochs: int = setting(192, "passes over the good images (the code's 24 x 8)", low=1)
-    steps: int | None = setting(None, "training steps, instead of epochs", low=1, instead_of="epochs")
-    batch_size: int = setting(24, "images in a step", low=1)
-    lr: float = setting(2e-4, "Adam learning rate", low=1e-9, high=1.0)
-    weight_decay: float = setting(1e-5, "Adam weight decay", low=0.0)
-    sigma: float = setting(3.0, "gaussian smoothing of the gradients, pixels", low=0.0, high=100.0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.view_pool and self.view_pool < self.views:
-            raise InlierError(f"setting 'views': {self.views} in a step, but only {self.view_pool} in 'view_pool'")
-
-
-# -- views ------------------------------------------------------------------------------------------------------------
-
-
-class View(NamedTuple):
-    """How a picture is changed, in this order."""
-
-    degrees: float = 0.0  # counter-clockwise
-    mirror: bool = False
-    flip: bool = False
-    brightness: float = 1.0
-    contrast: float = 1.0
-
-
-def fixed_angles(n: int, rotation: float) -> list[float]:
-    """The middles of n equal parts of -rotation to rotation; a full turn starts upright (as the released evaluation).
-
-    Without rotation all views are one.
-    """
-    if rotation == 0:
-        return [0.0]
-    if rotation == 180:
-        return [360 * i / n for i in range(n)]
-    return [rotation * ((2 * i + 1) / n - 1) for i in range(n)]
-
-
-def draw_view(s: Settings, generator: torch.Generator, degrees: float | None = None) -> View:
-    """A random view, or one at this angle that is random in everything else."""
-    turn, mirror, flip, brightness, contrast = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
-    return View(
-        s.rotation * (2 * turn - 1) if degrees is None else degrees,
-        s.mirror and mirror < 0.5,
-        s.flip and flip < 0.5,
-        1 + s.brightness * (2 * brightness - 1),
-        1 + s.contrast * (2 * contrast - 1),
-    )
-
-
-def look(image: Tensor, view: View, fill: str) -> Tensor:
-    """(3, H, W) in [0, 1] -> the view of it, same shape and range."""
-    image = rotate(image, view.degrees, fill)
-    flipped = [axis for axis, wanted in ((2, view.mirror), (1, view.flip)) if wanted]
-    image = image.flip(flipped) if flipped else image
-    if view.brightness != 1:
-        image = (image * view.brightness).clamp(0, 1)
-    if view.contrast != 1:
-        grey = (image * image.new_tensor((0.299, 0.587, 0.114)).view(3, 1, 1)).sum(0).mean()
-        image = (grey + (image - grey) * view.contrast).clamp(0, 1)
-    return image
-
-
-def rotate(images: Tensor, degrees: float, fill: str = "black") -> Tensor:
-    """(..., H, W) turned counter-clockwise about the centre, every pixel one of the source's or black.
-
-    Equal to Pillow's Image.rotate without resampling, which counts source positions in 1/65536 pixel. fill "reflect"
-    mirrors the picture at its borders instead (the border itself is not repeated).
-    """
-    height, width = images.shape[-2:]
-    if degrees % 360 == 0:
-        return images
-    angle = -math.radians(degrees % 360)
-    cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
-    top, left = cos * -height / 2 - sin * -width / 2 + height / 2, cos * -width / 2 + sin * -height / 2 + width / 2
-    y, x = (torch.arange(n, dtype=torch.int32, device=images.device) for n in (height, width))
-    y = y[:, None]
-    across, down = _fixed(cos), _fixed(sin)
-    column = (_fixed(left + cos * 0.5 + sin * 0.5) + across * x + down * y) >> 16
-    row = (_fixed(top - sin * 0.5 + cos * 0.5) + _fixed(-sin) * x + across * y) >> 16
-    if fill == "reflect":
-        column, row = _mirrored(column, width), _mirrored(row, height)
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    index = (row * width + column) * inside
-    turned = images.flatten(-2).index_select(-1, index.flatten()).view(images.shape)
-    return turned if fill == "reflect" else turned * inside
-
-
-def spline_matrix(n: int) -> Tensor:
-    """(n, n) float32: from values to coefficients of the cubic spline through them, mirrored at the ends."""
-    return torch.from_numpy(spline_filter1d(np.eye(n), 3, axis=0, mode="mirror").astype(np.float32))
-
-
-def turn(images: Tensor, degrees: float, splines: Tensor) -> Tensor:
-    """(..., n, n) turned counter-clockwise about the centre, cubic splines between the pixels, 0 outside.
-
-    Equal to scipy.ndimage.rotate up to rounding. splines: `spline_matrix(n)`.
-    """
-    if degrees % 90 == 0:  # every pixel falls on another one
-        return rotate(images, degrees)
-    n, angle = images.shape[-1], math.radians(degrees)
-    centred = torch.arange(n, dtype=torch.float64).sub((n - 1) / 2)
-    y = math.cos(angle) * centred[:, None] + math.sin(angle) * centred + (n - 1) / 2
-    x = math.cos(angle) * centred - math.sin(angle) * centred[:, None] + (n - 1) / 2
-    inside = (y >= 0) & (y <= n - 1) & (x >= 0) & (x <= n - 1)
-    rows, columns = (_spline_taps(place * inside, n) for place in (y, x))
-    coefficients = (splines @ images @ splines.T).flatten(-2)
-    turned = torch.zeros_like(coefficients)
-    for (row, of_row), (column, of_column) in itertools.product(rows, columns):
-        index, weight = (row * n + column).flatten(), (of_row * of_column * inside).flatten()
-        turned.addcmul_(coefficients.index_select(-1, index.to(images.device)), weight.to(images))
-    return turned.view(images.shape)
-
-
-def _spline_taps(place: Tensor, n: int) -> list[tuple[Tensor, Tensor]]:
-    """Four (index, weight) of the cubic B-spline at each place in 0 to n - 1."""
-    first = place.floor()
-    t = (place - first).float()
-    s = 1 - t
-    weights = s * s * s / 6, 2 / 3 - t * t * (1 - t / 2), 2 / 3 - s * s * (1 - s / 2), t * t * t / 6
-    return [(_mirrored(first.int() + k - 1, n), weight) for k, weight in enumerate(weights)]
-
-
-def smaller(views: Tensor, stride: int) -> Tensor:
-    """(..., H, W) -> (..., H // stride, W // stride), the nearest pixels that torch's interpolation takes."""
-    if views.shape[-2] % stride == views.shape[-1] % stride == 0:
-        return views[..., ::stride, ::stride]
-    return F.interpolate(views, size=[side // stride for side in views.shape[-2:]])
-
-
-def _fixed(value: float) -> int:
-    return math.floor(value * 65536 + 0.5)
-
-
-def _mirrored(index: Tensor, n: int) -> Tensor:
-    """Positions outside 0 to n - 1, by less than n - 1, reflected at the first and the last."""
-    return n - 1 - (n - 1 - index.abs()).abs()
-
-
-# -- choice of views --------------------------------------------------------------------------------------------------
-
-
-def choose_views(s: Settings, pictures: Iterable[Tensor], categories: Sequence[str]) -> tuple[Settings, str]:
-    """The settings with the number of views filled in, and why so many. pictures: (3, H, W) of good parts.
-
-    Parts that lie at any angle show it: turned good pictures look like good ones. Where parts lie one way up, a turned
-    one is a defect, and a model that scores a picture upright and turned gives both the very same score.
-    """
-    degrees = sorted({angle for n in NUMBERS for angle in fixed_angles(n, s.rotation)})
-    seen = torch.stack([edges(picture, [0.0, *degrees], s.fill) for picture in pictures])
-    unlike = dict.fromkeys(degrees, 0.0)
-    for category in dict.fromkeys(categories):
-        of = seen[[i for i, name in enumerate(categories) if name == category]]
-        for k, angle in enumerate(degrees, 1):
-            unlike[angle] = max(unlike[angle], share_unlike(of[:, 0], of[:, k]))
-    harmless = (n for n in NUMBERS if all(unlike[angle] <= MOST for angle in fixed_angles(n, s.rotation)))
-    angles = fixed_angles(next(harmless, 1), s.rotation)
-    turned = {f"{angle:g}": f"{100 * share:.0f}" for angle, share in unlike.items() if angle}
-    measured = (
-        f"of good pictures turned by {', '.join(turned)} degrees {', '.join(turned.values())} % look unlike good ones, "
-        f"at most {100 * MOST:.0f} % may"
-    )
-    why = f"views at {', '.join(f'{angle:g}' for angle in angles)} degrees: "
-    why += measured if turned else "'rotation' allows no other"
-    return s.replace(view_pool=len(angles), views=min(s.views, len(angles))), why
-
-
-def edges(image: Tensor, degrees: Sequence[float], fill: str) -> Tensor:
-    """(len(degrees), cells) how strong the edges are in each cell of turned views of (3, H, W), relative to their mean.
-
-    Unlike grey values they tell how a part lies, whatever side the light comes from.
-    """
-    grey = F.adaptive_avg_pool2d(image.mean(0, keepdim=True), min(SMALL, *image.shape[1:]))
-    views = torch.stack([rotate(grey, angle, fill) for angle in degrees])
-    steps = torch.hypot(views[..., 1:, :-1] - views[..., :-1, :-1], views[..., :-1, 1:] - views[..., :-1, :-1])
-    cells = F.adaptive_avg_pool2d(steps, GRID).sqrt().flatten(1)
-    return cells / cells.mean(1, keepdim=True).clamp(min=1e-6)
-
-
-def share_unlike(upright: Tensor, turned: Tensor) -> float:
-    """Share of turned pictures (N, cells) that lie farther from the upright others than FAR of these do themselves.
-
-    How far a picture lies: the distance within which are NEAR of the others. The nearest one alone says too much of
-    pictures that were taken twice.
-    """
-    n = len(upright)
-    if n < 2:
-        return 0.0
-    others = ~torch.eye(n, dtype=torch.bool)
-
-    def distances(pictures: Tensor) -> Tensor:
-        exact = torch.cdist(pictures, upright, compute_mode="donot_use_mm_for_euclid_dist")
-        return exact[others].view(n, n - 1).quantile(NEAR, 1)
-
-    limit = distances(upright).quantile(FAR) + 1e-3  # rounding is no difference
-    return (distances(turned) > limit).float().mean().item()
-
-
-# -- network ----------------------------------------------------------------------------------------------------------
 
 
 def subnet(inputs: int, outputs: int, width: int) -> nn.Sequential:
