@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import binom
+from table import keep
 
 from inlier import methods, open_dataset
 from inlier.calibration import rank
@@ -32,6 +33,9 @@ CASES = (
     ("differnet", "split", {"size": 128, "steps": 60}),
 )
 TABLE = Path(__file__).parent / "CALIBRATION.md"
+HEADS = ["set", "method", "calibration", *(f"alpha {alpha:.0%}" for alpha in ALPHAS)]
+HEADS += ["confident rate exceeded", "judged"]
+NOTE = "Mean over draws (where 95 % of such means would lie)."
 
 
 def likely(alpha: float, n: int, judged: int, draws: int) -> tuple[float, float]:
@@ -42,26 +46,6 @@ def likely(alpha: float, n: int, judged: int, draws: int) -> tuple[float, float]
     return float(low), float(high)
 
 
-def keep(row: str) -> None:
-    """Put a row into the table in place of the one of the same set, method and kind."""
-
-    def case(row: str) -> list[str]:
-        return row.split(",")[0].split(" | ")
-
-    lines = TABLE.read_text().splitlines() if TABLE.exists() else []
-    rows = [line for line in lines if line.startswith("| ") and not line.startswith("| set ")]
-    order = [name for name, _, _ in SETS]
-    rows = [*(other for other in rows if case(other) != case(row)), row]
-    rows.sort(key=lambda row: order.index(row.split()[1]))  # as they came, within a set
-    about = (__doc__ or "").split("\n", 2)[2].split("\n\n")[0].strip()
-    heads = ["set", "method", "calibration", *(f"alpha {alpha:.0%}" for alpha in ALPHAS)]
-    heads += ["confident rate exceeded", "judged"]
-    table = "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows])
-    note = "Mean over draws (where 95 % of such means would lie).\n\n"
-    made = f"Made by `benchmarks/calibration.py`, whose `CASES` holds the settings.\n{about}"
-    TABLE.write_text(f"# False alarms on real good parts\n\n{made}\n\n{note}{table}\n")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=10)
@@ -70,6 +54,9 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", default=[f"{m}-{kind}" for m, kind, _ in CASES], help="method-kind")
     parser.add_argument("--most", type=int, default=400, help="pictures of a set, at most")
     arguments = parser.parse_args()
+    about = (__doc__ or "").split("\n", 2)[2].split("\n\n")[0].strip()
+    made = f"Made by `benchmarks/calibration.py`, whose `CASES` holds the settings.\n{about}"
+    order = [name for name, _, _ in SETS]
     for name, root, category in SETS:
         if name not in arguments.sets or (root != "elpv" and not arguments.data):
             continue
@@ -101,7 +88,7 @@ def main() -> None:
                 cells.append(f"{mean:.1%} ({low:.1%} to {high:.1%}){outside}")
             row = [name, method, f"{kind}, {n}", *cells, f"{exceeded} of {arguments.draws}"]
             row.append(f"{arguments.draws} x {len(good) // 5}")
-            keep("| " + " | ".join(row) + " |")
+            keep(TABLE, f"# False alarms on real good parts\n\n{made}\n\n{NOTE}", HEADS, row, 3, order)
             print(row, f"{time.monotonic() - start:.0f} s", flush=True)
 
 
