@@ -7,7 +7,7 @@ import torch
 from inlier import methods
 from inlier.data.batches import read_batches
 from inlier.data.geometry import Geometry
-from inlier.detector import Good, Images, to_8_bit, to_input
+from inlier.good import Good, Images, to_8_bit, to_input
 from inlier.training import Run
 
 RNG = np.random.default_rng(0)

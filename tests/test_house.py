@@ -24,7 +24,7 @@ FLOORS = (
         "progress",
         "settings",
     ),
-    ("data", "features", "training"),
+    ("data", "features", "training", "good"),
     ("inspection",),
     ("runtime.torch", "runtime.graph", "runtime.exported", "runtime.onnx", "runtime.openvino"),
     ("runtime.export", "runtime.backward"),

@@ -14,7 +14,7 @@ from torch import nn
 
 from conftest import FROM_NOTHING, part
 from inlier import InlierError, methods, processes, training
-from inlier.detector import to_input
+from inlier.good import to_input
 from inlier.training import Run, train
 
 SMALL = {"size": 64, "steps": 2, "lr": 0.01}

@@ -33,9 +33,10 @@ from inlier.data.simulation.foreground import LOOKED_AT, Mask, Pixels, check_rul
 from inlier.data.simulation.sheet import preview_sheet
 from inlier.data.simulation.simulator import Simulator
 from inlier.data.simulation.sources import Textures, open_textures
-from inlier.detector import TOP, Detector, Images, to_8_bit, to_input
+from inlier.detector import Detector
 from inlier.errors import InlierError
 from inlier.features import Backbone
+from inlier.good import TOP, Images, to_8_bit, to_input
 from inlier.machine import in_double
 from inlier.maps import within
 from inlier.metrics import pixel_metrics

@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from inlier import settings
-from inlier.detector import Detector, Images
+from inlier.detector import Detector
 from inlier.errors import InlierError
 from inlier.features import Backbone
 from inlier.gaussians import CHUNK, GaussianSums, inverse_factor, join, whiten
+from inlier.good import Images
 from inlier.machine import in_double
 from inlier.maps import smooth_upsample_matrix, within
 from inlier.progress import Pace, progress

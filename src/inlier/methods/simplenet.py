@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inlier import settings
-from inlier.detector import Detector, Images
+from inlier.detector import Detector
 from inlier.errors import InlierError
 from inlier.features import Backbone
+from inlier.good import Images
 from inlier.machine import arithmetic, in_double
 from inlier.maps import smooth_upsample_matrix, within
 from inlier.progress import progress

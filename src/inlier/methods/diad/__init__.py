@@ -21,9 +21,10 @@ from pathlib import Path
 
 from torch import nn
 
-from inlier.detector import Detector, Images
+from inlier.detector import Detector
 from inlier.errors import InlierError
 from inlier.features import Backbone
+from inlier.good import Images
 from inlier.methods.diad.autoencoder import Autoencoder
 from inlier.methods.diad.checkpoints import fill, load_pretrained, read_autoencoder
 from inlier.methods.diad.learning import cache_moments, learn_autoencoder, learn_denoiser, learn_residuals

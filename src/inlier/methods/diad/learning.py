@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from inlier.detector import to_input
 from inlier.errors import InlierError
+from inlier.good import to_input
 from inlier.machine import arithmetic
 from inlier.methods.diad.autoencoder import FirstStage, adversarial_loss, divergence, perceptual
 from inlier.methods.diad.network import Network

@@ -32,9 +32,10 @@ from torch.nn import functional as F
 
 from inlier import processes
 from inlier.data.batches import read_ahead
-from inlier.detector import Detector, Images, to_input
+from inlier.detector import Detector
 from inlier.errors import InlierError
 from inlier.features import Backbone
+from inlier.good import Images, to_input
 from inlier.maps import smooth_upsample_matrix
 from inlier.methods.differnet.settings import Settings
 from inlier.methods.differnet.views import (
