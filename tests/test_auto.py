@@ -444,7 +444,7 @@ def test_ctrl_c_ends_the_search_without_a_model_and_names_the_best(
     assert not list(tmp_path.iterdir())
 
 
-def test_tune_tries_the_grid(inlier, forty, tmp_path):
+def test_tune_tries_the_grid_and_what_the_preset_has(inlier, forty, tmp_path):
     out, numbers = tmp_path / "m.inlier", tmp_path / "n.json"
     fixed = [word for key in ("backbone=tiny", "grid=1", "channels=none") for word in ("--set", key)]
     code, stdout, stderr = inlier(
@@ -453,10 +453,10 @@ def test_tune_tries_the_grid(inlier, forty, tmp_path):
     )
     assert code == 0, stderr
     tried = [c["settings"] for c in json.loads(numbers.read_text())["candidates"]]
-    assert {(c["size"], tuple(c.get("taps", ()))) for c in tried} == {
-        (32, (4, 8)), (32, (8, 16)), (64, (4, 8)), (64, (8, 16))
+    assert {(c.get("size"), tuple(c.get("taps", ()))) for c in tried} == {
+        (None, ()), (32, (4, 8)), (32, (8, 16)), (64, (4, 8)), (64, (8, 16))
     }  # fmt: skip
-    assert load(out).settings.backbone == "tiny" and "chosen from 4" in stdout
+    assert load(out).settings.backbone == "tiny" and "chosen from 5" in stdout
 
 
 def test_grids_are_shuffled_by_the_seed_and_checked(forty):

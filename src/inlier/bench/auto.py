@@ -94,13 +94,15 @@ def tune(
     """`auto` over the settings of one method.
 
     grid: values to try of each setting; all combinations, in an order that the seed shuffles, so that those a budget
-    leaves room for are a fair sample. settings: of all of them. options: as for `auto`.
+    leaves room for are a fair sample; first what the preset has. settings: of all of them. options: as for `auto`.
     """
     if not grid:
         raise InlierError("the grid is empty: name a setting and the values to try")
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     random.Random(options.get("seed", 0)).shuffle(points)
-    detectors = [methods.create(method, preset, **(dict(settings or {}) | point)) for point in points]
+    detectors = [methods.create(method, preset, **(dict(settings or {}) | point)) for point in [{}, *points]]
+    if detectors[0].settings in [detector.settings for detector in detectors[1:]]:
+        del detectors[0]
     return auto(data, budget, latency, candidates=detectors, **options)
 
 
