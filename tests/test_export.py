@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from conftest import part
-from inlier import ArtifactError, InlierError, load
+from inlier import ArtifactError, InlierError, load, open_dataset
 from inlier.bench import profile
+from inlier.data.images import decode_image, read_image
 from inlier.methods.diad.sampler import noise_of
 from inlier.runtime import export as exporting
 from inlier.runtime import graph
@@ -156,6 +157,21 @@ def test_bytes_of_a_camera_are_judged_like_the_picture(plates, tmp_path):
     deep = (picture[..., 0].astype(np.uint16) << 8) + 77
     with pytest.raises(InlierError, match="exported for pictures of 8 bit"):
         model.inspect(deep)
+
+
+def test_good_pictures_that_the_model_keeps_stand_in_for_data(plates, tmp_path):
+    model, file = tmp_path / "m.inlier", tmp_path / "m.onnx"
+    sources = open_dataset(plates).train
+    arrays = [np.asarray(read_image(sample.source)) for sample in sources[:8]]
+    short("padim").fit(arrays, keep=2).save(model)
+    assert [decode_image(file, "kept").size for _, file in load(model).kept_] == 2 * [(64, 64)]
+    short("padim").fit(plates, keep=3).save(model)
+    detector = load(model)
+    assert [file for _, file in detector.kept_] == [
+        sources[i].source.read_bytes() for i in (0, (len(sources) - 1) // 2, len(sources) - 1)
+    ]
+    parity = detector.export(file, precision="int8", force=True)
+    assert parity.pictures == 3 and "that the model kept" in parity.source and parity.flips is not None
 
 
 def test_what_judges_differently_is_not_written_and_the_first_wrong_tensor_is_named(plates, tmp_path, monkeypatch):

@@ -28,6 +28,7 @@ from inlier.data.check import Report, check, grouped
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Sample
 from inlier.data.geometry import Geometry
+from inlier.data.images import encoded
 from inlier.data.region import open_regions
 from inlier.errors import ArtifactError, InlierError
 from inlier.features import Backbone
@@ -74,6 +75,7 @@ class Detector(Inspector, Generic[S, N]):
 
     settings: S
     settings_: S  # what the network was built from
+    kept_: Sequence[tuple[str, bytes]] = ()  # category and file of good pictures that the model carries
     choice_: Any  # what it was chosen from, and why, where `inlier.auto` or `inlier.tune` did
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -205,6 +207,7 @@ class Detector(Inspector, Generic[S, N]):
         workers: int = 2,
         log_with: str | None = None,
         time_limit: float | None = None,
+        keep: int = 0,
     ) -> Self:
         """Learn what good parts look like.
 
@@ -215,7 +218,9 @@ class Detector(Inspector, Generic[S, N]):
         expression that finds in a picture's path what part, lot or board it shows; such pictures are held out together
         and count as one. With `run_folder`, a killed fit can be resumed. log_with: "tensorboard" writes event files to
         the run folder. time_limit: seconds; OutOfTime is raised as soon as it is clear that reading or training will
-        take longer. Raises InlierError for data that cannot be used, before anything is learned.
+        take longer. keep: so many of the good pictures go into the model's file, evenly spread, so that its exports can
+        be compared and quantised where the data is not. Raises InlierError for data that cannot be used, before
+        anything is learned.
         """
         deadline = None if time_limit is None else time.monotonic() + time_limit
         folder = Path(run_folder).expanduser() if run_folder else None
@@ -255,6 +260,7 @@ class Detector(Inspector, Generic[S, N]):
             run.identity["order, groups and regions"] = _fingerprint(pictures, report.order)
             run.clear()
             self._fit_and_calibrate(Images(pictures, workers, deadline), kind, run, backbone_weights)
+            self.kept_ = [(good[i].category, encoded(good[i].source)) for i in evenly(len(good), keep)]
             self.fingerprint_, self.cues_ = report.fingerprint, np.array(report.cues, np.float32)
             self._run = run  # its folder goes when the model is safe on disk
         return self
@@ -376,7 +382,9 @@ class Detector(Inspector, Generic[S, N]):
         self.check_fitted()
         tensors = {f"network.{key}": value for key, value in self.pack(self.network_.state_dict()).items()}
         tensors |= {name: torch.from_numpy(array) for name, array in self.arrays().items()}
-        artifact.write(path, tensors, self.header())
+        for i, (_, file) in enumerate(self.kept_):
+            tensors[f"kept.{i}"] = torch.frombuffer(bytearray(file), dtype=torch.uint8)
+        artifact.write(path, tensors, self.header() | {"kept": [category for category, _ in self.kept_]})
         if "_run" in vars(self):
             self._run.close()
 
@@ -430,6 +438,8 @@ class Detector(Inspector, Generic[S, N]):
                 detector.runtime_ = detector._runtime(network, place)
             detector.geometry_ = geometry_of(settings)
             detector.restore({name: t.numpy() for name, t in tensors.items() if not name.startswith(prefix)}, header)
+            kept = header.get("kept", [])
+            detector.kept_ = [(str(name), tensors[f"kept.{i}"].numpy().tobytes()) for i, name in enumerate(kept)]
             detector.fingerprint_ = header["data"]
             detector.weights_ = header["weights"]
         except InlierError as error:
@@ -450,6 +460,15 @@ def _fingerprint(pictures: Sequence[Good], order: str) -> str:
         digest.update(f"{picture.category} {picture.group} {picture.views} ".encode(errors="backslashreplace"))
         digest.update(b"" if region is None else np.packbits(region.mask).tobytes())
     return digest.hexdigest()
+
+
+def evenly(n: int, wanted: int) -> list[int]:
+    """As many of 0 to n - 1 as are wanted and there, evenly spread.
+
+    >>> evenly(10, 3), evenly(2, 5)
+    ([0, 4, 9], [0, 1])
+    """
+    return np.linspace(0, n - 1, min(n, wanted)).astype(int).tolist()
 
 
 def _check_content(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

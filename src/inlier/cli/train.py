@@ -45,6 +45,9 @@ def train(
         float | None, typer.Option(help="Share of a tile that overlaps the next. Default: 0.25.")
     ] = None,
     group: Group = None,
+    keep: Annotated[
+        int, typer.Option(min=0, help="Keep so many good pictures in the model, to compare and quantise exports by.")
+    ] = 0,
     textures: Textures = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -70,6 +73,7 @@ def train(
         calibration=calibration,
         roi=regions(roi),
         group=group,
+        keep=keep,
         resume=resume,
         workers=workers,
         log_with=log_with,

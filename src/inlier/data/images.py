@@ -1,6 +1,7 @@
 """From files, arrays and PIL images to upright pictures."""
 
 import contextlib
+import io
 import logging
 import os
 import re
@@ -113,6 +114,15 @@ def read_bytes(path: Path | str) -> bytes:
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise ImageError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def encoded(source: ImageSource) -> bytes:
+    """The picture's file, as it is; of an array or PIL image a file without loss that `decode_image` reads."""
+    if isinstance(source, (str, Path)):
+        return read_bytes(source)
+    image, content = read_image(source), io.BytesIO()
+    image.save(content, "TIFF" if image.mode == "F" else "PNG")
+    return content.getvalue()
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:

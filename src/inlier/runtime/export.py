@@ -28,7 +28,7 @@ from inlier.data.check import grouped
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset
 from inlier.data.geometry import Geometry
-from inlier.data.images import ImageSource
+from inlier.data.images import ImageSource, decode_image
 from inlier.errors import InlierError
 from inlier.inspection.inspector import Inspector
 from inlier.inspection.result import Prediction
@@ -108,9 +108,13 @@ def export(
         raise InlierError(f"input {pixels!r}: must be one of {', '.join(PIXELS)}")
     artifact.check_writable(path)
     dataset = None if check is None else _known(open_dataset(check), detector.categories_)
-    good = _good(dataset)
+    kept = [(category, decode_image(file, f"kept picture {i}")) for i, (category, file) in enumerate(detector.kept_)]
+    good = _good(dataset) or [picture for _, picture in kept]
     if precision == "int8" and not good:
-        raise InlierError("int8 needs good pictures, which show the ranges of values: give them with --check")
+        raise InlierError(
+            "int8 needs good pictures, which show the ranges of values: give them with --check, or let the model keep "
+            "some when it is fitted (--keep)"
+        )
     with own_torch_state(), tempfile.TemporaryDirectory() as folder:
         graph = Exporting(detector, pixels)
         log.info("exporting %s to %s, %s", detector.name, to, precision)
@@ -131,9 +135,9 @@ def export(
             artifact.write_bytes(path, made.read_bytes())
             return Parity(0, "pictures: a .pt2 file is for programs of your own", 0.0, 0.0, None)
         exported = Exported(path, RUNTIMES[to](made))
-        if good and detector.calibration_.kind == "split":
+        if dataset and good and detector.calibration_.kind == "split":
             _rescore(detector, exported, dataset, workers)
-        parity = compare(detector, exported, dataset, workers)
+        parity = compare(detector, exported, dataset, workers, kept)
         limit = TOLERANCE[precision]
         on_maps = max(limit, JUMPS) if detector.maps_jump else limit
         if parity.flips or not (parity.score <= limit and parity.map <= on_maps):  # NaN is above any limit
@@ -300,30 +304,41 @@ def _feeds(detector: Any, graph: Graph, good: Sequence[ImageSource], workers: in
 # -- parity -----------------------------------------------------------------------------------------------------------
 
 
-def compare(detector: Inspector, exported: Inspector, dataset: Dataset | None, workers: int) -> Parity:
-    """Judge the same pictures by both."""
-    labels, source = [], "drawn pictures (give real ones with --check)"
-    parts: dict[str | None, list[Any]] = {}  # by category
-    if dataset is None:
-        category = detector.categories_[0] if detector.categories_ else None
-        parts[category] = drawn_pictures(detector.geometry_for(category))
-    else:
+def compare(
+    detector: Inspector,
+    exported: Inspector,
+    dataset: Dataset | None,
+    workers: int,
+    kept: Sequence[tuple[str, Image.Image]] = (),
+) -> Parity:
+    """Judge the same pictures by both: those of the dataset, or good ones that the model kept, or drawn ones."""
+    labels: list[bool] = []
+    if dataset is not None:
         source = f"pictures of {dataset.name}"
-        for sample in sorted(dataset.test or dataset.samples, key=lambda sample: sample.category):
-            category = sample.category if len(detector.categories_) > 1 else None
-            parts.setdefault(category, []).append(sample.source)
-            labels.append(sample.is_defect)
+        samples = dataset.test or dataset.samples
+        pictures: list[tuple[str, Any]] = [(sample.category, sample.source) for sample in samples]
+        labels = [sample.is_defect for sample in samples]
+    elif kept:
+        source, pictures = "good pictures that the model kept", list(kept)
+    else:
+        source, first = "drawn pictures (give real ones with --check)", next(iter(detector.categories_), "")
+        pictures = [(first, drawn) for drawn in drawn_pictures(detector.geometry_for(first or None))]
+    parts: dict[str | None, list[Any]] = {}  # by category
+    order = sorted(range(len(pictures)), key=lambda i: pictures[i][0])
+    labels = [labels[i] for i in order] if labels else []
+    for name, picture in (pictures[i] for i in order):
+        parts.setdefault(name if len(detector.categories_) > 1 else None, []).append(picture)
     pairs, maps, flips = [], 0.0, 0
     with progress("comparing", sum(map(len, parts.values()))) as show:
-        for category, pictures in parts.items():
-            by_both = (judge.predict(pictures, category=category, workers=workers) for judge in (detector, exported))
+        for category, own in parts.items():
+            by_both = (judge.predict(own, category=category, workers=workers) for judge in (detector, exported))
             for a, b in zip(*by_both, strict=True):  # one pair at a time: maps of thousands fill the memory
                 pairs.append((a.score, b.score))
                 maps = float(np.maximum(maps, _map_difference(a, b)))  # NaN stays
                 flips += a.verdict != b.verdict
                 show(len(pairs))
     scores, theirs = np.array(pairs, np.float64).T
-    judged = dataset is not None and len(detector.calibration_) > 0
+    judged = (dataset is not None or len(kept) > 0) and len(detector.calibration_) > 0
     return Parity(
         len(pairs),
         source,
