@@ -35,7 +35,9 @@ CASES = (
 TABLE = Path(__file__).parent / "CALIBRATION.md"
 HEADS = ["set", "method", "calibration", *(f"alpha {alpha:.0%}" for alpha in ALPHAS)]
 HEADS += ["confident rate exceeded", "judged"]
-NOTE = "Mean over draws (where 95 % of such means would lie)."
+NOTE = """Mean over draws (where 95 % of such means would lie).
+Folds err towards fewer alarms: a picture left out is scored by a model that has seen one part fewer than the one that
+judges, and lies a little farther from it."""
 
 
 def likely(alpha: float, n: int, judged: int, draws: int) -> tuple[float, float]:
