@@ -1,8 +1,8 @@
 """One model for screw, magnetic tile and ELPV mono together, last step: a line for each category.
 
-    python benchmarks/joint.py diad --data ../data [--seed 0] [key=value ...]
+    python benchmarks/joint.py diad --data ../data [--preset light] [--seed 0] [key=value ...]
 
-Preset `light`, all good training pictures, no calibration; the whole test sets.
+All good training pictures, no calibration; the whole test sets.
 """
 
 import argparse
@@ -32,12 +32,15 @@ def main() -> None:
     parser.add_argument("method")
     parser.add_argument("settings", nargs="*", help="key=value, as --set of `inlier train` takes them")
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--preset", default="light")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     data, kind = together(arguments.data), methods.get(arguments.method)
-    settings = type(kind.presets["light"]).parse(arguments.settings)
+    settings = type(kind.presets[arguments.preset]).parse(arguments.settings)
     start, busy = time.monotonic(), time.process_time()
-    detector = methods.create(arguments.method, seed=arguments.seed, **settings).fit(data, calibration="none")
+    detector = methods.create(arguments.method, arguments.preset, seed=arguments.seed, **settings).fit(
+        data, calibration="none"
+    )
     print(about())
     print(f"fit: {time.monotonic() - start:.0f} s, {time.process_time() - busy:.0f} s of the processor")
     for category in data.categories:

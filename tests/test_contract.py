@@ -244,6 +244,7 @@ def test_same_seed_same_result_bit_for_bit(name, shapes):
 VARIANTS = [(name, {}) for name in methods.names()] + [
     *(("diad", {"variant": variant, "autoencoder_kind": kind}) for variant in ("ldm", "sg") for kind in ("kl", "tiny")),
     ("diad", {"variant": "ddpm", "patch": 4}),
+    ("diad", {"variant": "inversion", "start": 999}),
     ("memseg", {"frozen": False}),
     ("differnet", {"view_pool": 0, "whiten": 0.1}),
 ]

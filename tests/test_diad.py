@@ -24,9 +24,10 @@ from inlier.methods.diad.autoencoder import Autoencoder, Discriminator, Pixels
 from inlier.methods.diad.checkpoints import empty_prompt, load_pretrained, our_name, read_autoencoder, read_file
 from inlier.methods.diad.checkpoints import fill as fill_network
 from inlier.methods.diad.compare import Residuals, anomaly_map, distances, image_score
-from inlier.methods.diad.learning import batches
+from inlier.methods.diad.inversion import invert
 from inlier.methods.diad.memory import memory_of_training
 from inlier.methods.diad.network import make_autoencoder, make_denoiser
+from inlier.methods.diad.passes import batches
 from inlier.methods.diad.sampler import add_noise, ddim, ddim_timesteps, noise_of, schedule
 from inlier.report import write_report
 
@@ -505,6 +506,47 @@ def weights_of(detector):
 
 def same(a, b):
     return all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+
+
+@pytest.mark.parametrize("steps", [10, 5, 2])
+def test_inversion_is_that_of_diffusers(steps):
+    from diffusers import DDIMInverseScheduler
+
+    config = CASE["configs"]["DDIMScheduler"] | {"set_alpha_to_one": True}  # a picture has no noise at all
+    theirs = DDIMInverseScheduler(**config, timestep_spacing="trailing")
+    theirs.set_timesteps(steps)
+    timesteps = ddim_timesteps(999, steps, "trailing")[::-1]
+    x = expected = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    for t in theirs.timesteps:
+        expected = theirs.step(torch.tanh(expected), t, expected).prev_sample
+    close(invert(x, lambda x, i: torch.tanh(x), timesteps, ABAR), expected, 1e-4)
+
+
+def test_what_is_drawn_from_the_model_arrives_at_noise_and_nothing_else_does():
+    """A model that knows unit normal features perfectly: its noise in x is sqrt(1 - abar) x at every level."""
+    timesteps = ddim_timesteps(999, 200, "trailing")[::-1]
+    z = torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def predict(x, i):
+        return (1 - ABAR[timesteps[i]]).sqrt() * x
+
+    lengths = [invert(k * z, predict, timesteps, ABAR).square().mean().item() for k in (1, 3)]
+    assert lengths[0] == pytest.approx(1, abs=0.1) and lengths[1] == pytest.approx(9 * lengths[0])
+
+
+def test_inversion_finds_dents_without_an_autoencoder_and_repaints_nothing(plates, tmp_path):
+    settings = {"variant": "inversion", "start": 999, "ddim_steps": 3, "spacing": "trailing", "steps": 80}
+    detector = tiny(**settings, taps=(4,)).fit(plates)
+    names = weights_of(detector)
+    assert not any("autoencoder" in name or "guide" in name for name in names)
+    results = inlier.evaluate(detector, plates)
+    assert results.categories["plate"].image.auroc > 0.8
+    prediction = detector.inspect(plates / "plate/test/dent/000.png")
+    assert prediction.reconstruction is None and not detector.repaints
+    detector.save(tmp_path / "m.inlier")
+    assert not inlier.load(tmp_path / "m.inlier").repaints and tiny().repaints
+    with pytest.raises(InlierError, match="cannot be halved"):
+        tiny(variant="inversion", taps=(32,)).fit(plates)
 
 
 @pytest.mark.parametrize("variant", ["ddpm", "ldm", "sg"])

@@ -19,6 +19,7 @@ import logging
 import os
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from inlier.detector import Detector
@@ -27,17 +28,19 @@ from inlier.features import Backbone
 from inlier.good import Images
 from inlier.methods.diad.autoencoder import Autoencoder
 from inlier.methods.diad.checkpoints import fill, load_pretrained, read_autoencoder
+from inlier.methods.diad.inversion import Inversion, learn_inversion
 from inlier.methods.diad.learning import cache_moments, learn_autoencoder, learn_denoiser, learn_residuals
 from inlier.methods.diad.memory import memory_of_training
 from inlier.methods.diad.network import Network, Repainting
 from inlier.methods.diad.settings import Settings
+from inlier.runtime.torch import TorchRuntime
 from inlier.training import Run
 
 log = logging.getLogger("inlier")
 BUNDLED = Path(__file__).parent / "autoencoder.safetensors"  # made by tools/pretrain_diad.py, which says from what
 
 
-class DiAD(Detector[Settings, Network]):
+class DiAD(Detector[Settings, Network | Inversion]):
     """One diffusion model for all categories repaints pictures as good; what it changed is the defect."""
 
     name = "diad"
@@ -117,14 +120,42 @@ class DiAD(Detector[Settings, Network]):
             sigma=4.0,
             pool=4,
         ),
+        # two CPU cores, some minutes: no autoencoder, no reconstruction
+        "inversion": Settings(
+            variant="inversion",
+            size=256,
+            taps=(16,),
+            channels=(64, 128),
+            attention=(1,),
+            heads=4,
+            groups=8,
+            context_tokens=1,
+            context_width=32,
+            steps=1500,
+            batch_size=8,
+            accumulation=1,
+            lr=1e-3,
+            warm_up=100,
+            decay=True,
+            ema=0.999,
+            precision="auto",
+            ddim_steps=3,
+            spacing="trailing",
+            sigma=8.0,
+        ),
     }
 
     def export_graph(self) -> nn.Module:
-        return Repainting(self.network_)
+        network = self.network_
+        return network if isinstance(network, Inversion) else Repainting(network)
 
-    def build(self, s: Settings) -> Network:
+    def build(self, s: Settings) -> Network | Inversion:
         _check_diffusers()
-        return Network(s)
+        return Inversion(s) if s.variant == "inversion" else Network(s)
+
+    def _runtime(self, network: Network | Inversion, device: torch.device) -> TorchRuntime:
+        self.repaints = isinstance(network, Network)  # type: ignore[misc]  # of the method, but for one variant
+        return super()._runtime(network, device)
 
     def build_backbone(self, s: Settings) -> Backbone:
         return Backbone(s.backbone, s.taps)
@@ -133,6 +164,10 @@ class DiAD(Detector[Settings, Network]):
         """A finished autoencoder brings its own sizes."""
         _check_diffusers()
         s = self.settings
+        if s.variant == "inversion":
+            if s.steps == 0:
+                raise InlierError("setting 'steps': 0, and variant inversion knows no parts without training")
+            return s
         if s.autoencoder and s.variant != "ddpm":
             s = s.replace(**read_autoencoder(_find("autoencoder", s.autoencoder))[1])
         if s.pretrained and s.variant == "ddpm":
@@ -149,8 +184,11 @@ class DiAD(Detector[Settings, Network]):
     def memory_needed(self, s: Settings, n_images: int) -> int:
         return memory_of_training(s)
 
-    def learn(self, network: Network, images: Images, run: Run) -> None:
+    def learn(self, network: Network | Inversion, images: Images, run: Run) -> None:
         s = network.s
+        if isinstance(network, Inversion):
+            learn_inversion(network, images, run)
+            return
         has_autoencoder = self._start_from_others(network)
         pixels, _ = images.cache(run)
         tuning = s.autoencoder_tuning if s.steps else 0  # without steps a finished model stays as it is

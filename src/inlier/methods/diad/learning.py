@@ -1,8 +1,6 @@
 """Both stages of the training: the autoencoder on pictures, then denoiser and guide on its latents."""
 
-import functools
 import logging
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +13,7 @@ from inlier.good import to_input
 from inlier.machine import arithmetic
 from inlier.methods.diad.autoencoder import FirstStage, adversarial_loss, divergence, perceptual
 from inlier.methods.diad.network import Network
+from inlier.methods.diad.passes import batches, rate
 from inlier.methods.diad.sampler import add_noise
 from inlier.progress import progress
 from inlier.training import Check, Run, train
@@ -44,27 +43,6 @@ def cache_moments(network: Network, pixels: Tensor, run: Run) -> Tensor:
     if not cache.isfinite().all():
         raise InlierError("the autoencoder makes latents of good pictures that are not finite: it cannot be used")
     return cache
-
-
-def batches(n: int, size: int, run: Run) -> Callable[[int], Tensor]:
-    """The indices of pass i: every image once, in a new order, before any comes again."""
-
-    @functools.lru_cache(4)
-    def order(epoch: int) -> Tensor:
-        return torch.randperm(n, generator=run.generator(-1 - epoch))
-
-    def batch(i: int) -> Tensor:
-        places = (divmod(place, n) for place in range(i * size, (i + 1) * size))
-        return torch.stack([order(epoch)[place] for epoch, place in places])
-
-    return batch
-
-
-def rate(step: int, warm_up: int, steps: int, decay: bool) -> float:
-    """Share of the learning rate: rises in a straight line; then stays, or falls to zero as half a cosine."""
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))) / 2 if decay else 1.0
 
 
 def learn_autoencoder(network: Network, pixels: Tensor, steps: int, run: Run) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from inlier.features import Backbone
 from inlier.methods.diad.autoencoder import Autoencoder, FirstStage
+from inlier.methods.diad.inversion import make_inverter
 from inlier.methods.diad.network import make_autoencoder, make_denoiser
 from inlier.methods.diad.settings import Settings
 from inlier.training import HALF
@@ -19,6 +21,13 @@ def memory_of_training(s: Settings) -> int:
     from torch._subclasses.fake_tensor import FakeTensorMode  # takes a second
 
     with FakeTensorMode():
+        if s.variant == "inversion":
+            denoiser, shape = make_inverter(s, Backbone(s.backbone, s.taps))
+            features, t = torch.zeros(1, *shape), torch.zeros(1, dtype=torch.long)
+            kept = _activations(lambda: denoiser.train()(features, t, features), s.precision)
+            return sum(p.numel() * p.element_size() for p in denoiser.parameters()) + (
+                _to_learn(denoiser, s.ema) + s.batch_size * kept
+            )
         autoencoder = make_autoencoder(s)
         denoiser = make_denoiser(s, autoencoder.latent, autoencoder.factor).train()
         if s.pretrained:

@@ -10,8 +10,9 @@ from inlier.settings import setting
 class Settings(settings.Settings):
     variant: str = setting(
         "sg+sff",
-        "sg+sff: the method; sg: no fusion; ldm: no guide at all; ddpm: diffusion on pixels (figure 1, ablation)",
-        choices=("ddpm", "ldm", "sg", "sg+sff"),
+        "sg+sff: the method; sg: no fusion; ldm: no guide at all; ddpm: diffusion on pixels (figure 1, ablation); "
+        "inversion: nothing is repainted, see preset inversion (arXiv 2504.05662)",
+        choices=("ddpm", "ldm", "sg", "sg+sff", "inversion"),
     )
     taps: tuple[int | str, ...] = setting((4, 8, 16), "layers that compare picture and reconstruction")
     input: str = setting(
