@@ -762,6 +762,7 @@ def test_what_cannot_fit_into_memory_is_refused_before_it_starts(plates, monkeyp
     ("preset", "settings", "low", "high"),
     [
         ("medium", {}, 4, 24),  # one GPU
+        ("inversion", {}, 0.1, 1),
         ("medium", {"variant": "ddpm"}, 4, 24),
         ("medium", {"batch_size": 1, "autoencoder_batch": 1, "checkpointing": True}, 0.5, 4),
         ("paper", {}, 24, 40),  # the authors' 32 GB do

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inlier.features import Backbone
 from inlier.methods.diad.autoencoder import Autoencoder, FirstStage
-from inlier.methods.diad.inversion import make_inverter
+from inlier.methods.diad.inversion import Inversion
 from inlier.methods.diad.network import make_autoencoder, make_denoiser
 from inlier.methods.diad.settings import Settings
 from inlier.training import HALF
@@ -20,14 +19,13 @@ def memory_of_training(s: Settings) -> int:
     """Bytes: weights, gradients, what the optimizer keeps, activations of one pass; of the larger of both stages."""
     from torch._subclasses.fake_tensor import FakeTensorMode  # takes a second
 
+    if s.variant == "inversion":
+        network = Inversion(s)  # a backbone is not built without values
+        features, t = torch.zeros(1, *network.shape), torch.zeros(1, dtype=torch.long)
+        kept = _activations(lambda: network.denoiser.train()(features, t, features), s.precision)
+        weights = sum(p.numel() * p.element_size() for p in network.parameters())
+        return weights + _to_learn(network.denoiser, s.ema) + s.batch_size * kept
     with FakeTensorMode():
-        if s.variant == "inversion":
-            denoiser, shape = make_inverter(s, Backbone(s.backbone, s.taps))
-            features, t = torch.zeros(1, *shape), torch.zeros(1, dtype=torch.long)
-            kept = _activations(lambda: denoiser.train()(features, t, features), s.precision)
-            return sum(p.numel() * p.element_size() for p in denoiser.parameters()) + (
-                _to_learn(denoiser, s.ema) + s.batch_size * kept
-            )
         autoencoder = make_autoencoder(s)
         denoiser = make_denoiser(s, autoencoder.latent, autoencoder.factor).train()
         if s.pretrained:
