@@ -315,7 +315,7 @@ def status(plant: Plant, station: Station) -> dict[str, Any]:
         "threshold": model.rule.threshold if model.rule else None,
         "repaints": model.inspector.repaints,
         "waiting": station.waiting,
-        "unsent": {sink: plant.unsent.get(sink, 0) for sink in plant.sinks_of(station.name)},
+        "sinks": plant.sinks_of(station.name),
         "refusal": station.refusal(),
         "problem": station.problem,
         "drift": None

@@ -102,6 +102,14 @@ class StationConfig(Part):
             )
         return self
 
+    @model_validator(mode="after")
+    def _no_circle(self) -> Self:
+        watched = self.source.folder if self.source else None
+        for sink in self.sinks:
+            if watched and isinstance(sink, Folder) and sink.path.resolve().is_relative_to(watched.resolve()):
+                raise ValueError(f"the folder {sink.path} lies in the watched one: its pictures would be judged again")
+        return self
+
 
 class Token(Part):
     name: Annotated[str, Field(min_length=1, max_length=64)]

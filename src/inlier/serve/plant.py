@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,12 +30,20 @@ class Part(Protocol):
     def close(self) -> None: ...
 
 
+class Woken(Protocol):
+    """Looks for messages when it is told that there are some."""
+
+    problem: str  # why it takes none; ""
+
+    def wake(self) -> None: ...
+
+
 @dataclass
 class Parts:
     """What runs beside a station."""
 
     running: list[Part] = field(default_factory=list)
-    sinks: dict[str, Any] = field(default_factory=dict)  # by name; each has wake()
+    sinks: Mapping[str, Woken] = field(default_factory=dict)  # by name
 
 
 class Plant:
@@ -80,8 +88,11 @@ class Plant:
             return found
         raise Missing(f"there is no station {name!r}, only: {', '.join(self.stations)}")
 
-    def sinks_of(self, name: str) -> list[str]:
-        return list(self._parts[name].sinks) if name in self._parts else []
+    def sinks_of(self, name: str) -> dict[str, dict[str, Any]]:
+        """Of each sink of a station, how many messages wait, and what is wrong."""
+        parts = self._parts.get(name)
+        found = parts.sinks if parts else {}
+        return {sink: {"waiting": self.unsent.get(sink, 0), "problem": one.problem} for sink, one in found.items()}
 
     def close(self) -> None:
         """Take no more pictures, finish those that wait, write all, stop."""

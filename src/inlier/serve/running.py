@@ -8,8 +8,11 @@ from pathlib import Path
 
 from inlier.errors import InlierError
 from inlier.serve.config import Config
-from inlier.serve.plant import Plant
+from inlier.serve.plant import Part, Parts, Plant
 from inlier.serve.security import check_safe
+from inlier.serve.sinks import outlets
+from inlier.serve.station import Station
+from inlier.serve.watch import Camera, FolderWatch
 
 log = logging.getLogger("inlier")
 FILES = 65_536  # open at once, where the system lets us: each client is one
@@ -26,7 +29,7 @@ def run(read: Callable[[], Config], file: Path | None, say: Callable[[str], None
     check_safe(config)
     more_files()
     with _socket(config.server.host, config.server.port) as listening:
-        plant = Plant(config, read, file)
+        plant = Plant(config, read, file, start_parts)
         try:
             server = uvicorn.Server(
                 uvicorn.Config(
@@ -49,6 +52,23 @@ def run(read: Callable[[], Config], file: Path | None, say: Callable[[str], None
             server.run(sockets=[listening])
         finally:
             plant.close()
+
+
+def start_parts(plant: Plant, station: Station) -> Parts:
+    """The sinks of a station, then its source."""
+    sinks = outlets(station, plant.store, plant.pictures)
+    parts: list[Part] = [*sinks.values()]
+    source = station.config.source
+    try:
+        if source and source.folder:
+            parts.append(FolderWatch(station, source.folder))
+        elif source and source.camera is not None:
+            parts.append(Camera(station, source.camera, source.every))
+    except InlierError:
+        for part in parts:
+            part.close()
+        raise
+    return Parts(parts, sinks)
 
 
 def more_files() -> None:
