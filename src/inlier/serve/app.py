@@ -12,28 +12,30 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from PIL import Image
 from pydantic import BaseModel, Field, StringConstraints
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from inlier import drawing
-from inlier.data.images import decode_image
 from inlier.data.region import Region, from_polygons
 from inlier.errors import InlierError
 from inlier.serve import exports, statistics
 from inlier.serve.calibrating import calibrate
 from inlier.serve.config import Role
+from inlier.serve.looks import drawn, jpeg, outlined
 from inlier.serve.metrics import Metrics
 from inlier.serve.plant import Plant
 from inlier.serve.security import Gate, Person, may
-from inlier.serve.station import Busy, Remembered, Station, Stopped
+from inlier.serve.station import Busy, Station, Stopped
 from inlier.serve.store import Filter, Missing, Row, StoreError, now
 from inlier.version import __version__
 
 log = logging.getLogger("inlier")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+Look = Literal[
+    "picture", "shown.jpg", "small.jpg", "heat.png", "map.png", "map.npy", "overlay.png", "reconstruction.png"
+]
+SIDES = {"shown.jpg": 1600, "small.jpg": 200}  # pixels of pictures that browsers show
 TOGETHER = 256  # pictures of one request
 Text = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Number = Annotated[int, Path(ge=1, le=2**53)]
@@ -226,13 +228,17 @@ def _records(app: FastAPI, plant: Plant) -> None:
     @app.get("/v1/records/{number}/{what}", dependencies=viewer, responses={key: {} for key in (404, 422, 429, 503)})
     def picture(
         number: Number,
-        what: Literal["picture", "map.png", "map.npy", "overlay.png", "reconstruction.png"],
+        what: Look,
     ) -> Response:
-        """The picture as it came, its map (png: colours; npy: raw scores), both together, or the picture repainted."""
+        """The picture as it came, or for browsers; its map (png: colours; npy: raw scores; heat: to lie over the
+        picture); both together; the picture repainted as good."""
         row = store.record(number)
         station = plant.station(row["station"])
         if what == "picture":
             return Response(station.picture(row), media_type=_kind(row["kept"]))
+        if what in SIDES:  # never another one for this number
+            shown = outlined(station.picture(row), row["regions"] if what == "small.jpg" else [], SIDES[what])
+            return Response(jpeg(shown), media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
         found = station.remembered(row)
         if what == "map.npy":
             map_ = found.prediction.map
@@ -345,24 +351,6 @@ def rejudged(station: Station, alpha: float) -> dict[str, Any]:
         raise InlierError("this station's model has no calibration, so there are no verdicts")
     changed = station.store.changed_verdicts(Filter(station.name), station.model.sha256, alpha, rule.threshold)
     return {"alpha": alpha, "threshold": rule.threshold, "promise": str(rule), **changed}
-
-
-def drawn(found: Remembered, what: str) -> Any:
-    """A picture of a verdict. Raises InlierError where there is none."""
-    p = found.prediction
-    map_ = p.map
-    assert map_ is not None
-    if what == "reconstruction.png":
-        if p.reconstruction is None:
-            raise InlierError("this model repaints nothing")
-        return Image.fromarray(p.reconstruction)
-    shown = drawing.drawable(map_, p.log_map)
-    limit = drawing.drawable(p.pixel_threshold, p.log_map)
-    scale = found.model.inspector.calibration_.map_scale(lambda v: drawing.drawable(v, p.log_map))
-    scale = scale or drawing.colour_scale([shown], limit)
-    if what == "map.png":
-        return drawing.heat_map(shown, scale)
-    return drawing.overlay(decode_image(found.raw, "the picture"), shown, limit, scale)
 
 
 async def _judged(station: Station, raw: bytes, about: dict[str, Any], patient: bool = False) -> Row:

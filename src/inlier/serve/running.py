@@ -23,6 +23,7 @@ def run(read: Callable[[], Config], file: Path | None, say: Callable[[str], None
     import uvicorn
 
     from inlier.serve.app import make_app
+    from inlier.serve.page import add_page
 
     started = time.monotonic()
     config = read()
@@ -31,9 +32,11 @@ def run(read: Callable[[], Config], file: Path | None, say: Callable[[str], None
     with _socket(config.server.host, config.server.port) as listening:
         plant = Plant(config, read, file, start_parts)
         try:
+            app = make_app(plant)
+            add_page(app, plant)
             server = uvicorn.Server(
                 uvicorn.Config(
-                    make_app(plant),
+                    app,
                     log_level="warning",
                     access_log=False,
                     ssl_certfile=config.server.certificate,

@@ -1,18 +1,14 @@
 """The page about a shift: what a station said in some hours, for people who were not there."""
 
 import contextlib
-import io
 import json
 from typing import Any
 
-from PIL import Image, ImageDraw
-
-from inlier import drawing
-from inlier.data.images import decode_image
 from inlier.errors import InlierError
 from inlier.report.charts import data_uri, histogram
 from inlier.report.pages import render
 from inlier.serve import statistics
+from inlier.serve.looks import outlined
 from inlier.serve.pictures import Pictures
 from inlier.serve.store import Filter, Row, Store, now, shown_time
 
@@ -75,22 +71,3 @@ def _shown(row: Row, pictures: Pictures) -> dict[str, Any]:
         with contextlib.suppress(InlierError):  # gone meanwhile
             uri = data_uri(outlined(pictures.read(row["kept"]), row["regions"], SIDE))
     return {"row": row, "time": shown_time(row["time"])[:19].replace("T", " "), "picture": uri}
-
-
-def outlined(raw: bytes, regions: list[dict[str, Any]], side: int) -> Image.Image:
-    """A small picture with the outlines of its regions."""
-    image = drawing.to_rgb(decode_image(raw, "the picture"))
-    scale = side / max(image.size)
-    image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-    draw = ImageDraw.Draw(image)
-    for region in regions:
-        line = [(x * scale, y * scale) for x, y in region["polygon"]]
-        draw.line([*line, line[0]], drawing.RIM, 4)
-        draw.line([*line, line[0]], drawing.OUTLINE, 2)
-    return image
-
-
-def jpeg(image: Image.Image) -> bytes:
-    content = io.BytesIO()
-    image.save(content, "jpeg", quality=85)
-    return content.getvalue()
