@@ -44,6 +44,7 @@ class Source(Part):
     folder: File | None = None
     camera: str | int | None = None  # what OpenCV opens: a number of a device, or an address
     every: Annotated[float, Field(ge=0)] = 1.0  # seconds between two pictures of a camera
+    trigger: bool = False  # a camera's pictures are taken when OPC UA says so, not by the clock
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -156,10 +157,11 @@ class Limits(Part):
 
 
 class OpcUa(Part):
-    """One more server, for line controllers."""
+    """One more server, for line controllers. It asks nobody who they are: keep it in the machine's own network."""
 
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 4840
+    port: Annotated[int, Field(ge=1, le=65535)] = 4840
+    timeout: Annotated[float, Field(gt=0)] = 10.0  # seconds for a picture to come after the trigger
 
 
 class Config(Part):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from inlier.errors import InlierError
 from inlier.serve.config import Config
+from inlier.serve.opcua import LineServer
 from inlier.serve.plant import Part, Parts, Plant
 from inlier.serve.security import check_safe
 from inlier.serve.sinks import outlets
@@ -31,7 +32,9 @@ def run(read: Callable[[], Config], file: Path | None, say: Callable[[str], None
     more_files()
     with _socket(config.server.host, config.server.port) as listening:
         plant = Plant(config, read, file, start_parts)
+        line = None
         try:
+            line = LineServer(plant, config.opcua) if config.opcua else None
             app = make_app(plant)
             add_page(app, plant)
             server = uvicorn.Server(
@@ -54,6 +57,8 @@ def run(read: Callable[[], Config], file: Path | None, say: Callable[[str], None
             say(f"{', '.join(plant.stations)}: {scheme}://{shown}:{port} after {took:.1f} s; stop with Ctrl-C")
             server.run(sockets=[listening])
         finally:
+            if line:
+                line.close()
             plant.close()
 
 
@@ -66,7 +71,7 @@ def start_parts(plant: Plant, station: Station) -> Parts:
         if source and source.folder:
             parts.append(FolderWatch(station, source.folder))
         elif source and source.camera is not None:
-            parts.append(Camera(station, source.camera, source.every))
+            parts.append(Camera(station, source.camera, source.every, source.trigger))
     except InlierError:
         for part in parts:
             part.close()

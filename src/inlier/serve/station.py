@@ -65,6 +65,8 @@ class Station:
         self.config, self.model, self.judge = config, model, judge
         self.writer, self.store, self.pictures, self.limits, self.folder = writer, store, pictures, limits, folder
         self.refusal: Callable[[], str] = lambda: ""  # why nothing is taken now; "": all is well
+        self.lot: str | None = None  # of parts whose sender names none
+        self.trigger = threading.Event()  # a picture is wanted now
         self.problem = ""  # of the source, of a reload; for people
         self.drift = self._new_drift()
         self._lock = threading.Lock()
@@ -99,7 +101,7 @@ class Station:
             self._bytes += len(raw)
         answer: Future[Row] = Future()
         answer.add_done_callback(lambda _: self._leave(len(raw)))
-        about = {"part": part, "lot": lot, "key": key}
+        about = {"part": part, "lot": lot or self.lot, "key": key}
         try:
             suffix = check_picture(raw, self.limits.pixels)
         except InlierError as error:

@@ -143,13 +143,13 @@ class FolderWatch:
 class Camera:
     """Judges a picture of a camera every so many seconds. One that is away is tried again, and the station says so."""
 
-    def __init__(self, station: Station, camera: str | int, every: float):
+    def __init__(self, station: Station, camera: str | int, every: float, triggered: bool = False):
         try:
             import cv2
         except ModuleNotFoundError:
             raise InlierError(f"station {station.name}: a camera needs OpenCV: pip install 'inlier[camera]'") from None
         self._cv2: Any = cv2
-        self.station, self.camera, self.every = station, camera, every
+        self.station, self.camera, self.every, self.triggered = station, camera, every, triggered
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"camera {station.name}", daemon=True)
         self._thread.start()
@@ -163,12 +163,16 @@ class Camera:
             capture = self._cv2.VideoCapture(self.camera)
             try:
                 while not self._ended.is_set():
+                    if self.triggered and not self.station.trigger.wait(0.05):
+                        continue
+                    self.station.trigger.clear()
                     start = time.monotonic()
                     there, frame = capture.read()
                     if not there:
                         break
                     self._judge(frame)
-                    self._ended.wait(max(0.0, self.every - (time.monotonic() - start)))
+                    if not self.triggered:
+                        self._ended.wait(max(0.0, self.every - (time.monotonic() - start)))
             finally:
                 capture.release()
             if not self._ended.is_set():
