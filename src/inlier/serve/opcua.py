@@ -215,7 +215,7 @@ class LineServer:
 
     async def _serve(self) -> None:
         from asyncua import ua
-        from asyncua.server import Server
+        from asyncua.server.server import Server
 
         logging.getLogger("asyncua").setLevel(logging.ERROR)
         server = Server()
