@@ -1,18 +1,14 @@
 """The page in a real browser, as an operator uses it."""
 
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 
 import pytest
 
 from inlier.serve.store import Filter, Store
 from inlier.serve.texts import LANGUAGES, TEXTS
+from station_server import Server
 from test_station import pictures
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -24,43 +20,6 @@ def test_every_language_has_every_text_with_the_same_gaps():
         assert set(texts) == set(LANGUAGES), key
         gaps = {language: sorted(re.findall(r"{(\w+)}", text)) for language, text in texts.items()}
         assert len({tuple(found) for found in gaps.values()}) == 1, key
-
-
-class Server:
-    """`inlier serve` in a process of its own."""
-
-    def __init__(self, folder, *arguments):
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            self.port = one.getsockname()[1]
-        self.url, self.data = f"http://127.0.0.1:{self.port}", folder / "data"
-        code = "import tiny_backbone, inlier.cli; inlier.cli.main()"
-        options = ["--data", self.data, "--port", self.port]
-        command = [sys.executable, "-c", code, "serve", *map(str, arguments), *map(str, options)]
-        here = os.path.dirname(__file__)
-        paths = os.pathsep.join([here, os.path.join(here, "..", "src")])
-        self.process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.DEVNULL)
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(self.url + "/v1/health", timeout=5).close()
-                return
-            except OSError:
-                assert self.process.poll() is None, "the server ended"
-                time.sleep(0.1)
-
-    def inspect(self, raw, station="press", **headers):
-        request = urllib.request.Request(
-            f"{self.url}/v1/stations/{station}/inspect", raw, headers | {"Content-Type": "application/octet-stream"}
-        )
-        urllib.request.urlopen(request, timeout=30).close()
-
-    def close(self):
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
 
 
 @pytest.fixture(scope="module")
