@@ -29,8 +29,8 @@ PORT = 54329
 
 
 @pytest.fixture(scope="session")
-def postgres():
-    """Address of a real server, which ends with the tests."""
+def postgres_server():
+    """(address of a real server, which ends with the tests; what controls it)."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found or not shutil.which("setpriv") or os.geteuid() != 0:
         pytest.skip("needs Debian's postgresql, and root to start it as another user")
@@ -44,10 +44,20 @@ def postgres():
 
     run(bin / "initdb", "-D", folder / "db", "-A", "trust", "--no-sync", "-E", "UTF8")
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    run(bin / "pg_ctl", "-D", folder / "db", "-o", options, "-w", "-l", folder / "log", "start")
-    yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
-    run(bin / "pg_ctl", "-D", folder / "db", "-m", "immediate", "stop")
+
+    def control(what):
+        more = ["-o", options, "-l", folder / "log"] if what == "start" else ["-m", "immediate"]
+        run(bin / "pg_ctl", "-D", folder / "db", "-w", *more, what)
+
+    control("start")
+    yield f"postgresql://postgres@127.0.0.1:{port}/postgres", control
+    control("stop")
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_server):
+    return postgres_server[0]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -296,6 +306,19 @@ def test_a_newer_database_is_refused(store):
 def test_a_database_that_cannot_be_used_is_told(url, words):
     with pytest.raises(InlierError, match=words):
         Store(url)
+
+
+def test_postgresql_may_be_away_for_a_while(postgres_server):
+    url, control = postgres_server
+    store = Store(url)
+    before = store.add([row()])[0]
+    control("stop")
+    with pytest.raises(StoreError, match="the database did not take part"):
+        store.add([row()])
+    control("start")
+    assert store.add([row()])[0]["previous"] == before["hash"]
+    assert list(store.verify()) == []
+    store.close()
 
 
 def test_a_full_disk_writes_nothing_and_the_chain_goes_on(tmp_path):

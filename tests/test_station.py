@@ -450,6 +450,13 @@ def test_a_database_that_is_away_is_told_and_nothing_answered_is_lost(serve, mon
     assert client.plant.store.last() == 2 and list(client.plant.store.verify()) == [] and url
 
 
+def test_a_picture_that_the_disk_refuses_costs_no_verdict(serve, tmp_path):
+    (tmp_path / "data" / "pictures").mkdir(parents=True)
+    (tmp_path / "data" / "pictures" / "press").write_text("no folder can be made here")
+    told = inspect(serve(), pictures()[0])
+    assert told.status_code == 200 and told.json()["verdict"] and told.json()["kept"] is None
+
+
 def _gone(cursor, statement, parameters, context=None):
     import sqlite3
 

@@ -1,6 +1,7 @@
 """All stations of one process, and what they share: records, pictures, threads."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from inlier.serve.writer import Writer
 
 log = logging.getLogger("inlier")
 LOOK = 1.0  # seconds between two looks at the files of models and stations
+READERS = max(1, (os.cpu_count() or 2) // 2)  # threads that decode for one model
 SWEEP = 600.0  # seconds between two sweeps of pictures
 
 
@@ -161,7 +163,7 @@ class Plant:
     def _add(self, config: StationConfig) -> None:
         model = open_model(config, self.folder / "models", self._opened)
         key = config.model, config.runtime, config.device
-        judge = self._judges.get(key) or self._judges.setdefault(key, Judge(self.config.limits.batch))
+        judge = self._judges.get(key) or self._judges.setdefault(key, Judge(self.config.limits.batch, READERS))
         shared = self.writer, self.store, self.pictures, self.config.limits, self.folder
         station = Station(config, model, judge, *shared)
         station.refusal = lambda: self._refusal(station.name)
