@@ -7,7 +7,7 @@ BIN = .venv/bin
 # Everything is installed from constraints.txt, so that no newer torch (with gigabytes of CUDA) slips in.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,serve-dev]'
 	# timm and torchvision for the tests alone, in a folder of their own: beside a CPU build of torch, torchvision cannot be
 	# imported without help, and other packages would try
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/timm \

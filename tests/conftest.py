@@ -98,3 +98,15 @@ def inlier(monkeypatch, capsys):
         return stop.value.code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def plate_model(plates, tmp_path_factory):
+    """A model file of plates with 40 calibration scores."""
+    import inlier
+
+    rng = np.random.default_rng(1)
+    good = [part(rng)[0] for _ in range(40)]
+    path = tmp_path_factory.mktemp("model") / "plate.inlier"
+    inlier.PaDiM(size=64, backbone="tiny").fit(good).save(path)
+    return path

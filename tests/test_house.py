@@ -34,6 +34,7 @@ FLOORS = (
     ("evaluation", "results", "trivial", "bench.trial", "bench.seen", "bench.examples", "bench.choice"),
     ("report",),
     ("bench",),
+    ("serve",),
     ("cli",),
 )
 ROOF = ("", "__main__")  # the package itself gives the public names, and may use everything

@@ -64,7 +64,6 @@ class Detector(Inspector, Generic[S, N]):
     default_calibration: ClassVar[str] = "split"
     minimum_images: ClassVar[int] = 2
     trains: ClassVar[bool] = True  # in steps, which can be logged
-    maps_cost_extra: ClassVar[bool] = False  # the network can give scores alone, for less
     maps_jump: ClassVar[bool] = (
         False  # maps are gradients, which change by leaps where rounding moves a unit over a kink
     )

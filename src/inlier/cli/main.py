@@ -26,6 +26,8 @@ from inlier.cli.outputs import tell
 from inlier.cli.predict import predict
 from inlier.cli.preview import preview
 from inlier.cli.profile import profile
+from inlier.cli.records import records
+from inlier.cli.serve import serve
 from inlier.cli.train import train
 from inlier.errors import ArtifactError, InlierError
 from inlier.version import __version__
@@ -126,4 +128,6 @@ app.command()(profile)
 app.command()(benchmark)
 app.command("methods")(list_methods)
 app.command()(preview)
+app.command()(serve)
+app.add_typer(records, name="records")
 app.command()(demo)

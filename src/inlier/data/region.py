@@ -58,7 +58,7 @@ def read_region(path: Path | str) -> Region:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InlierError(f"{path}: cannot be read as a region of interest ({error})") from None
-    return _named(path, lambda: Region(_from_polygons(content)))
+    return _named(path, lambda: Region(from_polygons(content)))
 
 
 def _named(path: Path, make: Any) -> Region:
@@ -69,7 +69,7 @@ def _named(path: Path, make: Any) -> Region:
     return region
 
 
-def _from_polygons(content: Any) -> NDArray[np.bool_]:
+def from_polygons(content: Any) -> NDArray[np.bool_]:
     """The union of polygons; pixels on their outlines belong to it."""
     try:
         if "shapes" in content:

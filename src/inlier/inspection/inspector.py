@@ -60,6 +60,7 @@ class Inspector:
 
     log_maps: ClassVar[bool] = False  # map values span orders of magnitude: people are shown their logarithms
     repaints: ClassVar[bool] = False  # reconstructions come with the maps
+    maps_cost_extra: ClassVar[bool] = False  # scores alone come for less
 
     runtime_: Runtime
     geometry_: Geometry  # of all pictures, but for the region of interest

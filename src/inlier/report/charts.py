@@ -36,16 +36,20 @@ def data_uri(image: Image.Image) -> str:
 
 
 def histogram(
-    good: Sequence[float], defect: Sequence[float], threshold: tuple[float, float] | None, name: str
+    good: Sequence[float],
+    defect: Sequence[float],
+    threshold: tuple[float, float] | None,
+    name: str,
+    names: tuple[str, str] = ("good", "defect"),
 ) -> "Markup":
-    """Scores of good and defect images; `threshold` is (score, alpha)."""
+    """Scores of good and defect images, or what else the two `names` say; `threshold` is (score, alpha)."""
     figure, axes = _chart("image score (higher = more anomalous)", "images")
     axes.yaxis.get_major_locator().set_params(integer=True)
     edges, logarithmic = bin_edges(np.concatenate([good, defect]))
     if logarithmic:
         axes.set_xscale("log")
     if len(good):
-        axes.hist(good, edges, color=GOOD, edgecolor=INK, linewidth=0.6, label=f"good ({len(good)})", alpha=0.85)
+        axes.hist(good, edges, color=GOOD, edgecolor=INK, linewidth=0.6, label=f"{names[0]} ({len(good)})", alpha=0.85)
     if len(defect):
         axes.hist(
             defect,
@@ -55,7 +59,7 @@ def histogram(
             edgecolor=DEFECT,
             hatch="////",
             linewidth=1.3,
-            label=f"defect ({len(defect)})",
+            label=f"{names[1]} ({len(defect)})",
         )
     if threshold is not None:
         axes.axvline(
@@ -65,7 +69,8 @@ def histogram(
             linewidth=1.4,
             label=f"threshold {threshold[0]:.4g} (alpha {threshold[1]:.2g})",
         )
-    figure.legend(loc="outside upper left", ncols=3, frameon=False, labelcolor=INK)
+    columns = 3 if len("".join(names)) < 12 else 2
+    figure.legend(loc="outside upper left", ncols=columns, frameon=False, labelcolor=INK)
     return _svg(figure, f"Histogram of the image scores of {name}")
 
 
@@ -167,6 +172,15 @@ def stacked(rows: dict[str, dict[str, float]], parts: Sequence[str], x: str, nam
     axes.margins(x=0.1)
     figure.legend(loc="outside upper left", ncols=4, frameon=False, labelcolor=INK, fontsize="small")
     return _svg(figure, name)
+
+
+def evidence(points: Sequence[tuple[int, float]], limit: float, name: str) -> "Markup":
+    """How evidence of a change (powers of ten) grew over a stream of pictures; from `limit` on it is an alarm."""
+    figure, axes = _chart("pictures", "evidence of a change (power of ten)")
+    axes.plot(*zip(*points), color=SERIES[0], linewidth=2)
+    axes.axhline(limit, color=DEFECT, linestyle="--", linewidth=1.4)
+    axes.text(points[0][0], limit, "alarm", color=INK, va="bottom", fontsize="small")
+    return _svg(figure, f"Evidence of a change: {name}")
 
 
 def _columns(labels: Iterable[str]) -> int:

@@ -1,0 +1,1 @@
+"""The inspection station: models that judge for a line, keep records and tell others."""

@@ -1,0 +1,156 @@
+"""Pictures that wait for a model, judged in micro-batches: whatever waits when the model is free goes through at once.
+
+Threads: some read ahead of the model, one judges, some finish. No picture waits for others to come.
+"""
+
+import logging
+import queue
+import re
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from inlier.data.images import decode_image
+from inlier.errors import InlierError
+from inlier.inspection.result import Prediction
+from inlier.serve.models import Model
+
+log = logging.getLogger("inlier")
+
+
+@dataclass
+class Task:
+    """One picture on its way. Times are of time.perf_counter()."""
+
+    raw: bytes
+    model: Callable[[], Model]  # that judges when its turn comes
+    done: Callable[["Task"], None]  # called on a finishing thread
+    arrived: float = field(default_factory=time.perf_counter)
+    image: Image.Image | None = None
+    used: Model | None = None
+    prediction: Prediction | None = None
+    error: str = ""  # why there is no prediction
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+
+class Judge:
+    """The threads of one model; several stations may share it."""
+
+    def __init__(self, batch: int, readers: int = 1):
+        self.batch = batch
+        self._coming: queue.Queue[Task | None] = queue.Queue()  # bounded by who submits
+        self._ready: queue.Queue[Task | None] = queue.Queue()
+        self._ahead = threading.Semaphore(2 * batch)  # decoded pictures: they are large
+        self._finishers = ThreadPoolExecutor(2, "finish")
+        self._readers = [threading.Thread(target=self._read, name="read", daemon=True) for _ in range(readers)]
+        self._judging = threading.Thread(target=self._judge, name="judge", daemon=True)
+        for thread in (*self._readers, self._judging):
+            thread.start()
+
+    def submit(self, task: Task) -> None:
+        self._coming.put(task)
+
+    def close(self) -> None:
+        """Everything that was submitted is finished first."""
+        for _ in self._readers:
+            self._coming.put(None)
+        for thread in self._readers:
+            thread.join()
+        self._ready.put(None)
+        self._judging.join()
+        self._finishers.shutdown()
+
+    def _read(self) -> None:
+        while (task := self._coming.get()) is not None:
+            self._ahead.acquire()
+            start = time.perf_counter()
+            task.milliseconds["waited"] = 1000 * (start - task.arrived)
+            try:
+                task.image = decode_image(task.raw, "the picture")
+            except Exception as error:
+                task.error = _told(error)
+            task.milliseconds["read"] = 1000 * (time.perf_counter() - start)
+            self._ready.put(task)
+
+    def _judge(self) -> None:
+        while (task := self._ready.get()) is not None:
+            tasks, ended = [task], False
+            while len(tasks) < self.batch and not ended:
+                try:
+                    more = self._ready.get_nowait()
+                except queue.Empty:
+                    break
+                ended = more is None
+                tasks += [] if more is None else [more]
+            if ended:
+                self._ready.put(None)
+            for one in tasks:
+                one.used = one.model()
+            groups: dict[tuple[object, ...], list[Task]] = {}
+            for one in tasks:
+                m = one.used
+                assert m is not None
+                groups.setdefault((id(m.inspector), m.alpha, m.confidence, m.category), []).append(one)
+            for group in groups.values():
+                self._judge_together([one for one in group if one.image is not None])
+            for one in tasks:
+                one.image = None
+                self._ahead.release()
+                self._finishers.submit(_finish, one)
+
+    def _judge_together(self, tasks: list[Task]) -> None:
+        if not tasks:
+            return
+        start = time.perf_counter()
+        try:
+            model = tasks[0].used
+            assert model is not None
+            cheap = not model.inspector.maps_cost_extra
+            predictions = _predict(model, [task.image for task in tasks], maps=cheap)
+            wanting = [] if cheap else [k for k, p in enumerate(predictions) if p.verdict == "defect"]
+            for k, p in zip(wanting, _predict(model, [tasks[k].image for k in wanting], maps=True)):
+                predictions[k] = p
+            for task, p in zip(tasks, predictions, strict=True):
+                task.prediction, task.error = (p, "") if p.error is None else (None, _told(p.error))
+        except Exception as error:
+            for task in tasks:
+                task.prediction, task.error = None, _told(error)
+        taken = 1000 * (time.perf_counter() - start)
+        for task in tasks:
+            task.milliseconds["judged"] = taken / len(tasks)
+            task.milliseconds["batch"] = len(tasks)
+
+
+def _predict(model: Model, images: list[Image.Image | None], maps: bool) -> list[Prediction]:
+    if not images:
+        return []
+    found = model.inspector.predict(
+        images,
+        alpha=model.alpha,
+        confidence=model.confidence,
+        category=model.category,
+        batch_size=len(images),
+        workers=min(2, len(images)),
+        errors="keep",
+        maps=maps,
+    )
+    return list(found)
+
+
+def _finish(task: Task) -> None:
+    try:
+        task.done(task)
+    except Exception:
+        log.exception("a verdict could not be passed on")
+
+
+def _told(error: Exception | str) -> str:
+    """For people; what is no message for them goes to the log alone."""
+    if isinstance(error, (InlierError, str)):
+        return re.sub(r"^image \d+: ?", "the picture ", str(error)).replace("the picture: ", "the picture ")
+    log.error("a picture could not be judged", exc_info=error)
+    return "the model failed on this picture; the server's log says how"

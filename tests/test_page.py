@@ -1,0 +1,235 @@
+"""The page in a real browser, as an operator uses it."""
+
+import re
+import shutil
+import time
+
+import pytest
+
+from inlier.serve.store import Filter, Store
+from inlier.serve.texts import LANGUAGES, TEXTS
+from station_server import Server
+from test_station import pictures
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+
+
+def test_every_language_has_every_text_with_the_same_gaps():
+    for key, texts in TEXTS.items():
+        assert set(texts) == set(LANGUAGES), key
+        gaps = {language: sorted(re.findall(r"{(\w+)}", text)) for language, text in texts.items()}
+        assert len({tuple(found) for found in gaps.values()}) == 1, key
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM:
+        pytest.skip("needs Debian's chromium")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with sync_api.sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def server(plate_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    config = folder / "station.toml"
+    config.write_text("".join(f'[[stations]]\nname = "{name}"\nmodel = "{plate_model}"\n' for name in ("press", "saw")))
+    running = Server(folder, "--config", config)
+    for raw in pictures(good=20, defects=6):
+        running.inspect(raw)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    """A page of the station `press`; any error that the browser tells fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    opened, told = context.new_page(), []
+    opened.on("console", lambda m: told.append(m.text) if m.type == "error" else None)
+    opened.on("pageerror", lambda error: told.append(str(error)))
+    opened.set_default_timeout(15_000)
+    opened.goto(server.url)
+    opened.wait_for_selector(".verdict[data-record]")
+    opened.told = told
+    yield opened
+    context.close()
+    assert told == []
+
+
+def shown(page):
+    verdict = page.locator(".side .verdict")
+    return int(verdict.get_attribute("data-record")), verdict.get_attribute("data-verdict")
+
+
+def until(condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        time.sleep(0.05)
+
+
+def store_of(server):
+    return Store(server.data / "records.sqlite")
+
+
+def test_the_verdict_of_a_new_part_appears_by_itself_with_icon_word_and_picture(page, server):
+    number, _ = shown(page)
+    good, defect = pictures()[0], pictures()[-1]
+    server.inspect(defect)
+    until(lambda: shown(page) == (number + 1, "defect"))
+    assert page.locator(".side .verdict b").inner_text() == "DEFECT"
+    assert page.locator(".side .verdict svg").count() == 1
+    assert page.locator(".lines .line").count() >= 1
+    server.inspect(good)
+    until(lambda: shown(page)[0] == number + 2)
+    assert page.locator(".side .verdict b").inner_text() in ("GOOD", "DEFECT")
+    until(lambda: page.evaluate("document.querySelector('.pic').naturalWidth") == 64)
+
+
+def test_a_picture_is_chosen_and_judged(page, tmp_path):
+    number, _ = shown(page)
+    (tmp_path / "part 7.png").write_bytes(pictures()[-1])
+    with page.expect_file_chooser() as chosen:
+        page.get_by_text("Choose pictures").click()
+    chosen.value.set_files(tmp_path / "part 7.png")
+    until(lambda: shown(page) == (number + 1, "defect"))
+    assert "part 7.png" in page.locator(".facts").first.inner_text()
+
+
+def test_a_picture_is_dropped_and_one_that_is_none_says_so(page):
+    number, _ = shown(page)
+    page.evaluate(
+        """() => { const data = new DataTransfer(); data.items.add(new File(['no picture'], 'x.png'));
+        dispatchEvent(new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true})); }"""
+    )
+    until(lambda: shown(page) == (number + 1, "error"))
+    until(lambda: "no picture" in page.locator(".toast").inner_text())
+    page.told.clear()  # the browser tells that the answer was 422
+
+
+def test_one_key_labels_the_part_that_is_shown_and_arrows_walk(page, server):
+    store, (number, _) = store_of(server), shown(page)
+    page.keyboard.press("d")
+    until(lambda: store.record(number)["label"] == "defect")
+    page.keyboard.press("g")
+    until(lambda: store.record(number)["label"] == "good")
+    page.keyboard.press("ArrowLeft")
+    until(lambda: shown(page)[0] == number - 1)
+    page.keyboard.press("d")
+    until(lambda: store.record(number - 1)["label"] == "defect")
+    server.inspect(pictures()[0])  # what is looked at stays
+    page.get_by_text("Held: a newer part is there").wait_for()
+    assert shown(page)[0] == number - 1
+    page.keyboard.press("Escape")
+    until(lambda: shown(page)[0] == number + 1)
+    assert [a["who"] for a in store.actions(number)] == ["local", "local"]
+    store.close()
+
+
+def test_the_history_is_filtered_and_clicked(page, server):
+    store = store_of(server)
+    page.get_by_role("button", name="Defects", exact=True).click()
+    until(lambda: page.locator(".tile").count() == page.locator(".tile.defect").count())
+    wanted = [row["id"] for row in store.page(Filter("press", verdict="defect"), limit=24)]
+    assert [int(tile.get_attribute("data-id")) for tile in page.locator(".tile").all()] == wanted
+    page.locator(".tile").nth(1).click()
+    until(lambda: shown(page) == (wanted[1], "defect"))
+    store.close()
+
+
+def test_the_slider_judges_anew_what_is_shown_and_says_what_it_promises(page, server):
+    before = page.locator(".tile.good").count()
+    page.locator(".side .q-slider__track-container").focus()
+    for _ in range(12):
+        page.keyboard.press("PageUp")
+    page.get_by_text("verdicts would change").wait_for()
+    until(lambda: page.locator(".tile.changed").count() > 0)
+    assert page.locator(".tile.good").count() < before
+    assert "with 95 % confidence at most" in page.locator(".side").inner_text()
+    store = store_of(server)
+    until(lambda: re.search(r"(\d+) of (\d+) verdicts", page.locator(".told").inner_text()))
+    assert int(re.search(r"of (\d+)", page.locator(".told").inner_text())[1]) == sum(
+        n for (verdict, _), n in store.counts(Filter("press")).items() if verdict in ("good", "defect")
+    )
+    page.get_by_text("Back to the station's rate").click()
+    until(lambda: page.locator(".tile.changed").count() == 0)
+    store.close()
+
+
+def test_a_region_of_interest_is_drawn_and_its_effect_is_told(page, server):
+    store = store_of(server)
+    for row in store.page(Filter("press", verdict="good"), limit=25):
+        store.label(row["id"], "good", "Ada")
+    store.close()
+    page.get_by_text("Region of interest").click()
+    image = page.locator(".region img")
+    image.wait_for()
+    time.sleep(0.5)
+    box = image.bounding_box()
+    for x, y in ((0.05, 0.05), (0.3, 0.05), (0.3, 0.3), (0.05, 0.3)):
+        page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        time.sleep(0.2)
+    until(lambda: page.locator(".region svg circle").count() == 4)
+    page.get_by_text("See the effect").click()
+    page.get_by_text("parts labelled good: threshold").wait_for()
+
+
+def test_statistics_have_figures_and_intervals(page):
+    page.keyboard.press("s")
+    sheet = page.locator(".sheet")
+    sheet.get_by_text("Share of defects").wait_for()
+    assert sheet.locator(".charts svg").count() == 2
+    assert "95 %" in sheet.inner_text() and " of " in sheet.inner_text()
+
+
+def test_the_page_speaks_german_and_turns_dark_and_remembers_both(page):
+    page.get_by_role("button", name="Deutsch").click()
+    page.get_by_text("Was war dieses Teil wirklich?").wait_for()
+    page.get_by_label("Dunkel oder hell").click()
+    until(lambda: "body--dark" in page.locator("body").get_attribute("class"))
+    page.reload()
+    page.get_by_text("Was war dieses Teil wirklich?").wait_for()
+    until(lambda: "body--dark" in page.locator("body").get_attribute("class"))
+
+
+@pytest.mark.parametrize("width, height", [(820, 1180), (1280, 800), (3840, 2160)])
+@pytest.mark.parametrize("path", ["/", "/wall"])
+def test_nothing_is_cut_off_on_tablets_and_walls(page, server, width, height, path):
+    page.set_viewport_size({"width": width, "height": height})
+    page.goto(server.url + path)
+    page.wait_for_selector(".verdict[data-record] b")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    size = page.evaluate("parseFloat(getComputedStyle(document.querySelector('.verdict b')).fontSize)")
+    assert size >= (110 if width == 3840 else 36)  # letters of 3 % of a wall's width are read at three metres
+    assert page.locator(".verdict b").first.is_visible()
+
+
+def test_a_person_logs_in_with_a_token_and_sees_what_the_role_may(browser, plate_model, tmp_path):
+    config = tmp_path / "station.toml"
+    tokens = "".join(
+        f'[[tokens]]\nname = "{role}"\nrole = "{role}"\ntoken = "{role}-0123456789"\n'
+        for role in ("viewer", "operator")
+    )
+    config.write_text(f'[[stations]]\nname = "press"\nmodel = "{plate_model}"\n{tokens}')
+    running = Server(tmp_path, "--config", config)
+    try:
+        running.inspect(pictures()[0], Authorization="Bearer operator-0123456789")
+        page = browser.new_context().new_page()
+        page.goto(running.url)
+        assert page.url.endswith("/login")
+        page.get_by_label("Your token").fill("wrong")
+        page.keyboard.press("Enter")
+        page.get_by_text("Nobody has this token").wait_for()
+        page.get_by_label("Your token").fill("viewer-0123456789")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".verdict[data-record]")
+        assert page.get_by_text("What was this part really?").count() == 0
+        assert page.get_by_role("button", name="Calibration").count() == 0
+        page.context.close()
+    finally:
+        running.close()
