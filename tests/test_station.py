@@ -333,8 +333,9 @@ def test_drift_goes_on_after_a_restart_as_if_unbroken(plate_model, tmp_path):
     for raw in raws[6:]:
         broken.stations["press"].inspect(raw).result()
     whole.writer.close(), broken.writer.close()
-    assert broken.stations["press"].drift.monitor == whole.stations["press"].drift.monitor
-    assert whole.stations["press"].drift.monitor.pictures == 12
+    assert broken.stations["press"].drift.stream == whole.stations["press"].drift.stream
+    assert whole.stations["press"].drift.stream.pictures == 12
+    assert set(whole.stations["press"].drift.stream.monitors) == {"score", "brightness", "contrast", "sharpness"}
 
 
 # -- safety ------------------------------------------------------------------------------------------------------------

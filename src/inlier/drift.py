@@ -247,6 +247,11 @@ class Stream:
         )
 
     @property
+    def fingerprints(self) -> dict[str, str]:
+        """What each is compared with."""
+        return {what: monitor.calibration for what, monitor in self.monitors.items()}
+
+    @property
     def pictures(self) -> int:
         """Judged so far."""
         return next(iter(self.monitors.values())).pictures

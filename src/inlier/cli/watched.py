@@ -56,8 +56,10 @@ def watched(state: Path, chart: Path | None, inspector: "Inspector") -> Iterator
             stream = Stream.from_dict(json.loads(before))
         except ValueError as error:  # InlierError too
             raise InlierError(f"{state}: cannot be used to go on: {error}") from None
-        known = {what: fingerprint(values) for what, values in calibration.items()}
-        if any(monitor.calibration != known.get(what) for what, monitor in stream.monitors.items()):
+        if (
+            not stream.fingerprints.items()
+            <= {what: fingerprint(values) for what, values in calibration.items()}.items()
+        ):
             raise InlierError(
                 f"{state}: watches the stream of another model, or of this one before it was calibrated anew; "
                 "give the name of a new file to start afresh"

@@ -5,7 +5,7 @@ from PIL import Image
 
 CUES = ("brightness", "contrast", "sharpness", "picture area", "aspect ratio", "bytes of the file")
 WATCHED = CUES[:3]  # of a stream of pictures, beside their scores (drift.py)
-LOOKED_AT = 1_000_000  # pixels, evenly spread
+LOOKED_AT = 250_000  # pixels, evenly spread
 
 
 def cues(image: Image.Image, file_size: float = np.nan) -> tuple[float, ...]:

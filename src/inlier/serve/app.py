@@ -312,7 +312,7 @@ def _stations(app: FastAPI, plant: Plant) -> None:
 
 
 def status(plant: Plant, station: Station) -> dict[str, Any]:
-    model, drift = station.model, station.drift.monitor
+    model, drift = station.model, station.drift.stream
     return {
         "name": station.name,
         "model": {"sha256": model.sha256, "file": model.path.name},
@@ -326,7 +326,13 @@ def status(plant: Plant, station: Station) -> dict[str, Any]:
         "problem": station.problem,
         "drift": None
         if drift is None
-        else {"pictures": drift.pictures, "evidence": drift.evidence, "limit": drift.limit, "alarm": _alarm(drift)},
+        else {
+            "pictures": drift.pictures,
+            "watched": drift.strongest.what,
+            "evidence": drift.strongest.evidence,
+            "limit": drift.strongest.limit,
+            "alarm": _alarm(drift),
+        },
     }
 
 

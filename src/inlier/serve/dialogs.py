@@ -58,7 +58,7 @@ async def show_statistics(plant: Plant, station: Station, language: str) -> None
 def _charts(plant: Plant, station: Station) -> list[str]:
     """Scores over those of the calibration, and the evidence of a change, as SVG."""
     found = []
-    model, monitor = station.model, station.drift.monitor
+    model, stream = station.model, station.drift.stream
     rows = plant.store.columns(Filter(station.name, model=model.sha256), ("score",), SCORES)
     calibration = [float(score) for score in model.inspector.calibration_.scores]
     rule = model.rule
@@ -66,7 +66,8 @@ def _charts(plant: Plant, station: Station) -> list[str]:
         line = (rule.threshold, rule.alpha) if rule else None
         names = ("calibration", "records")
         found.append(charts.histogram(calibration, [row[0] for row in rows], line, station.name, names))
-    if monitor is not None and monitor.pictures:
+    if stream is not None and stream.pictures:
+        monitor = stream.strongest
         points = [*monitor.history, (monitor.pictures, monitor.evidence)]
         found.append(charts.evidence(points, monitor.limit, station.name))
     return [str(svg) for svg in found]

@@ -5,7 +5,8 @@ import logging
 from pathlib import Path
 
 from inlier import artifact
-from inlier.drift import Monitor, fingerprint
+from inlier.data.cues import WATCHED
+from inlier.drift import SCORE, Stream, fingerprint
 from inlier.errors import InlierError
 from inlier.serve.models import Model
 from inlier.serve.store import Filter, Row, Store
@@ -19,16 +20,19 @@ class Drift:
     """The martingale of one station's records, in their order. It begins anew where the calibration changes."""
 
     def __init__(self, station: str, model: Model, store: Store, path: Path):
-        self.path, self.monitor, self.last, self._written = path, None, store.last(station), 0
+        self.path, self.last, self._written = path, store.last(station), 0
+        self.stream: Stream | None = None
         calibration = model.inspector.calibration_
         self._tells = len(calibration) > 0 and len(model.inspector.categories_) <= 1  # one kind of part
         if not self._tells:
             return
-        scores = calibration.scores
-        self.monitor = Monitor.start(scores)
+        known_good = {SCORE: calibration.scores}
+        if len(model.inspector.cues_):
+            known_good |= dict(zip(WATCHED, model.inspector.cues_.T, strict=True))
+        self.stream = Stream.start(known_good)
         known = _read(path)
-        if known and known[0].calibration == fingerprint(scores):
-            self.monitor, self.last = known
+        if known and known[0].fingerprints == {what: fingerprint(values) for what, values in known_good.items()}:
+            self.stream, self.last = known
             for row in store.all_after(Filter(station, model=model.sha256), self.last):
                 self._take(row)
             self._written = self.last
@@ -46,15 +50,18 @@ class Drift:
 
     def _take(self, row: Row) -> str:
         self.last = row["id"]
-        if self.monitor is None or row["score"] is None:
+        if self.stream is None or row["score"] is None:
             return ""
-        alarm = self.monitor.update(row["score"], row["picture"][:DIGITS])
-        return str(alarm) if alarm else ""
+        values = {SCORE: row["score"], **row["settings"].get("cues", {})}
+        if not self.stream.monitors.keys() <= values.keys():  # read when the station had a model that watched less
+            return ""
+        alarms = self.stream.update(values, row["picture"][:DIGITS])
+        return "; ".join(map(str, alarms))
 
     def save(self) -> None:
-        if self.monitor is None:
+        if self.stream is None:
             return
-        state = {"last": self.last, "monitor": self.monitor.to_dict()}
+        state = {"last": self.last, "stream": self.stream.to_dict()}
         try:
             artifact.write_bytes(self.path, json.dumps(state, allow_nan=False).encode())
             self._written = self.last
@@ -62,12 +69,12 @@ class Drift:
             log.warning("%s", error)
 
 
-def _read(path: Path) -> tuple[Monitor, int] | None:
+def _read(path: Path) -> tuple[Stream, int] | None:
     if not path.is_file():
         return None
     try:
         state = json.loads(path.read_bytes())
-        return Monitor.from_dict(state["monitor"]), int(state["last"])
+        return Stream.from_dict(state["stream"]), int(state["last"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("%s: is damaged (%s); the stream is watched anew", path, error)
         return None

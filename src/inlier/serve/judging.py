@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from inlier.data.cues import WATCHED, cues
 from inlier.data.images import decode_image
 from inlier.errors import InlierError
 from inlier.inspection.result import Prediction
@@ -34,6 +35,7 @@ class Task:
     used: Model | None = None
     prediction: Prediction | None = None
     error: str = ""  # why there is no prediction
+    cues: dict[str, float] = field(default_factory=dict)  # how the picture looks, where drift is watched by it
     milliseconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -71,6 +73,8 @@ class Judge:
             task.milliseconds["waited"] = 1000 * (start - task.arrived)
             try:
                 task.image = decode_image(task.raw, "the picture")
+                if len(task.model().inspector.cues_):
+                    task.cues = dict(zip(WATCHED, cues(task.image)))
             except Exception as error:
                 task.error = _told(error)
             task.milliseconds["read"] = 1000 * (time.perf_counter() - start)

@@ -43,8 +43,8 @@ class Metrics:
     def text(self) -> bytes:
         for station in self.plant.stations.values():
             self.waiting.labels(station.name).set(station.waiting)
-            if monitor := station.drift.monitor:
-                self.drift.labels(station.name).set(monitor.evidence)
+            if stream := station.drift.stream:
+                self.drift.labels(station.name).set(stream.strongest.evidence)
         for sink, count in self.plant.unsent.items():
             self.unsent.labels(sink).set(count)
         return generate_latest(self.registry)

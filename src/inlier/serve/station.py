@@ -187,7 +187,7 @@ class Station:
             "station": self.name,
             "picture": sha256,
             "model": model.sha256,
-            "settings": model.settings | ({"size": [p.size[1], p.size[0]]} if p else {}),
+            "settings": model.settings | ({"size": [p.size[1], p.size[0]], "cues": task.cues} if p else {}),
             "score": p.score if p else None,
             "p_value": p_value,
             "threshold": p.threshold if p else None,
