@@ -23,6 +23,7 @@ from inlier.serve.texts import LANGUAGES, say
 
 HERE = Path(__file__).parent
 TILES = 24  # of the history, a page
+GOOD = 3  # parts to compare with
 LOOK = 0.3  # seconds after which a page shows what is new
 HIGHEST = 0.5  # false-alarm rate of the slider
 FILTERS: dict[str, dict[str, Any]] = {
@@ -284,18 +285,21 @@ class Screen(Frame):
         """Good parts beside it, and the part repainted."""
         if self.row is None:
             return
+        number = self.row["id"]
         labelled = Filter(self.station.name, label="good", kept=True)
-        good = await run_in_threadpool(self.store.page, labelled, limit=3)
-        if not good:
+        rows = await run_in_threadpool(self.store.page, labelled, limit=GOOD + 1)
+        if len(rows) <= GOOD:  # those that look most like good parts
             judged = Filter(self.station.name, verdict="good", kept=True)
-            good = await run_in_threadpool(self.store.page, judged, limit=3)
+            found = await run_in_threadpool(self.store.page, judged, limit=TILES)
+            rows += sorted((row for row in found if row["label"] is None), key=lambda row: -row["p_value"])
+        good = [row for row in rows if row["id"] != number][:GOOD]
         images = "".join(f'<img alt="" src="/v1/records/{row["id"]}/small.jpg">' for row in good)
-        found = f"<section><h3>{self.say('good_examples')}</h3><div>{images}</div></section>" if images else ""
+        shown = f"<section><h3>{self.say('good_examples')}</h3><div>{images}</div></section>" if images else ""
         if self.station.model.inspector.repaints and self.row["error"] is None:
             source = f"/v1/records/{self.row['id']}/reconstruction.png"
             image = f'<img alt="" src="{source}" onerror="this.remove()">'
-            found += f"<section><h3>{self.say('repainted')}</h3><div>{image}</div></section>"
-        self.compare.set_content(f'<div class="compare">{found}</div>')
+            shown += f"<section><h3>{self.say('repainted')}</h3><div>{image}</div></section>"
+        self.compare.set_content(f'<div class="compare">{shown}</div>')
 
     def _trouble(self) -> str:
         reason = self.station.refusal() or self.station.problem
