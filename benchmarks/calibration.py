@@ -58,7 +58,7 @@ def main() -> None:
     arguments = parser.parse_args()
     about = (__doc__ or "").split("\n", 2)[2].split("\n\n")[0].strip()
     made = f"Made by `benchmarks/calibration.py`, whose `CASES` holds the settings.\n{about}"
-    order = [name for name, _, _ in SETS]
+    sets = [name for name, _, _ in SETS]
     for name, root, category in SETS:
         if name not in arguments.sets or (root != "elpv" and not arguments.data):
             continue
@@ -90,7 +90,7 @@ def main() -> None:
                 cells.append(f"{mean:.1%} ({low:.1%} to {high:.1%}){outside}")
             row = [name, method, f"{kind}, {n}", *cells, f"{exceeded} of {arguments.draws}"]
             row.append(f"{arguments.draws} x {len(good) // 5}")
-            keep(TABLE, f"# False alarms on real good parts\n\n{made}\n\n{NOTE}", HEADS, row, 3, order)
+            keep(TABLE, f"# False alarms on real good parts\n\n{made}\n\n{NOTE}", HEADS, row, 3, sets)
             print(row, f"{time.monotonic() - start:.0f} s", flush=True)
 
 
