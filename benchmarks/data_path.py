@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="a folder")
     parser.add_argument("--threads", type=int, default=2, help="of the arithmetic")
     parser.add_argument("--workers", type=int, default=2, help="threads that read")
+    parser.add_argument("--runtimes", nargs="*", default=["torch", *SUFFIXES], choices=["torch", *SUFFIXES])
     given = parser.parse_args()
     logging.getLogger("inlier").setLevel(logging.ERROR)
     torch.set_num_threads(given.threads)
@@ -101,7 +102,7 @@ def main() -> None:
         detector = PaDiM("light").fit(paths[:24])
         models: dict[str, Any] = {"torch": detector}
         for package, suffix in SUFFIXES.items():
-            if find_spec(package) and find_spec("onnxscript"):
+            if package in given.runtimes and find_spec(package) and find_spec("onnxscript"):
                 detector.export(Path(folder) / f"part{suffix}", force=True)
                 models[package] = load(Path(folder) / f"part{suffix}")
         for name, model in models.items():
