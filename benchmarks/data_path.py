@@ -41,7 +41,7 @@ def write_files(folder: Path, source: Path | None) -> list[Path]:
             picture = Image.open(found[i % len(found)]).convert("RGB").resize((SIDE, SIDE))
             picture.save(path, quality=90)
         else:
-            path.write_bytes(drawn_picture())
+            path.write_bytes(drawn_picture(i))
         paths.append(path)
     return paths
 
