@@ -27,7 +27,7 @@ from inlier.bench.profile import drawn_picture
 from inlier.data import batches
 from inlier.data.images import list_images
 
-SIDE, FILES, JUDGED, ALONE = 1024, 24, 160, 60
+SIDE, FILES, JUDGED, ALONE = 1024, 16, 160, 60
 SUFFIXES = {"onnxruntime": ".onnx", "openvino": ".xml"}
 
 
@@ -90,7 +90,7 @@ def alone(model: Any, paths: list[Path]) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, help="a folder")
-    parser.add_argument("--threads", type=int, default=2, help="of the arithmetic")
+    parser.add_argument("--threads", type=int, default=1, help="of the arithmetic")
     parser.add_argument("--workers", type=int, default=2, help="threads that read")
     parser.add_argument("--runtimes", nargs="*", default=["torch", *SUFFIXES], choices=["torch", *SUFFIXES])
     given = parser.parse_args()
@@ -99,7 +99,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         paths = write_files(Path(folder), given.pictures)
-        detector = PaDiM("light").fit(paths[:24])
+        detector = PaDiM("light").fit(paths, calibration="split")
         models: dict[str, Any] = {"torch": detector}
         for package, suffix in SUFFIXES.items():
             if package in given.runtimes and find_spec(package) and find_spec("onnxscript"):
