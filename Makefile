@@ -49,7 +49,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 bench: .venv/installed
-	$(BIN)/python benchmarks/speed.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/speed.py
 
 clean:
 	rm -rf .venv .venv-lowest inlier-demo

@@ -133,3 +133,11 @@ def test_threads_end_with_the_iterator(close: bool) -> None:
 def test_wrong_arguments_are_refused_at_the_call(wrong: dict[str, Any]) -> None:
     with pytest.raises(InlierError, match="read_batches needs"):
         read_batches([GREY], Geometry(4), **wrong)
+
+
+def test_scaled_jpeg_files_keep_the_size_of_the_original(tmp_path: Path) -> None:
+    picture = Image.fromarray(GREY).resize((640, 400))
+    picture.save(tmp_path / "a.jpg", quality=95)
+    whole, scaled = (next(read_batches([tmp_path / "a.jpg"], Geometry(32, scaled_jpeg=on))) for on in (False, True))
+    assert whole.pictures[0].size == scaled.pictures[0].size == (400, 640)
+    assert 0 < np.abs(whole.images - scaled.images).max() < 0.05

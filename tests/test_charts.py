@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from inlier.bench.profile import Timing, drawn
 from inlier.errors import InlierError
 from inlier.report import charts
 
@@ -95,3 +96,13 @@ def test_long_labels_stand_below_one_another():
     assert charts._columns(["padim light", "simplenet light"]) == 2
     assert charts._columns(["padim light", "differnet light, backbone=resnet18, taps=4,8,16"]) == 1
     assert charts._columns([]) == 2
+
+
+def test_the_picture_of_a_profile_tells_a_verdict_from_its_drawing():
+    stages = {"read": 0.1, "decode": 7.0, "resize": 4.0, "method": 20.0, "map": 0.4, "judge": 0.5, "draw": 50.0}
+    timings = [Timing("torch", 8, stages | {"backbone": 30.0}), Timing("onnx", 1, stages)]
+    page = drawn(timings)
+    assert "62.0, drawn 112.0" in page and "32.0, drawn 82.0" in page
+    assert "backbone and method" in page  # of a graph that cannot be divided
+    assert page.startswith("<svg ") and "background: white" in page
+    assert "backbone and method" not in drawn(timings[:1])

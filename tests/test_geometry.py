@@ -8,6 +8,7 @@ from PIL import Image
 
 from inlier.data.geometry import Box, Geometry
 from inlier.data.images import read_image
+from inlier.data.region import Region
 from inlier.errors import InlierError
 
 geometries = st.tuples(st.integers(8, 48), st.one_of(st.none(), st.integers(0, 24))).map(
@@ -167,3 +168,13 @@ def test_a_blob_in_the_mask_comes_back_within_one_pixel(
     for found, true in ((y, true_y), (x, true_x)):
         assert abs(found.min() - true.min()) <= max(1, step)
         assert abs(found.max() - true.max()) <= max(1, step)
+
+
+def test_scaled_jpeg_files_are_for_whole_pictures() -> None:
+    assert Geometry(64).least is None
+    assert Geometry(64, scaled_jpeg=True).least == (128, 128)
+    assert Geometry(64, 72, scaled_jpeg=True).least == (144, 144)
+    with pytest.raises(InlierError, match="scaled_jpeg: tiles and regions"):
+        Geometry(64, tile=100, scaled_jpeg=True)
+    with pytest.raises(InlierError, match="scaled_jpeg: tiles and regions"):
+        Geometry(64, region=Region(np.ones((9, 9), bool)), scaled_jpeg=True)

@@ -23,6 +23,7 @@ from inlier.data.images import (
     list_images,
     read_image,
     read_mask,
+    read_scaled,
     source_name,
 )
 from inlier.errors import ImageError, InlierError
@@ -260,6 +261,49 @@ def test_other_kinds_of_jpeg_are_read_too(tmp_path: Path) -> None:
     texture().convert("CMYK").save(tmp_path / "cmyk.jpg")
     for path in list_images(tmp_path):
         np.testing.assert_array_equal(read_image(path), Image.open(path).convert("RGB"))
+
+
+# --- read_scaled
+
+
+def test_a_jpeg_file_is_decoded_no_larger_than_needed(tmp_path: Path) -> None:
+    picture = Image.effect_noise((20, 16), 40).resize((803, 645))  # smooth: how a decoder averages hardly counts
+    path, turned, png = tmp_path / "a.jpg", tmp_path / "b.jpg", tmp_path / "c.png"
+    picture.save(path, quality=95)
+    exif = Image.Exif()
+    exif[274] = 6
+    picture.save(turned, quality=95, exif=exif)
+    picture.save(png)
+    small, size = read_scaled(path, least=(200, 250))
+    assert size == (645, 803) and (small.height, small.width) == (242, 302) and small.mode == "RGB"
+    whole = read_image(path).resize(small.size, Image.Resampling.BOX)
+    assert np.abs(np.asarray(small, float) - np.asarray(whole)).mean() < 2
+    assert read_scaled(turned, least=(250, 200))[1] == (803, 645)
+    np.testing.assert_array_equal(read_scaled(turned, least=(250, 200))[0], small.transpose(images.UPRIGHT[6]))
+    for source, least in (
+        (path, None),
+        (path, (646, 100)),
+        (path, (5000, 5000)),
+        (png, (8, 8)),
+        (np.array(picture), (8, 8)),
+    ):
+        image, size = read_scaled(source, least=least)
+        assert size == (image.height, image.width) == (645, 803)
+        np.testing.assert_array_equal(image, read_image(source))
+
+
+def test_a_damaged_jpeg_file_is_refused_at_any_scale(tmp_path: Path) -> None:
+    Image.effect_noise((400, 320), 40).save(tmp_path / "a.jpg", quality=90)
+    data = (tmp_path / "a.jpg").read_bytes()
+    middle = len(data) // 2
+    hurt = {"cut": data[:middle], "gap": data[:middle] + bytes(400) + data[middle + 400 :], "empty": b""}
+    for name, content in hurt.items():
+        path = tmp_path / f"{name}.jpg"
+        path.write_bytes(content)
+        with pytest.raises(ImageError, match=f"{name}.jpg: "):
+            read_scaled(path, least=(32, 32))
+    with pytest.raises(ImageError, match="gone.jpg: No such file"):
+        read_scaled(tmp_path / "gone.jpg", least=(32, 32))
 
 
 # --- read_image: damaged files

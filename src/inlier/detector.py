@@ -485,4 +485,4 @@ def _check_content(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> 
 
 def geometry_of(s: Settings) -> Geometry:
     """How pictures become the network's input."""
-    return Geometry(s.size, s.shorter_side, s.filter, s.tile, s.overlap)  # type: ignore[arg-type]
+    return Geometry(s.size, s.shorter_side, s.filter, s.tile, s.overlap, scaled_jpeg=s.scaled_jpeg)  # type: ignore[arg-type]

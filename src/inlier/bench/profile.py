@@ -20,6 +20,7 @@ from inlier.data.images import decode_image, read_bytes
 from inlier.inspection.inspector import Inspector, Judged
 
 STAGES = ("read", "decode", "resize", "backbone", "method", "map", "judge", "draw")
+WHOLE = "backbone and method"  # of a graph that cannot be divided, in the picture
 BATCHES = (1, 8)
 REPEATS = 9
 DRAWN = 1024  # side of the picture that is drawn where none is given, pixels
@@ -159,9 +160,9 @@ def _shortest(function: Callable[[], Any]) -> float:
     return min(times)
 
 
-def drawn_picture() -> bytes:
+def drawn_picture(seed: int = 0) -> bytes:
     """A JPEG of about a megapixel, for where no picture is given."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).resize((DRAWN, DRAWN))
     noise = rng.normal(0, 6, (DRAWN, DRAWN, 1))
     file = io.BytesIO()
@@ -178,6 +179,24 @@ def table(timings: Sequence[Timing]) -> str:
         lines.append([t.runtime, str(t.batch), *cells, f"{t.total:.2f}", f"{t.beyond:.2f} x" if t.beyond else ""])
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def drawn(timings: Sequence[Timing]) -> str:
+    """The table as a picture, an SVG page of its own; behind each bar what a verdict takes."""
+    from inlier.report.charts import stacked
+
+    rows = {
+        f"{t.runtime}, batch {t.batch}": {
+            WHOLE if stage == "method" and t.beyond is None else stage: ms for stage, ms in t.stages.items()
+        }
+        for t in timings
+    }
+    place = STAGES.index("map")
+    ends = [f"{t.total:.1f}, drawn {sum(t.stages.values()):.1f}" for t in timings]
+    parts = [*STAGES[:place], WHOLE, *STAGES[place:]]
+    chart = str(stacked(rows, parts, ends, "milliseconds a picture", "stages of a verdict", outlined="draw"))
+    page = '<svg xmlns="http://www.w3.org/2000/svg" color="#222" style="background: white" '
+    return chart.replace("<svg ", page, 1)
 
 
 def told(limit: Limit) -> str:

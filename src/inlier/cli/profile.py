@@ -52,10 +52,5 @@ def profile(
     if limit:
         say(bench.told(limit))
     if chart:
-        from inlier.report.charts import stacked
-
-        labels = {f"{t.runtime}, batch {t.batch}": t.stages for t in timings}
-        drawn = stacked(labels, bench.STAGES, "milliseconds a picture", "stages of a verdict")
-        page = str(drawn).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" color="#222" ', 1)
-        artifact.write_bytes(chart, page.encode())
+        artifact.write_bytes(chart, bench.drawn(timings).encode())
         say(f"{shown(chart)}: written")

@@ -8,10 +8,9 @@ from contextlib import closing
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from inlier.data.geometry import Geometry
-from inlier.data.images import ImageSource, read_image, source_name
+from inlier.data.images import ImageSource, read_scaled, source_name
 from inlier.errors import ImageError, InlierError
 
 Item = TypeVar("Item")
@@ -70,10 +69,10 @@ def _batches(
         index, (source, geometry) = item
         name = source_name(source, index)
         try:
-            image = read_image(source, name)
-            geometry.boxes(image.height, image.width)  # refuses what the region of interest does not fit
+            image, size = read_scaled(source, name, geometry.least)
+            geometry.boxes(*size)  # refuses what the region of interest does not fit
             views = geometry.views(image)
-            return Picture(index, source, geometry, _size(image)), views if geometry.tile else list(views)
+            return Picture(index, source, geometry, size), views if geometry.tile else list(views)
         except InlierError as error:
             message = str(error) if isinstance(error, ImageError) else f"{name}: {error}"
             if not keep:
@@ -112,10 +111,6 @@ def _batches(
                 yield batch()
         if pictures:
             yield batch()
-
-
-def _size(image: Image.Image) -> tuple[int, int]:
-    return image.height, image.width
 
 
 def read_ahead(

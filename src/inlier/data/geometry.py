@@ -41,6 +41,7 @@ class Geometry:
     tile: None: a picture is one view. A number: it is cut into tiles of tile x tile original pixels, which overlap by
         at least the share `overlap`; a side that is shorter than a tile is one tile long.
     region: the part of pictures that is inspected; None: all of it.
+    scaled_jpeg: JPEG files may be decoded smaller (see `least`), whole pictures only.
     Raises InlierError when these do not fit together.
     """
 
@@ -50,6 +51,7 @@ class Geometry:
     tile: int | None = None
     overlap: float = 0.25
     region: Region | None = None
+    scaled_jpeg: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -62,6 +64,20 @@ class Geometry:
             raise InlierError("tile and shorter_side: a tile is never cropped; set shorter_side=none")
         if self.tile is not None and (self.tile < 1 or not 0 <= self.overlap < 1):
             raise InlierError(f"tile: must be at least 1 pixel and overlap in [0, 1), got {self.tile}, {self.overlap}")
+        if self.scaled_jpeg and (self.tile is not None or self.region is not None):
+            raise InlierError(
+                "scaled_jpeg: tiles and regions of interest are cut from original pixels; set scaled_jpeg=false"
+            )
+
+    @property
+    def least(self) -> tuple[int, int] | None:
+        """Height and width of a decoded picture that are enough; None: only the original's are.
+
+        Twice those of the input: the antialias filter then still averages over four pixels at least, and hides most of
+        the difference between the decoder's way of making pictures smaller and Pillow's.
+        """
+        side = 2 * (self.shorter_side or self.size)
+        return (side, side) if self.scaled_jpeg else None
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """One view, an image of `read_image` or a part of it -> float32 (3, size, size) in [0, 1]."""

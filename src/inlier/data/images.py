@@ -47,6 +47,7 @@ UPRIGHT = {  # EXIF's orientation -> what turns the stored picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = (5, 6, 7, 8)  # of these, height and width change places
 
 FEW = 16  # numbers of defects in one mask
 SMEAR = 17  # JPEG spreads an edge over blocks of 8 pixels, to both sides
@@ -78,6 +79,7 @@ class _Decoded(NamedTuple):
     lossy: bool = False  # the format may change values
     top: int = 65535  # the value of 16-bit grey that means white
     inverted: bool = False  # of deep grey: the lowest value means white
+    size: tuple[int, int] | None = None  # height, width of the upright original, where it was decoded smaller
 
 
 def at_home(path: Path | str) -> Path:
@@ -108,6 +110,29 @@ def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
     return _from_array(source, name or "array")
 
 
+def read_scaled(
+    source: ImageSource, name: str | None = None, least: tuple[int, int] | None = None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """`read_image`, and height and width of the upright original.
+
+    least: height and width that are enough. A JPEG file is then decoded to some eighths of its size, which is much
+    faster, and as whole; the last row or column may show up to 7 pixels less than the others.
+    """
+    if least is None or not isinstance(source, (str, Path)):
+        image = read_image(source, name)
+        return image, (image.height, image.width)
+    name, data = str(source), read_bytes(source)
+    if not data:
+        return decode_image(data, name), (0, 0)  # says what is wrong
+
+    def decoded() -> tuple[Image.Image, tuple[int, int]]:
+        found = _decode(data, name, least)
+        image = _finish(found, name)
+        return image, found.size or (image.height, image.width)
+
+    return _explained(decoded, name)
+
+
 def read_bytes(path: Path | str) -> bytes:
     """The bytes of one file. Raises ImageError."""
     try:
@@ -132,10 +157,10 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     return _explained(lambda: _finish(_decode(data, name), name), name)
 
 
-def _decode(data: bytes, name: str) -> _Decoded:
-    """A file's first picture, upright. Raises whatever the decoders raise."""
+def _decode(data: bytes, name: str, least: tuple[int, int] | None = None) -> _Decoded:
+    """A file's first picture, upright. Raises whatever the decoders raise. least: see `read_scaled`."""
     if not data.startswith(whole.PNG):
-        return _open(data, name)
+        return _open(data, name, least)
     bare = whole.bare_png(data)
     try:
         return _open(data, name)
@@ -143,7 +168,7 @@ def _decode(data: bytes, name: str) -> _Decoded:
         return _open(bare, name)
 
 
-def _open(data: bytes, name: str) -> _Decoded:
+def _open(data: bytes, name: str, least: tuple[int, int] | None = None) -> _Decoded:
     stream = whole.Stream(data)
     image = Image.open(stream, formats=FORMATS)
     kind, pages = str(image.format), getattr(image, "n_frames", 1)
@@ -151,15 +176,18 @@ def _open(data: bytes, name: str) -> _Decoded:
         _said_pages.add(kind)
         log.warning("%s: holds %d pages; the first is taken, here and in every %s file", name, pages, kind)
     stream.strict = kind != "JPEG2000"  # whose reader looks for more, to the very end
-    pixels = whole.decode_jpeg(data, image.mode) if kind in ("JPEG", "MPO") else None
-    if pixels is None:
+    orientation, jpeg = _orientation(image), None
+    if kind in ("JPEG", "MPO"):
+        jpeg = whole.decode_jpeg(data, image.mode, _turned_size(least or (0, 0), orientation))
+    if jpeg is None:
         decoded = _upright(image)
         whole.check(data, image)
         return decoded
-    if pixels.shape[:2] != (image.height, image.width):
+    pixels, size = jpeg
+    if size != (image.height, image.width):
         raise ValueError("two headers differ")
-    orientation = _orientation(image)
-    return _Decoded(_turn(Image.fromarray(pixels), orientation), orientation, lossy=True)
+    upright = _turn(Image.fromarray(pixels), orientation)
+    return _Decoded(upright, orientation, lossy=True, size=_turned_size(size, orientation))
 
 
 _said_pages: set[str] = set()  # kinds of files, of which one with several pages was named
@@ -182,6 +210,11 @@ def _orientation(image: Image.Image) -> int | None:
     except Exception:  # EXIF that cannot be read says nothing, and viewers turn nothing
         return None
     return value if value in range(1, 9) else None
+
+
+def _turned_size(size: tuple[int, int], orientation: int | None) -> tuple[int, int]:
+    """(height, width) after the turn, of those before it, and the other way round."""
+    return (size[1], size[0]) if orientation in SIDEWAYS else size
 
 
 def _turn(image: Image.Image, orientation: int | None) -> Image.Image:

@@ -38,21 +38,28 @@ class Stream(io.BytesIO):
         return got
 
 
-def decode_jpeg(data: bytes, mode: str) -> NDArray[np.uint8] | None:
-    """(H, W) or (H, W, 3): the bits that Pillow gives, for mode L or RGB. None: of a kind that only Pillow reads.
+def decode_jpeg(
+    data: bytes, mode: str, least: tuple[int, int] = (0, 0)
+) -> tuple[NDArray[np.uint8], tuple[int, int]] | None:
+    """(H, W) or (H, W, 3), the bits that Pillow gives, for mode L or RGB; and H, W. None: only Pillow reads this kind.
 
-    Raises ValueError where the data shows any sign of damage.
+    least: height and width that are enough; the decoder makes the picture smaller, to a number of eighths, where it
+    can. All of the data is read all the same. Raises ValueError where it shows any sign of damage.
     """
     if mode not in JPEG_SPACES:
         return None
     try:
-        simplejpeg.decode_jpeg_header(data)
+        height, width = simplejpeg.decode_jpeg_header(data)[:2]
     except ValueError as error:
         if "subsampling" in str(error):  # an unusual one, such as 4:1:0
             return None
         raise
-    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, JPEG_SPACES[mode])
-    return pixels[..., 0] if mode == "L" else pixels
+    # the decoder does not count what lies below `least` as wrong, so a small picture is decoded whole
+    enough = least if least[0] and height > least[0] and width > least[1] else (0, 0)
+    pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+        data, JPEG_SPACES[mode], min_height=enough[0], min_width=enough[1]
+    )
+    return (pixels[..., 0] if mode == "L" else pixels), (height, width)
 
 
 def bare_png(data: bytes) -> bytes:

@@ -86,7 +86,8 @@ class Network(nn.Module):
     def distances(self, embedding: Tensor) -> Tensor:
         """(P, B, d) -> (P, B) squared Mahalanobis distance to each position's Gaussian"""
         centred = embedding - self.mean[:, None]
-        return torch.bmm(centred, self.whitening.mT).square_().sum(-1)
+        # the matrix first: a product of the few rows of a batch with it takes a third longer, of a single one thrice
+        return torch.bmm(self.whitening, centred.mT).square_().sum(1)
 
     def maps(self, distances: Tensor) -> Tensor:
         """(P, B) squared distances -> (B, H, W), upsampled and smoothed"""

@@ -157,20 +157,26 @@ def ranges(
     return _svg(figure, name)
 
 
-def stacked(rows: dict[str, dict[str, float]], parts: Sequence[str], x: str, name: str) -> "Markup":
-    """A bar for each row, made of its parts one after the other."""
+def stacked(
+    rows: dict[str, dict[str, float]], parts: Sequence[str], ends: Sequence[str], x: str, name: str, outlined: str = ""
+) -> "Markup":
+    """A bar for each row, made of its parts one after the other. ends: what is written behind each bar. outlined: a
+    part that does not quite belong to the others and gets no colour."""
     figure, axes = _chart(x, "", (1.6 * CHART[0], 1.4 + 0.35 * len(rows)))
     labels, starts = list(rows), np.zeros(len(rows))
-    for number, part in enumerate(parts):
+    for number, part in enumerate(part for part in parts if any(part in values for values in rows.values())):
         lengths = np.array([values.get(part, 0.0) for values in rows.values()])
         colour, hatch = SERIES[number % len(SERIES)], HATCHES[number % len(HATCHES)]
-        axes.barh(labels, lengths, left=starts, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.5, label=part)
+        colour, line = ("none", "--") if part == outlined else (colour, "-")
+        hatch = "" if part == outlined else hatch
+        axes.barh(labels, lengths, left=starts, color=colour, hatch=hatch, edgecolor=INK, linewidth=0.5, linestyle=line,
+                  label=part)  # fmt: skip
         starts += lengths
-    for row, end in enumerate(starts):
-        axes.text(end, row, f" {end:.1f}", va="center", color=INK)
+    for row, (end, text) in enumerate(zip(starts, ends, strict=True)):
+        axes.text(end, row, f"  {text}", va="center", color=INK, fontsize="small")
     axes.invert_yaxis()
-    axes.margins(x=0.1)
-    figure.legend(loc="outside upper left", ncols=4, frameon=False, labelcolor=INK, fontsize="small")
+    axes.margins(x=0.05 + 0.014 * max(map(len, ends)))  # room for what is written
+    figure.legend(loc="outside upper left", ncols=5, frameon=False, labelcolor=INK, fontsize="small")
     return _svg(figure, name)
 
 

@@ -69,7 +69,7 @@ class Residuals(nn.Module):
         differences = self.differences(features, reconstructed)
         squares, unlikely = [], []
         for mean, factor in zip(self.mean, self.whitening):
-            squares.append(torch.bmm(differences - mean[:, None], factor.mT).square().sum(-1))  # (P, B)
+            squares.append(torch.bmm(factor, (differences - mean[:, None]).mT).square().sum(1))  # (P, B)
             unlikely.append(squares[-1].sum(0) - 2 * factor.diagonal(dim1=1, dim2=2).log().sum())
         own = torch.stack(unlikely).argmin(0)  # (B,)
         chosen = torch.stack(squares)[own, :, torch.arange(len(own), device=own.device)]
