@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -290,13 +291,8 @@ def test_a_webhook_is_told_again_until_it_takes_the_message_in_order(opened, hoo
 # -- cameras -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_camera_without_opencv_says_what_to_install(opened):
-    try:
-        import cv2  # noqa: F401
-
-        pytest.skip("OpenCV is installed")
-    except ModuleNotFoundError:
-        pass
+def test_a_camera_without_opencv_says_what_to_install(opened, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(InlierError, match=r"pip install 'inlier\[camera\]'"):
         opened(source={"camera": 0})
 
