@@ -333,6 +333,7 @@ def test_a_changed_file_changes_stations_and_a_wrong_one_changes_nothing(plate_m
     assert set(plant.stations) == {"press", "saw"} and plant.stations["press"].model.alpha == 0.5
     write(station("saw", 0.1))
     until(lambda: set(plant.stations) == {"saw"})
+    until(lambda: "station press: removed" in plant.store.actions()[0]["details"]["done"])
     with pytest.raises(InlierError, match="no station 'press'"):
         plant.station("press")
     plant.close()
