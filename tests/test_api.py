@@ -22,7 +22,7 @@ def tried(operation):
     """The codes of some requests that the description of an operation allows."""
     codes = set()
 
-    @settings(max_examples=12, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=8, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy())
     def send(case):
         answer = case.call(headers={"Host": "localhost"})

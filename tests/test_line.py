@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -290,13 +291,8 @@ def test_a_webhook_is_told_again_until_it_takes_the_message_in_order(opened, hoo
 # -- cameras -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_camera_without_opencv_says_what_to_install(opened):
-    try:
-        import cv2  # noqa: F401
-
-        pytest.skip("OpenCV is installed")
-    except ModuleNotFoundError:
-        pass
+def test_a_camera_without_opencv_says_what_to_install(opened, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(InlierError, match=r"pip install 'inlier\[camera\]'"):
         opened(source={"camera": 0})
 
@@ -337,6 +333,7 @@ def test_a_changed_file_changes_stations_and_a_wrong_one_changes_nothing(plate_m
     assert set(plant.stations) == {"press", "saw"} and plant.stations["press"].model.alpha == 0.5
     write(station("saw", 0.1))
     until(lambda: set(plant.stations) == {"saw"})
+    until(lambda: "station press: removed" in plant.store.actions()[0]["details"]["done"])
     with pytest.raises(InlierError, match="no station 'press'"):
         plant.station("press")
     plant.close()

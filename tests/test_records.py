@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
@@ -25,8 +26,6 @@ from inlier.serve.pictures import Pictures
 from inlier.serve.store import Filter, Store, StoreError, now
 from inlier.serve.tables import actions, ends, metadata, records
 
-PORT = 54329
-
 
 @pytest.fixture(scope="session")
 def postgres_server():
@@ -36,7 +35,9 @@ def postgres_server():
         pytest.skip("needs Debian's postgresql, and root to start it as another user")
     bin, folder = found[-1].parent, Path(tempfile.mkdtemp(prefix="inlier-pg-"))
     shutil.chown(folder, "postgres", "postgres")
-    port = PORT + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
 
     def run(*command):
         user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]

@@ -20,6 +20,7 @@ from inlier.serve.config import checked
 from inlier.serve.exports import png
 from inlier.serve.plant import Plant
 from inlier.serve.security import check_safe
+from test_contract import short
 
 TOKENS = {name: f"{name}-token-0123456789" for name in ("viewer", "operator", "engineer")}
 WITH_TOKENS = [{"name": f"the {name}", "role": name, "token": token} for name, token in TOKENS.items()]
@@ -519,3 +520,26 @@ def test_serve_says_what_is_missing(inlier, tmp_path):
     (tmp_path / "station.toml").write_text("[[stations]]\nname = 'x'\n")
     code, _, err = inlier("serve", "--config", tmp_path / "station.toml")
     assert code == 2 and "stations[0].model: is missing" in err
+
+
+# -- every kind of model -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["differnet", "diad"])
+def test_maps_that_cost_extra_and_pictures_repainted_as_good(method, tmp_path):
+    """DifferNet's map is made for defects alone, and for others when somebody asks; DiAD shows what it repainted."""
+    rng = np.random.default_rng(3)
+    detector = short(method).fit([part(rng)[0] for _ in range(30)])
+    detector.save(tmp_path / "part.inlier")
+    plant = open_plant(tmp_path, tmp_path / "part.inlier")
+    with TestClient(make_app(plant), base_url="http://localhost") as client:
+        raw = pictures()[0]
+        told = inspect(client, raw).json()
+        p = detector.inspect(Image.open(io.BytesIO(raw)))
+        assert told["score"] == pytest.approx(p.score, rel=1e-5) and told["verdict"] == p.verdict
+        found = np.load(io.BytesIO(client.get(f"/v1/records/{told['id']}/map.npy").content))
+        assert np.allclose(found, p.map, rtol=1e-3, atol=1e-6)
+        answer = client.get(f"/v1/records/{told['id']}/reconstruction.png")
+        assert answer.status_code == (200 if detector.repaints else 422)
+        if detector.repaints:
+            assert Image.open(io.BytesIO(answer.content)).size == (64, 64)

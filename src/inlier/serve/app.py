@@ -365,7 +365,7 @@ async def _judged(station: Station, raw: bytes, about: dict[str, Any], patient: 
     while True:
         try:
             future = await run_in_threadpool(lambda: station.inspect(raw, **about))
-            return await asyncio.wrap_future(future)
+            return await asyncio.shield(asyncio.wrap_future(future))  # a client that leaves changes no record
         except Busy:
             if not patient or time.monotonic() > end:
                 raise

@@ -30,6 +30,7 @@ class Task:
     raw: bytes
     model: Callable[[], Model]  # that judges when its turn comes
     done: Callable[["Task"], None]  # called on a finishing thread
+    with_map: bool = False  # also where maps cost extra and the verdict is good
     arrived: float = field(default_factory=time.perf_counter)
     image: Image.Image | None = None
     used: Model | None = None
@@ -115,7 +116,9 @@ class Judge:
             assert model is not None
             cheap = not model.inspector.maps_cost_extra
             predictions = _predict(model, [task.image for task in tasks], maps=cheap)
-            wanting = [] if cheap else [k for k, p in enumerate(predictions) if p.verdict == "defect"]
+            wanting = (
+                [] if cheap else [k for k, p in enumerate(predictions) if p.verdict == "defect" or tasks[k].with_map]
+            )
             for k, p in zip(wanting, _predict(model, [tasks[k].image for k in wanting], maps=True)):
                 predictions[k] = p
             for task, p in zip(tasks, predictions, strict=True):

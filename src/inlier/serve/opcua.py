@@ -6,6 +6,7 @@ ResultsReady, OK, NG, Error and ErrorCode. docs/station.md has the diagram.
 
 import asyncio
 import logging
+import socket
 import threading
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -184,7 +185,13 @@ class LineServer:
 
     def __init__(self, plant: Plant, config: OpcUa):
         self.plant, self.config = plant, config
-        self.port = config.port
+        place = f"{config.host}:{config.port}"
+        try:  # the server takes seconds to find out
+            socket.create_server((config.host, config.port)).close()
+        except OSError as error:
+            raise InlierError(
+                f"opcua: {place}: cannot be used ({error.strerror or error}); choose another port"
+            ) from None
         self._loop = asyncio.new_event_loop()
         self._ended = asyncio.Event()
         self._started: threading.Event = threading.Event()
@@ -193,9 +200,7 @@ class LineServer:
         self._thread.start()
         self._started.wait(30)
         if self._failed:
-            raise InlierError(
-                f"opcua: {config.host}:{config.port}: cannot be used ({self._failed}); choose another port"
-            )
+            raise InlierError(f"opcua: {place}: cannot be served: {self._failed}")
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._ended.set)

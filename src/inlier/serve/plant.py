@@ -140,6 +140,8 @@ class Plant:
             self._note_files()
         for line in done:
             log.info("%s", line)
+        if done:
+            self.store.act("the station", "configure", {"done": done})
         return done
 
     def reload(self, name: str, who: str) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from inlier.data.images import decode_image
 from inlier.errors import InlierError
 from inlier.inspection.result import Prediction
 from inlier.serve.config import Limits, StationConfig
@@ -121,24 +120,19 @@ class Station:
     def remembered(self, record: Row) -> Remembered:
         """The verdict of a record with its map; judged again where it is not among the newest. Raises InlierError."""
         with self._lock:
-            if found := self._remembered.get(record["id"]):
-                return found
+            found = self._remembered.get(record["id"])
+        if found and found.prediction.network_maps is not None:
+            return found
         if record["error"] is not None:
             raise InlierError("this picture could not be judged, so there is no map")
-        if record["kept"] is None:
-            raise InlierError("the picture of this record is not kept, so its map cannot be made again")
         if record["model"] != self.model.sha256:
             raise InlierError("this record was judged by a model that the station no longer has")
-        raw = self.pictures.read(record["kept"])
         ready = threading.Event()
-        task = Task(raw, lambda: self.model, lambda task: ready.set())
+        task = Task(self.picture(record), lambda: self.model, lambda task: ready.set(), with_map=True)
         self.judge.submit(task)
         ready.wait()
-        if task.prediction is None or task.used is None:
+        if task.prediction is None:
             raise InlierError(task.error)
-        if task.prediction.network_maps is None:  # of a model whose maps cost extra
-            image, model = decode_image(raw, "the picture"), task.used
-            task.prediction = model.inspector.inspect(image, alpha=model.alpha, category=model.category)
         return self._remember(record["id"], task)
 
     def picture(self, record: Row) -> bytes:

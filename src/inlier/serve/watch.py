@@ -81,6 +81,7 @@ class FolderWatch:
             found = path.stat()
         except OSError:  # gone again
             self._waiting.pop(path, None)
+            self._done.pop(path, None)
             return
         state = found.st_mtime_ns, found.st_size
         if self._done.get(path) == state:
