@@ -69,7 +69,7 @@ def shown(page):
     return int(verdict.get_attribute("data-record")), verdict.get_attribute("data-verdict")
 
 
-def until(condition, seconds=10):
+def until(condition, seconds=30):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "did not happen in time"
