@@ -182,6 +182,15 @@ def test_a_region_of_interest_is_drawn_and_its_effect_is_told(page, server):
     page.get_by_text("parts labelled good: threshold").wait_for()
 
 
+def test_the_wheel_zooms_and_a_double_click_goes_back(page):
+    layers, box = page.locator(".stage .layers"), page.locator(".stage .view").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.wheel(0, -400)
+    until(lambda: "scale(2.7" in (layers.get_attribute("style") or ""))
+    page.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    until(lambda: "scale" not in (layers.get_attribute("style") or ""))
+
+
 def test_statistics_have_figures_and_intervals(page):
     page.keyboard.press("s")
     sheet = page.locator(".sheet")
