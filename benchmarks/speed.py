@@ -402,8 +402,9 @@ def main() -> None:
     machine = ", ".join([told["processor"], f"{told['cores']} cores", f"torch {told['torch']}",
                          f"oneDNN {told['onednn']}", f"Python {told['python']}"])  # fmt: skip
     for section in arguments.sections or [name for name in SECTIONS if name not in LONG]:
+        begun = commit()  # what is measured, whatever is committed meanwhile
         rows = own_process("speed.py", "--measure", section)
-        found[section] = {"section": section, "date": time.strftime("%Y-%m-%d"), "commit": commit(), "machine": machine,
+        found[section] = {"section": section, "date": time.strftime("%Y-%m-%d"), "commit": begun, "machine": machine,
                           "threads": told["threads"], "rows": rows}  # fmt: skip
         for row in rows_of(rows):
             print(" | ".join(row.cells()), flush=True)

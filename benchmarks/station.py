@@ -268,14 +268,15 @@ def many_records(count: int) -> dict:
                 ]
             )
         written = time.monotonic() - start
-        one = Filter("s1")
+        one, early = Filter("s1"), store.record(count // 100)["time"]
         asked = {
             "newest 100": lambda: store.page(one, limit=100),
             "100 from the middle": lambda: store.page(one, before=count // 2, limit=100),
             "defects": lambda: store.page(Filter("s1", verdict="defect"), limit=100),
             "labelled, of which there are none": lambda: store.page(Filter("s1", label="good"), limit=100),
             "a lot": lambda: store.page(Filter("s1", lot="L3"), limit=100),
-            "an hour that has passed": lambda: store.page(Filter("s1", until=1_000_000), limit=100),
+            "a time long ago": lambda: store.page(Filter("s1", until=early), limit=100),
+            "a time of which there is nothing": lambda: store.page(Filter("s1", until=1_000_000), limit=100),
             "counts": lambda: store.counts(one),
             "another alpha": lambda: store.changed_verdicts(one, "a" * 64, 0.05, 7.0),
         }

@@ -40,7 +40,7 @@ def opened(plate_model, tmp_path):
         plant.close()
 
 
-def until(condition, seconds=15.0):
+def until(condition, seconds=30.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "did not happen in time"

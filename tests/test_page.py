@@ -69,7 +69,7 @@ def shown(page):
     return int(verdict.get_attribute("data-record")), verdict.get_attribute("data-verdict")
 
 
-def until(condition, seconds=10):
+def until(condition, seconds=30):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "did not happen in time"
@@ -180,6 +180,15 @@ def test_a_region_of_interest_is_drawn_and_its_effect_is_told(page, server):
     until(lambda: page.locator(".region svg circle").count() == 4)
     page.get_by_text("See the effect").click()
     page.get_by_text("parts labelled good: threshold").wait_for()
+
+
+def test_the_wheel_zooms_and_a_double_click_goes_back(page):
+    layers, box = page.locator(".stage .layers"), page.locator(".stage .view").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.wheel(0, -400)
+    until(lambda: "scale(2.7" in (layers.get_attribute("style") or ""))
+    page.mouse.dblclick(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    until(lambda: "scale" not in (layers.get_attribute("style") or ""))
 
 
 def test_statistics_have_figures_and_intervals(page):

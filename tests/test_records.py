@@ -25,6 +25,7 @@ from inlier.serve.exports import png
 from inlier.serve.pictures import Pictures
 from inlier.serve.store import Filter, Store, StoreError, now
 from inlier.serve.tables import actions, ends, metadata, records
+from test_station import open_plant, pictures
 
 
 @pytest.fixture(scope="session")
@@ -458,3 +459,14 @@ def test_a_wrong_filter_or_folder_is_told(inlier, kept, tmp_path):
     assert code == 2 and "--verdict bad: must be one of good, defect, error" in err
     code, _, err = inlier("records", "list", "--data", tmp_path / "none")
     assert code == 2 and "holds no records" in err
+
+
+def test_a_station_keeps_its_records_in_postgresql(postgres, plate_model, tmp_path):
+    plant = open_plant(tmp_path, plate_model, server={"database": postgres})
+    before = plant.store.last()
+    rows = [plant.stations["press"].inspect(raw).result() for raw in pictures()]
+    assert [row["id"] for row in plant.store.page(Filter("press", kept=True), limit=8)][::-1] == [
+        row["id"] for row in rows
+    ]
+    assert rows[0]["id"] == before + 1 and list(plant.store.verify()) == []
+    plant.close()

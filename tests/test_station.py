@@ -34,7 +34,7 @@ def pictures(seed=0, good=4, defects=4):
 
 def open_plant(folder, model, /, stations=None, **config):
     stations = stations or [{"name": "press", "model": str(model)}]
-    server = {"data": str(folder / "data"), **config.pop("server", {})}
+    server = {"data": str(folder / "data")} | config.pop("server", {})
     return Plant(checked({"server": server, "stations": stations, **config}, "station.toml"))
 
 
@@ -529,7 +529,7 @@ def test_serve_says_what_is_missing(inlier, tmp_path):
 def test_maps_that_cost_extra_and_pictures_repainted_as_good(method, tmp_path):
     """DifferNet's map is made for defects alone, and for others when somebody asks; DiAD shows what it repainted."""
     rng = np.random.default_rng(3)
-    detector = short(method).fit([part(rng)[0] for _ in range(30)])
+    detector = short(method).fit([part(rng)[0] for _ in range(16)])
     detector.save(tmp_path / "part.inlier")
     plant = open_plant(tmp_path, tmp_path / "part.inlier")
     with TestClient(make_app(plant), base_url="http://localhost") as client:

@@ -33,7 +33,8 @@ records = Table(
     Column("label", String(8)),  # the last one; all of them are actions
     Column("kept", Text),  # the picture's file, below the folder of pictures
     UniqueConstraint("station", "key", name="records_key"),
-    Index("records_time", "time"),
+    Index("records_time", "time", "id"),
+    Index("records_station_time", "station", "time", "id"),
     Index("records_station", "station", "id"),
     Index("records_verdict", "station", "verdict", "id"),
     Index("records_label", "station", "label", "id"),

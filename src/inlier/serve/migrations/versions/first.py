@@ -34,7 +34,8 @@ def upgrade() -> None:
         sa.UniqueConstraint("station", "key", name="records_key"),
     )
     for name, columns in {
-        "records_time": ["time"],
+        "records_time": ["time", "id"],
+        "records_station_time": ["station", "time", "id"],
         "records_station": ["station", "id"],
         "records_verdict": ["station", "verdict", "id"],
         "records_label": ["station", "label", "id"],
