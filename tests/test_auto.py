@@ -99,13 +99,13 @@ def test_training_raises_at_once_when_it_would_end_too_late():
 def test_a_fit_without_training_has_a_deadline_too(forty, monkeypatch):
     from inlier.data import batches
 
-    read = batches.read_image
+    read = batches.read_scaled
 
     def slow(*arguments, **options):
         time.sleep(0.05)
         return read(*arguments, **options)
 
-    monkeypatch.setattr(batches, "read_image", slow)
+    monkeypatch.setattr(batches, "read_scaled", slow)
     monkeypatch.setattr("inlier.methods.padim.BATCH", 2)
     with pytest.raises(OutOfTime):
         padim().fit(forty, calibration="none", workers=1, time_limit=0.4)

@@ -407,14 +407,14 @@ def test_prediction_reads_only_a_little_ahead(name, fitted, plates):
     from inlier.data import batches
 
     sources = [plates / "plate/test/good/000.png"] * 1000
-    original = batches.read_image
+    original = batches.read_scaled
 
     def counting(*arguments, **options):
         read.append(1)
         return original(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches, "read_image", counting)
+        patch.setattr(batches, "read_scaled", counting)
         stream = fitted[name].predict(sources)
         list(itertools.islice(stream, 3))
         stream.close()

@@ -197,7 +197,7 @@ def distances(memory: Sequence[Tensor], norms: Tensor, features: Sequence[Tensor
 
     memory: (n, h, w, C) each; norms: (n,), the mean square of each entry, summed over levels; features: (B, C, h, w).
     """
-    result = norms.expand(len(features[0]), -1)
+    result = norms.expand(features[0].shape[0], -1)
     for entries, f in zip(memory, features):
         product = f.permute(0, 2, 3, 1).flatten(1) @ entries.flatten(1).T
         result = result - 2 / entries[0].numel() * product

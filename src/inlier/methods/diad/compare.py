@@ -72,7 +72,7 @@ class Residuals(nn.Module):
             squares.append(torch.bmm(factor, (differences - mean[:, None]).mT).square().sum(1))  # (P, B)
             unlikely.append(squares[-1].sum(0) - 2 * factor.diagonal(dim1=1, dim2=2).log().sum())
         own = torch.stack(unlikely).argmin(0)  # (B,)
-        chosen = torch.stack(squares)[own, :, torch.arange(len(own), device=own.device)]
+        chosen = torch.stack(squares)[own, :, torch.arange(own.shape[0], device=own.device)]
         return chosen.sqrt().unflatten(1, self.grid)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:

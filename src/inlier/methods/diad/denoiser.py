@@ -88,7 +88,7 @@ class Denoiser(nn.Module):
 
     def step(self, x: Tensor, embeddings: Sequence[Tensor], hint: Tensor | None) -> Tensor:
         """The noise in x (B, C, h, w), given what `time_embeddings` and `hint` return."""
-        context = self.context.expand(len(x), -1, -1)
+        context = self.context.expand(x.shape[0], -1, -1)
         middle, skips = encode(self.unet, self.unet.conv_in(x), embeddings[0], context)
         if self.guide:
             more, deepest = self.guide(x, embeddings[1], hint, context)

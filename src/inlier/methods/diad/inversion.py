@@ -86,7 +86,7 @@ class Inversion(nn.Module):
         embeddings = self.denoiser.time_embeddings(torch.tensor(self.timesteps, device=images.device))
 
         def predict(x: Tensor, i: int) -> Tensor:
-            return self.denoiser.step(x, [e[i : i + 1].expand(len(x), -1) for e in embeddings], None)
+            return self.denoiser.step(x, [e[i : i + 1].expand(x.shape[0], -1) for e in embeddings], None)
 
         return invert((self.features(images) - self.mean) / self.std, predict, self.timesteps, self.abar)
 

@@ -123,12 +123,12 @@ class Network(nn.Module):
         seen = self.normalise(images)
         posterior, noise = (noise_of(images, self.noise_shape) if noise is None else noise).unbind(1)
         z = self.latent(self.autoencoder.moments(seen), posterior)
-        x = add_noise(z, noise, self.abar[self.s.start].expand(len(z)))
+        x = add_noise(z, noise, self.abar[self.s.start].expand(z.shape[0]))
         hint = self.denoiser.hint(seen)
         embeddings = self.denoiser.time_embeddings(torch.tensor(self.timesteps, device=x.device))
 
         def predict(x: Tensor, i: int) -> Tensor:
-            return self.denoiser.step(x, [e[i : i + 1].expand(len(x), -1) for e in embeddings], hint)
+            return self.denoiser.step(x, [e[i : i + 1].expand(x.shape[0], -1) for e in embeddings], hint)
 
         return self.decode(ddim(x, predict, self.timesteps, self.abar))
 
