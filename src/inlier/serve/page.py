@@ -1,5 +1,6 @@
 """The page for people: what was judged just now, what was judged before, and what another rule would have said."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -152,14 +153,14 @@ class Screen(Frame):
         self.live, self.shown = True, -1
         self.filter, self.heat, self.outlines = "all", 0.6, True
         self.rule: tuple[str, float, float] | None = None  # of the slider; None: the station's own
+        self.slid = 0  # how often the slider was moved or put back
 
     # -- building ------------------------------------------------------------------------------------------------------
 
     async def build(self) -> None:
-        ui.run_javascript(
-            f"document.body.dataset.station = '{self.station.name}';"
-            f"document.body.dataset.gone = '{self.say('not_kept')}'"
-        )
+        # with the page itself: a picture may be dropped before the page has its connection
+        told = {"station": self.station.name, "gone": self.say("not_kept")}
+        ui.add_body_html(f"<script>Object.assign(document.body.dataset, {json.dumps(told)})</script>")
         self._bar()
         with ui.element("main").classes("stage"):
             with ui.element("section").classes("left"):
@@ -362,10 +363,13 @@ class Screen(Frame):
         self._draw()
 
     async def _slide(self, event: Any) -> None:
-        alpha = 10 ** float(event.args)
+        alpha, self.slid = 10 ** float(event.args), self.slid + 1
+        mine = self.slid
         try:
             told = await run_in_threadpool(rejudged, self.station, alpha)
         except InlierError:  # rounded to below what can be promised
+            return
+        if mine != self.slid:  # it was moved on, or put back, while this was counted
             return
         rule = self.station.model.rule_at(alpha)
         assert rule is not None
@@ -378,7 +382,7 @@ class Screen(Frame):
         self._draw()
 
     def _own_rule(self) -> None:
-        self.rule, rule = None, self.station.model.rule
+        self.rule, rule, self.slid = None, self.station.model.rule, self.slid + 1
         assert rule is not None
         self.slider.set_value(math.log10(rule.alpha))
         self.rate.set_text(f"{100 * rule.alpha:.3g} %")
