@@ -459,6 +459,9 @@ def test_a_wrong_filter_or_folder_is_told(inlier, kept, tmp_path):
     assert code == 2 and "--verdict bad: must be one of good, defect, error" in err
     code, _, err = inlier("records", "list", "--data", tmp_path / "none")
     assert code == 2 and "holds no records" in err
+    for place in ("typing.error", "sqlite:///typing.error"):  # nothing is made, which would have no faults
+        code, _, err = inlier("records", "verify", "--db", place)
+        assert code == 2 and "typing.error: holds no records" in err and not Path("typing.error").exists()
 
 
 def test_a_station_keeps_its_records_in_postgresql(postgres, plate_model, tmp_path):

@@ -164,9 +164,11 @@ def report(
 def _store(data: Path, db: str | None) -> "Iterator[Store]":
     from inlier.serve.store import Store
 
-    if db is None and not (data / "records.sqlite").is_file():
-        raise InlierError(f"{data}: holds no records; give the station's --data, or its --db")
-    store = Store(db or data / "records.sqlite")
+    place = db or str(data / "records.sqlite")
+    file = Path(place.removeprefix("sqlite:///")).expanduser()
+    if "://" not in str(file) and not file.is_file():  # a new database would have no faults
+        raise InlierError(f"{file if db else data}: holds no records; give the station's --data, or its --db")
+    store = Store(place)
     try:
         yield store
     finally:

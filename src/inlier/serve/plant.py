@@ -63,6 +63,9 @@ class Plant:
     ):
         if not config.stations:
             raise InlierError("no station: give a model, or a --config with [[stations]]")
+        for one in config.stations:  # before any folder is made
+            if not one.model.is_file():
+                raise InlierError(f"station {one.name}: {one.model}: no such model file")
         self.config, self.read, self.file, self._start = config, read, file, start
         self.folder = config.server.data.expanduser()
         artifact.check_writable(self.folder / "any")
