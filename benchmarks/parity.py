@@ -4,7 +4,7 @@
 
 Preset `light`, fitted on 60 good pictures with few steps (a graph is the same however long was trained), exported with
 full precision and compared on test pictures, at most `--most` of each set, as many good ones as defects. A difference
-of scores is a share of their median size, one of maps a share of the map's own peak.
+of scores is a share of the score or of their median, whichever is larger, one of maps a share of the map's own peak.
 """
 
 import argparse

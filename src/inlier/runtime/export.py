@@ -55,8 +55,8 @@ QUANTISED_ON = 128  # good pictures at most that show the ranges of values
 
 @dataclass(frozen=True)
 class Parity:
-    """How an exported file differs from the detector. Differences of scores are shares of their median size, as a score
-    may lie near 0 by itself; those of maps are shares of the same map's highest value."""
+    """How an exported file differs from the detector. A difference of scores is a share of the score, or of the median
+    size of all where that is larger, as a score may lie near 0; one of maps a share of the same map's highest value."""
 
     pictures: int
     source: str  # where they come from
@@ -342,7 +342,7 @@ def compare(
     return Parity(
         len(pairs),
         source,
-        float(np.abs(scores - theirs).max() / max(np.median(np.abs(scores)), TINY)),
+        float((np.abs(scores - theirs) / np.maximum(np.abs(scores), max(np.median(np.abs(scores)), TINY))).max()),
         maps,
         flips if judged else None,
         (_auroc(scores, labels), _auroc(theirs, labels)) if len(set(labels)) == 2 else None,
