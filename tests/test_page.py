@@ -4,10 +4,14 @@ import re
 import shutil
 import time
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from PIL import ImageEnhance
 
+from conftest import part
 from inlier.serve.app import make_app
+from inlier.serve.exports import png
 from inlier.serve.page import add_page
 from inlier.serve.store import Filter, Store
 from inlier.serve.texts import LANGUAGES, TEXTS
@@ -197,6 +201,17 @@ def test_statistics_have_figures_and_intervals(page):
     sheet.get_by_text("Share of defects").wait_for()
     assert sheet.locator(".charts svg").count() == 2
     assert "95 %" in sheet.inner_text() and " of " in sheet.inner_text()
+
+
+def test_a_change_of_all_parts_is_said_on_the_page(page, server):
+    page.goto(f"{server.url}/?station=saw")
+    banner = page.locator(".trouble")
+    assert banner.count() == 0
+    rng = np.random.default_rng(5)
+    for _ in range(40):
+        server.inspect(png(ImageEnhance.Brightness(part(rng)[0]).enhance(1.3)), "saw")
+    banner.wait_for()
+    assert "no longer look like the calibration" in banner.inner_text() and "calibrate again" in banner.inner_text()
 
 
 def test_the_page_speaks_german_and_turns_dark_and_remembers_both(page):

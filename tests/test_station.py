@@ -427,6 +427,37 @@ def test_too_many_requests_of_one_client_wait(serve):
     assert codes[:10] == 10 * [200] and codes.count(429) >= 15
 
 
+def test_tokens_and_limits_change_while_it_runs(serve):
+    client = serve(tokens=WITH_TOKENS)
+    plant, raw = client.plant, pictures()[0]
+    only_operator = [one for one in WITH_TOKENS if one["role"] == "operator"]
+    entries = {"stations": [{"name": "press", "model": str(plant.stations["press"].config.model)}]}
+    entries["server"] = {"data": str(plant.folder)}
+
+    def apply(**more):
+        return plant.apply(checked(entries | more, "station.toml"))
+
+    assert apply(tokens=only_operator, limits={"bytes": 1000}) == ["[[tokens]]: changed", "[limits]: changed"]
+    assert client.get("/v1/records", headers=as_("viewer")).status_code == 401
+    answer = client.post("/v1/stations/press/inspect", content=raw, headers=as_("operator"))
+    assert answer.status_code == 413 and "1000 bytes" in answer.json()["error"]
+    apply(tokens=only_operator)
+    assert client.post("/v1/stations/press/inspect", content=raw, headers=as_("operator")).status_code == 200
+    apply(tokens=only_operator, limits={"per_second": 1})
+    assert 429 in [client.get("/v1/health").status_code for _ in range(5)]
+
+
+def test_a_server_that_others_reach_keeps_its_tokens_whatever_the_file_says(plate_model, tmp_path):
+    plant = open_plant(tmp_path, plate_model, server={"host": "0.0.0.0"}, tokens=WITH_TOKENS)
+    without = {"server": {"host": "127.0.0.1"}, "stations": [{"name": "press", "model": str(plate_model)}]}
+    try:
+        with pytest.raises(InlierError, match="others than this machine"):
+            plant.apply(checked(without, "station.toml"))
+        assert len(plant.config.tokens) == len(WITH_TOKENS)
+    finally:
+        plant.close()
+
+
 def test_answers_carry_headers_that_browsers_obey(serve):
     headers = serve().get("/v1/records").headers
     assert "default-src 'none'" in headers["content-security-policy"]

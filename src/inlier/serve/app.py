@@ -124,7 +124,7 @@ def make_app(plant: Plant) -> FastAPI:
     def prometheus() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
-    app.add_middleware(Gate, config=plant.config)
+    app.add_middleware(Gate, config=lambda: plant.config)
     return app
 
 

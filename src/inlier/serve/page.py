@@ -309,7 +309,9 @@ class Screen(Frame):
             for sink, told in self.plant.sinks_of(self.station.name).items()
             if told["problem"] and told["waiting"]
         ]
-        return str(views.trouble([*([reason] if reason else []), *waiting], self.language))
+        stream = self.station.drift.stream
+        changed = [self.say("changed", alarm=stream.alarm)] if stream and stream.alarm else []
+        return str(views.trouble([*([reason] if reason else []), *waiting, *changed], self.language))
 
     # -- what people do ------------------------------------------------------------------------------------------------
 

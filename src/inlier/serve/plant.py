@@ -16,6 +16,7 @@ from inlier.serve.config import Config, StationConfig
 from inlier.serve.judging import Judge
 from inlier.serve.models import open_model
 from inlier.serve.pictures import Pictures
+from inlier.serve.security import check_safe
 from inlier.serve.station import Station
 from inlier.serve.store import Missing, Row, Store, StoreError
 from inlier.serve.writer import Writer
@@ -118,11 +119,27 @@ class Plant:
         self.store.close()
 
     def apply(self, config: Config) -> list[str]:
-        """Change stations to what the file says now; what was done. A station that cannot be changed stays as it is."""
+        """Change stations, tokens and limits to what the file says now; what was done.
+
+        A station that cannot be changed stays as it is. Raises InlierError where strangers could come in; then nothing
+        is changed.
+        """
         done = []
         with self._changing:
-            if config.server != self.config.server or config.opcua != self.config.opcua:
+            before = self.config
+            if config.server != before.server or config.opcua != before.opcua:
                 done.append("[server] and [opcua] take effect at the next start")
+            config = config.model_copy(update={"server": before.server, "opcua": before.opcua})
+            check_safe(config)
+            self.config = config
+            if config.tokens != before.tokens:
+                done.append("[[tokens]]: changed")
+            if config.limits != before.limits:
+                done.append("[limits]: changed")
+                for judge in self._judges.values():
+                    judge.batch = config.limits.batch
+                for station in self.stations.values():
+                    station.limits = config.limits
             wanted = {one.name: one for one in config.stations}
             for name in [name for name in self.stations if name not in wanted]:
                 self._remove(name)
@@ -139,7 +156,6 @@ class Plant:
                     done.append(f"station {name}: stays as it was: {error}")
                     if name in self.stations:
                         self.stations[name].problem = str(error)
-            self.config = config
             self._note_files()
         for line in done:
             log.info("%s", line)

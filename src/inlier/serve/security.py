@@ -67,18 +67,17 @@ def is_loopback(host: str) -> bool:
 class Rates:
     """A bucket for each client: `per_second` on average, twice as many at once."""
 
-    def __init__(self, per_second: float):
-        self.per_second = per_second
+    def __init__(self) -> None:
         self._left: dict[str, tuple[float, float]] = {}
 
-    def take(self, client: str, now: float) -> bool:
+    def take(self, client: str, now: float, per_second: float) -> bool:
         """
-        >>> rates = Rates(1.0)
-        >>> [rates.take("a", 0.0) for _ in range(3)], rates.take("a", 1.5)
+        >>> rates = Rates()
+        >>> [rates.take("a", 0.0, 1.0) for _ in range(3)], rates.take("a", 1.5, 1.0)
         ([True, True, False], True)
         """
-        left, last = self._left.pop(client, (2 * self.per_second, now))
-        left = min(2 * self.per_second, left + (now - last) * self.per_second)
+        left, last = self._left.pop(client, (2 * per_second, now))
+        left = min(2 * per_second, left + (now - last) * per_second)
         self._left[client] = (left - (left >= 1), now)
         while len(self._left) > CLIENTS:
             del self._left[next(iter(self._left))]
@@ -111,11 +110,13 @@ def _cookie(header: bytes) -> bytes:
 
 
 class Gate:
-    """ASGI: refuses strangers, foreign pages, too much and too slow; sets scope["person"]; adds headers of safety."""
+    """ASGI: refuses strangers, foreign pages, too much and too slow; sets scope["person"]; adds headers of safety.
 
-    def __init__(self, app: Any, config: Config):
-        self.app, self.config = app, config
-        self.rates = Rates(config.limits.per_second)
+    config: what holds at the moment; tokens and limits may change while the server runs.
+    """
+
+    def __init__(self, app: Any, config: Callable[[], Config]):
+        self.app, self.config, self.rates = app, config, Rates()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -129,7 +130,8 @@ class Gate:
         if scope["type"] == "websocket":
             await self.app(scope, receive, send)
             return
-        body = _Body(receive, self.config.limits.bytes, self.config.limits.upload_seconds)
+        limits = self.config().limits
+        body = _Body(receive, limits.bytes, limits.upload_seconds)
         guarded = _Guarded(send, _policy(scope["path"]))
         try:
             await self.app(scope, body, guarded)
@@ -139,30 +141,32 @@ class Gate:
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
         """(status, words), and who it is into the scope."""
+        config = self.config()
         host = headers.get(b"host", b"").decode("latin-1")
-        if not self._is_own(host):
+        if not _is_own(host, config):
             return 400, "this server is not known by that name; add it to server.names in the config"
         origin = headers.get(b"origin", b"").decode("latin-1")
         changes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD", "OPTIONS")
         if changes and origin and origin.split("://")[-1] != host:
             return 403, "another site's page may not ask this server for anything"
         client = (scope.get("client") or ("",))[0]
-        if not self.rates.take(client, time.monotonic()):
+        if not self.rates.take(client, time.monotonic(), config.limits.per_second):
             return 429, "too many requests; send fewer a second"
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self.config.limits.bytes:
-            return 413, f"a request may have {self.config.limits.bytes} bytes"
-        person = person_of(headers, self.config.tokens)
+        if length.isdigit() and int(length) > config.limits.bytes:
+            return 413, f"a request may have {config.limits.bytes} bytes"
+        person = person_of(headers, config.tokens)
         scope["person"] = person
         path = scope["path"]
         if person is None and not any(path == one or (one.endswith("/") and path.startswith(one)) for one in OPEN):
             return 401, "say who you are: send Authorization: Bearer and your token"
         return None
 
-    def _is_own(self, host: str) -> bool:
-        """Without tokens a browser could be led here under a foreign name that points to this machine."""
-        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        return bool(self.config.tokens) or is_loopback(name) or name in self.config.server.names
+
+def _is_own(host: str, config: Config) -> bool:
+    """Without tokens a browser could be led here under a foreign name that points to this machine."""
+    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    return bool(config.tokens) or is_loopback(name) or name in config.server.names
 
 
 class _TooMuch(Exception):

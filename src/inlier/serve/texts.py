@@ -85,6 +85,10 @@ TEXTS: dict[str, dict[str, str]] = {
     },
     "drift_fine": {"en": "Yes: no evidence of a change.", "de": "Ja: nichts spricht für eine Änderung."},
     "drift_alarm": {"en": "No", "de": "Nein"},
+    "changed": {
+        "en": "{alarm}. Mend the light or the camera, or calibrate again.",
+        "de": "{alarm}. Licht oder Kamera richten, oder neu kalibrieren.",
+    },
     "scores": {"en": "Scores", "de": "Werte"},
     "region_how": {
         "en": "Click corners around what shall be inspected; a second click on the first one begins another area.",
