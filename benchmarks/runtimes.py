@@ -20,6 +20,8 @@ import torch
 
 from inlier import InlierError, load, methods, open_dataset
 from inlier.machine import about
+from inlier.runtime.export import trace
+from inlier.runtime.graph import Graph
 
 ROUNDS, BATCH = 7, 8
 SHORT: dict[str, dict[str, Any]] = {"simplenet": {"steps": 100}, "differnet": {"steps": 20}, "memseg": {"steps": 8}}
@@ -27,15 +29,18 @@ FILES = [("onnx", "f32"), ("openvino", "f32"), ("openvino", "bf16"), ("onnx", "i
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
 
 
-class Bare(torch.nn.Module):
-    """The backbone's maps, each as one number a picture, so that nothing is left out and nothing else costs."""
+class BareGraph(torch.nn.Module):
+    """What is exported of the backbone alone, as a detector is: its maps, each as one number a picture, so that nothing
+    is left out and nothing else costs."""
 
-    def __init__(self, network: Any):
+    def __init__(self, detector: Any):
         super().__init__()
-        self.backbone = network.backbone
+        self.backbone = detector.network_.eval().backbone
+        self.described = Graph(detector.geometry_.size)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.stack([m.mean((1, 2, 3)) for m in self.backbone(images)])
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        means = [m.mean((1, 2, 3)) for m in self.backbone(images)]
+        return means[0], sum(means[1:], torch.zeros_like(means[0]))
 
 
 def bare_seconds(detector: Any, images: Any, folder: Path) -> dict[str, Any]:
@@ -43,8 +48,7 @@ def bare_seconds(detector: Any, images: Any, folder: Path) -> dict[str, Any]:
     import onnxruntime
     import openvino
 
-    bare = Bare(detector.network_).eval()
-    program: Any = torch.onnx.export(bare, (torch.from_numpy(images),), dynamo=True, verbose=False, optimize=False)
+    program = trace(BareGraph(detector))
     program.save(folder / "bare.onnx")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

@@ -15,8 +15,11 @@ from inlier.data.images import decode_image, read_image
 from inlier.methods.diad.sampler import noise_of
 from inlier.runtime import export as exporting
 from inlier.runtime import graph
+from inlier.runtime.onnx import OnnxRuntime
+from inlier.runtime.protobuf import pruned
 from test_contract import every_method, short
 
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
 SIMPLER = {  # the graph holds the denoiser once for each step
@@ -81,6 +84,7 @@ def test_an_exported_model_judges_like_the_detector(exported, pictures, name):
     for runtime in SUFFIXES:
         detector, model = both(exported, name, runtime)
         scores_maps_and_verdicts_are_those_of_the_detector(detector, model, pictures)
+        scores_alone_are_the_same_and_their_graph_has_nothing_else(model, pictures)
         what_lies_outside_the_region_changes_nothing(model)
         the_file_says_what_the_model_said_and_how_it_differs(detector, model)
 
@@ -94,6 +98,19 @@ def scores_maps_and_verdicts_are_those_of_the_detector(detector, model, pictures
         np.testing.assert_allclose(theirs.map, ours.map, atol=(0.1 if detector.maps_jump else 1e-3) * size)
         if ours.reconstruction is not None:
             np.testing.assert_allclose(theirs.reconstruction.astype(int), ours.reconstruction, atol=1)  # 8 bit
+
+
+def scores_alone_are_the_same_and_their_graph_has_nothing_else(model, pictures):
+    alone = [p.score for p in model.predict(pictures, maps=False)]
+    assert alone == pytest.approx([p.score for p in model.predict(pictures)], rel=1e-6)
+    if isinstance(model.runtime_, OnnxRuntime):
+        content = model.runtime_.path.read_bytes()
+        whole, ours = onnx.load_from_string(content), onnx.load_from_string(pruned(content, ["scores"]))
+        inputs = [one.name for one in whole.graph.input]
+        theirs = onnx.utils.Extractor(whole).extract_model(inputs, ["scores"])
+        assert [node.output for node in ours.graph.node] == [node.output for node in theirs.graph.node]
+        if model.maps_cost_extra:
+            assert len(ours.graph.node) < len(whole.graph.node) / 2
 
 
 def what_lies_outside_the_region_changes_nothing(model):

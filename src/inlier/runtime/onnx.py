@@ -18,13 +18,14 @@ from inlier.errors import ArtifactError, InlierError
 from inlier.inspection.inspector import Output
 from inlier.machine import threads
 from inlier.runtime.exported import graph_of
+from inlier.runtime.protobuf import field, pruned
 
 KEY = "inlier"  # of the model's metadata
 METADATA, VALUE = 14, 2  # fields of onnx.proto: ModelProto.metadata_props, StringStringEntryProto.value
 
 
 class OnnxRuntime:
-    """A session on the CPU."""
+    """Sessions on the CPU, one for each choice of outputs: what is not asked for is not computed."""
 
     network = None
 
@@ -35,25 +36,31 @@ class OnnxRuntime:
             raise InlierError(f"{path}: needs ONNX Runtime: pip install 'inlier[onnx]'") from error
         self.path = Path(path)
         content = _read(self.path)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads()
-        options.log_severity_level = 3
+
+        def session(model: bytes) -> Any:
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = threads()
+            options.log_severity_level = 3
+            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
         try:
-            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-            self.text = self.session.get_modelmeta().custom_metadata_map.get(KEY, "")
+            whole = session(content)
+            self.text = whole.get_modelmeta().custom_metadata_map.get(KEY, "")
         except Exception as error:  # of no common kind
             raise ArtifactError(f"{path}: ONNX Runtime cannot use it ({_first_line(error)})") from error
         self.graph = graph_of(path, self.text)
         self._part = content[: _checked(path, content, self.text)]
-        # what is not asked for is not computed: the map of some methods costs far more than the score
-        self._run_options = onnxruntime.RunOptions()
-        self._run_options.only_execute_path_to_fetches = True
+        self._session = session
+        self._sessions = {tuple(self.graph.outputs): whole}
 
     def __call__(self, images: NDArray[np.float32], inspected: NDArray[np.bool_] | None, maps: bool) -> Output:
         return self.graph.judge(self._compute, images, inspected, maps)
 
     def _compute(self, fed: dict[str, NDArray[Any]], names: list[str]) -> list[NDArray[Any]]:
-        found: list[NDArray[Any]] = self.session.run(names, fed, self._run_options)
+        key = tuple(names)
+        if key not in self._sessions:  # the map of some methods costs far more than the score
+            self._sessions[key] = self._session(pruned(self._part, names))
+        found: list[NDArray[Any]] = self._sessions[key].run(names, fed)
         return found
 
     def rewrite(self, target: Path, text: str) -> None:
@@ -64,21 +71,8 @@ def with_header(graph: bytes, text: str) -> bytes:
     """A file's bytes: a serialized ModelProto without metadata, then the header."""
     header = json.loads(text)
     header["onnx"] = {"bytes": len(graph), "sha256": hashlib.sha256(graph).hexdigest()}
-    pair = _field(1, KEY.encode()) + _field(VALUE, json.dumps(header).encode())
-    return graph + _field(METADATA, pair)
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """A field of protobuf that holds bytes: its number and kind, its length, both as numbers of 7 bits a byte."""
-    return _number(number << 3 | 2) + _number(len(content)) + content
-
-
-def _number(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
+    pair = field(1, KEY.encode()) + field(VALUE, json.dumps(header).encode())
+    return graph + field(METADATA, pair)
 
 
 def _read(path: Path) -> bytes:
