@@ -36,6 +36,28 @@ class Batch(NamedTuple):
     pictures: list[Picture]  # those that are complete with this batch, in order; failures have no views
 
 
+class Prepared(NamedTuple):
+    """A picture as the network sees it."""
+
+    picture: Picture
+    views: Callable[[], Iterable[np.ndarray]]  # float32 (3, size, size) each; tiles are cut when they are asked for
+
+
+def prepare(source: ImageSource, name: str, geometry: Geometry, number: int = 0) -> Prepared:
+    """Read a picture, called `name` in errors, and make its views. Raises ImageError."""
+    try:
+        image, size = read_scaled(source, name, geometry.least)
+        geometry.boxes(*size)  # refuses what the region of interest does not fit
+        made = None if geometry.tile else list(geometry.views(image))
+        return Prepared(
+            Picture(number, source, geometry, size), lambda: geometry.views(image) if made is None else made
+        )
+    except ImageError:
+        raise
+    except InlierError as error:
+        raise ImageError(f"{name}: {error}") from None
+
+
 def read_batches(
     sources: Iterable[ImageSource],
     geometry: Geometry | Iterable[Geometry],
@@ -53,10 +75,10 @@ def read_batches(
     if batch_size < 1 or workers < 1 or errors not in ("raise", "keep"):
         raise InlierError('read_batches needs batch_size >= 1, workers >= 1 and errors "raise" or "keep"')
     geometries = itertools.repeat(geometry) if isinstance(geometry, Geometry) else iter(geometry)
-    return _batches(zip(sources, geometries), batch_size, workers, keep=errors == "keep")
+    return _read_batches(zip(sources, geometries), batch_size, workers, keep=errors == "keep")
 
 
-def _batches(
+def _read_batches(
     pairs: Iterator[tuple[ImageSource, Geometry]], batch_size: int, workers: int, keep: bool
 ) -> Generator[Batch, None, None]:
     first = next(pairs, None)
@@ -65,52 +87,53 @@ def _batches(
     # a picture that is cut into tiles is large, and they are cut when their turn comes
     ahead = workers if first[1].tile else batch_size + workers
 
-    def read(item: tuple[int, tuple[ImageSource, Geometry]]) -> tuple[Picture, Iterable[np.ndarray]]:
-        index, (source, geometry) = item
-        name = source_name(source, index)
+    def read(item: tuple[int, tuple[ImageSource, Geometry]]) -> Prepared:
+        number, (source, geometry) = item
         try:
-            image, size = read_scaled(source, name, geometry.least)
-            geometry.boxes(*size)  # refuses what the region of interest does not fit
-            views = geometry.views(image)
-            return Picture(index, source, geometry, size), views if geometry.tile else list(views)
-        except InlierError as error:
-            message = str(error) if isinstance(error, ImageError) else f"{name}: {error}"
+            return prepare(source, source_name(source, number), geometry, number)
+        except ImageError as error:
             if not keep:
-                raise ImageError(message) from None
-            return Picture(index, source, geometry, error=message), ()
+                raise
+            return Prepared(Picture(number, source, geometry, error=str(error)), lambda: ())
 
+    with closing(read_ahead(read, enumerate(itertools.chain([first], pairs)), workers, ahead)) as prepared:
+        yield from batches_of(prepared, batch_size)
+
+
+def batches_of(prepared: Iterable[Prepared], batch_size: int) -> Iterator[Batch]:
+    """Views of consecutive pictures, `batch_size` at a time; the pictures of a batch have one input size."""
     images: list[np.ndarray] = []
     masks: list[np.ndarray | None] = []
     owners: list[int] = []
     pictures: list[Picture] = []
+    size = 0
 
     def batch() -> Batch:
         inspected = None
         if any(mask is not None for mask in masks):
             everything = np.ones(images[0].shape[1:], bool)
             inspected = np.stack([everything if mask is None else mask for mask in masks])
-        size = first[1].size
         stacked = np.stack(images) if images else np.empty((0, 3, size, size), np.float32)
         made = Batch(stacked, inspected, owners.copy(), pictures.copy())
         for column in (images, masks, owners, pictures):
             column.clear()
         return made
 
-    with closing(read_ahead(read, enumerate(itertools.chain([first], pairs)), workers, ahead)) as results:
-        for picture, views in results:
-            shown = picture.geometry.inspected(*picture.size) if picture.error is None else None
-            for k, view in enumerate(views):
-                if len(images) == batch_size:
-                    yield batch()
-                images.append(view)
-                masks.append(None if shown is None else shown[k])
-                owners.append(picture.number)
-            pictures.append(picture)
-            # without tiles a batch is so many pictures, those that failed included
-            if len(images) + sum(p.error is not None for p in pictures) >= batch_size:
+    for picture, views in prepared:
+        size = picture.geometry.size
+        shown = picture.geometry.inspected(*picture.size) if picture.error is None else None
+        for k, view in enumerate(views()):
+            if len(images) == batch_size:
                 yield batch()
-        if pictures:
+            images.append(view)
+            masks.append(None if shown is None else shown[k])
+            owners.append(picture.number)
+        pictures.append(picture)
+        # without tiles a batch is so many pictures, those that failed included
+        if len(images) + sum(p.error is not None for p in pictures) >= batch_size:
             yield batch()
+    if pictures:
+        yield batch()
 
 
 def read_ahead(

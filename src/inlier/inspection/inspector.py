@@ -160,15 +160,30 @@ class Inspector:
         maps=False leaves `map` and `region` None, which is much faster where maps cost extra.
         """
         self.check_fitted()
-        if category is not None and category not in self.categories_:
-            raise InlierError(f"the model was not fitted on {category!r}, only on: {', '.join(self.categories_)}")
-        if category is None and len(self.categories_) == 1:
-            category = self.categories_[0]
+        batches = read_batches(pictures_of(data), self.geometry_for(self.known(category)), batch_size, workers, errors)
+        return self.judge(batches, alpha=alpha, confidence=confidence, category=category, maps=maps)
+
+    def judge(
+        self,
+        batches: Iterable[Batch],
+        *,
+        alpha: float | None = None,
+        confidence: float | None = None,
+        category: str | None = None,
+        maps: bool = True,
+    ) -> Iterator[Prediction]:
+        """As `predict`, for batches of pictures that were prepared with `geometry_for(known(category))`."""
+        category = self.known(category)
         rule = self.calibration_.rule(alpha, confidence, category)
         if note := self.calibration_.note(alpha, confidence, category):
             self._say_once(note)
-        batches = read_batches(pictures_of(data), self.geometry_for(category), batch_size, workers, errors)
         return (self._prediction(judged, rule, category) for judged in self._judged(batches, maps))
+
+    def known(self, category: str | None) -> str | None:
+        """The category, which needs no name where the model knows only one. Raises InlierError for another."""
+        if category is not None and category not in self.categories_:
+            raise InlierError(f"the model was not fitted on {category!r}, only on: {', '.join(self.categories_)}")
+        return self.categories_[0] if category is None and len(self.categories_) == 1 else category
 
     def _judged(self, batches: Iterable[Batch], maps: bool) -> Iterator[Judged]:
         """Scores and maps of pictures as they are complete."""

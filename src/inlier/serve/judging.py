@@ -5,15 +5,13 @@ Threads: some read ahead of the model, one judges, some finish. No picture waits
 
 import logging
 import queue
-import re
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from PIL import Image
-
+from inlier.data.batches import Prepared, batches_of, prepare
 from inlier.data.cues import WATCHED, cues
 from inlier.data.images import decode_image
 from inlier.errors import InlierError
@@ -21,6 +19,7 @@ from inlier.inspection.result import Prediction
 from inlier.serve.models import Model
 
 log = logging.getLogger("inlier")
+PICTURE = "the picture"  # its name in errors
 
 
 @dataclass
@@ -28,11 +27,11 @@ class Task:
     """One picture on its way. Times are of time.perf_counter()."""
 
     raw: bytes
-    model: Callable[[], Model]  # that judges when its turn comes
+    model: Callable[[], Model]  # that judges now; a picture keeps the one that it is read for
     done: Callable[["Task"], None]  # called on a finishing thread
     with_map: bool = False  # also where maps cost extra and the verdict is good
     arrived: float = field(default_factory=time.perf_counter)
-    image: Image.Image | None = None
+    prepared: Prepared | None = None
     used: Model | None = None
     prediction: Prediction | None = None
     error: str = ""  # why there is no prediction
@@ -47,7 +46,7 @@ class Judge:
         self.batch = batch
         self._coming: queue.Queue[Task | None] = queue.Queue()  # bounded by who submits
         self._ready: queue.Queue[Task | None] = queue.Queue()
-        self._ahead = threading.Semaphore(2 * batch)  # decoded pictures: they are large
+        self._ahead = threading.Semaphore(2 * batch)  # pictures that are read: they are large
         self._finishers = ThreadPoolExecutor(2, "finish")
         self._readers = [threading.Thread(target=self._read, name="read", daemon=True) for _ in range(readers)]
         self._judging = threading.Thread(target=self._judge, name="judge", daemon=True)
@@ -73,9 +72,11 @@ class Judge:
             start = time.perf_counter()
             task.milliseconds["waited"] = 1000 * (start - task.arrived)
             try:
-                task.image = decode_image(task.raw, "the picture")
-                if len(task.model().inspector.cues_):
-                    task.cues = dict(zip(WATCHED, cues(task.image)))
+                task.used = model = task.model()
+                image = decode_image(task.raw, PICTURE)
+                if len(model.inspector.cues_):
+                    task.cues = dict(zip(WATCHED, cues(image)))
+                task.prepared = prepare(image, PICTURE, model.inspector.geometry_for(model.known_category))
             except Exception as error:
                 task.error = _told(error)
             task.milliseconds["read"] = 1000 * (time.perf_counter() - start)
@@ -93,36 +94,30 @@ class Judge:
                 tasks += [] if more is None else [more]
             if ended:
                 self._ready.put(None)
-            for one in tasks:
-                one.used = one.model()
             groups: dict[tuple[object, ...], list[Task]] = {}
             for one in tasks:
-                m = one.used
-                assert m is not None
-                groups.setdefault((id(m.inspector), m.alpha, m.confidence, m.category), []).append(one)
+                if (m := one.used) and one.prepared:
+                    groups.setdefault((id(m.inspector), m.alpha, m.confidence, m.category), []).append(one)
             for group in groups.values():
-                self._judge_together([one for one in group if one.image is not None])
+                self._judge_together(group)
             for one in tasks:
-                one.image = None
+                one.prepared = None
                 self._ahead.release()
                 self._finishers.submit(_finish, one)
 
     def _judge_together(self, tasks: list[Task]) -> None:
-        if not tasks:
-            return
         start = time.perf_counter()
         try:
             model = tasks[0].used
             assert model is not None
             cheap = not model.inspector.maps_cost_extra
-            predictions = _predict(model, [task.image for task in tasks], maps=cheap)
-            wanting = (
-                [] if cheap else [k for k, p in enumerate(predictions) if p.verdict == "defect" or tasks[k].with_map]
-            )
-            for k, p in zip(wanting, _predict(model, [tasks[k].image for k in wanting], maps=True)):
-                predictions[k] = p
+            predictions = _predictions(model, tasks, maps=cheap)
+            if not cheap:
+                wanting = [k for k, p in enumerate(predictions) if p.verdict == "defect" or tasks[k].with_map]
+                for k, p in zip(wanting, _predictions(model, [tasks[k] for k in wanting], maps=True)):
+                    predictions[k] = p
             for task, p in zip(tasks, predictions, strict=True):
-                task.prediction, task.error = (p, "") if p.error is None else (None, _told(p.error))
+                task.prediction, task.error = p, ""
         except Exception as error:
             for task in tasks:
                 task.prediction, task.error = None, _told(error)
@@ -132,17 +127,14 @@ class Judge:
             task.milliseconds["batch"] = len(tasks)
 
 
-def _predict(model: Model, images: list[Image.Image | None], maps: bool) -> list[Prediction]:
-    if not images:
-        return []
-    found = model.inspector.predict(
-        images,
+def _predictions(model: Model, tasks: list[Task], maps: bool) -> list[Prediction]:
+    prepared = [one.prepared for one in tasks if one.prepared]
+    numbered = [Prepared(one.picture._replace(number=k), one.views) for k, one in enumerate(prepared)]
+    found = model.inspector.judge(
+        batches_of(numbered, max(1, len(numbered))),
         alpha=model.alpha,
         confidence=model.confidence,
         category=model.category,
-        batch_size=len(images),
-        workers=min(2, len(images)),
-        errors="keep",
         maps=maps,
     )
     return list(found)
@@ -155,9 +147,9 @@ def _finish(task: Task) -> None:
         log.exception("a verdict could not be passed on")
 
 
-def _told(error: Exception | str) -> str:
+def _told(error: Exception) -> str:
     """For people; what is no message for them goes to the log alone."""
-    if isinstance(error, (InlierError, str)):
-        return re.sub(r"^image \d+: ?", "the picture ", str(error)).replace("the picture: ", "the picture ")
+    if isinstance(error, InlierError):
+        return str(error).replace(f"{PICTURE}: ", f"{PICTURE} ")
     log.error("a picture could not be judged", exc_info=error)
     return "the model failed on this picture; the server's log says how"

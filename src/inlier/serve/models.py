@@ -40,9 +40,7 @@ class Model:
 
     @property
     def known_category(self) -> str | None:
-        """As `predict` understands it."""
-        only = self.inspector.categories_
-        return self.category or (only[0] if len(only) == 1 else None)
+        return self.inspector.known(self.category)
 
     def rule_at(self, alpha: float) -> Rule | None:
         """The same with another alpha. Raises InlierError where it cannot be promised."""
