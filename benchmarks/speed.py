@@ -241,7 +241,7 @@ def naive_simplenet() -> Iterator[Row]:
     head = Head(settings.features, settings.hidden).eval()
     released = NaiveSimpleNet(network.backbone, head, settings.features, settings.size, settings.sigma)
     with torch.no_grad():
-        network.fuse(head, torch.zeros(settings.features), torch.ones(settings.features))
+        network.fuse([head], torch.zeros(settings.features), torch.ones(settings.features))
     images = torch.rand(BATCH, 3, settings.size, settings.size)
     with torch.inference_mode():
         for one, other in zip(released(images[:1]), network(images[:1]), strict=True):

@@ -116,23 +116,35 @@ def test_whole_method_through_wide_resnet50():
     network.backbone.std.fill_(1)
     head = fill_module(Head(1536, 1024), reference_name)
     with torch.no_grad():
-        network.fuse(head, torch.zeros(1536), torch.ones(1536))
+        network.fuse([head], torch.zeros(1536), torch.ones(1536))
         scores, maps = network(GOLDEN["in.e2e.image"])
     close(maps, GOLDEN["out.e2e.map"], 5e-5)
     close(scores, GOLDEN["out.e2e.score"], 1e-5)
 
 
-def test_the_fused_form_equals_the_trained_parts_also_with_standardised_features():
-    detector = SimpleNet("light", size=64, features=96, hidden=32)
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_fused_form_equals_the_mean_of_the_trained_heads_also_with_standardised_features(n):
+    detector = SimpleNet("light", size=64, features=96, hidden=32, heads=n)
     network = built(detector)
-    head = fill_module(Head(96, 32), reference_name).eval()
+    heads = [fill_module(Head(96, 32), reference_name).eval() for _ in range(n)]
     mean, std = fill("mean.bias", (96,)), fill("std.running_var", (96,))
     image = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         features = network.features(image)
-        expected = -head.discriminator(head.adapter(((features - mean) / std).flatten(0, 1))).view(2, *network.grid)
-        network.fuse(head, mean, std)
+        for k, head in enumerate(heads):
+            head.adapter.bias += k
+        x = ((features - mean) / std).flatten(0, 1)
+        expected = sum(-head.discriminator(head.adapter(x)) for head in heads).view(2, *network.grid) / n
+        network.fuse(heads, mean, std)
         close(network.patch_scores(image), expected, 1e-4)
+
+
+def test_heads_are_trained_apart_and_the_first_as_if_alone(plates):
+    settings = {"backbone": "tiny", "size": 64, "taps": (4, 8), "hidden": 16, "patches": 64, "steps": 5}
+    one, two = (SimpleNet("light", **settings, heads=n).fit(plates, calibration="none").network_ for n in (1, 2))
+    first, second = two.matrix.chunk(2)
+    assert torch.equal(first, one.matrix) and not torch.allclose(first, second)
+    assert torch.equal(two.tail.chunk(2)[0], one.tail / 2)
 
 
 def test_standardisation_is_per_feature_over_all_patches_and_spares_constant_ones():

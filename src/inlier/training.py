@@ -77,6 +77,12 @@ class Run:
         """The same for one part of a fit that trains several things, one after the other."""
         return replace(self, folder=self.folder and self.folder / name)
 
+    def member(self, k: int) -> "Run":
+        """The same for one of several things that are trained alike: the first draws as a single one would, the others
+        as with seeds of their own."""
+        own = int(np.random.SeedSequence(self.seed, spawn_key=(k,)).generate_state(1, np.uint32)[0])
+        return replace(self.stage(f"member{k}"), seed=own) if k else self
+
     def fold(self, k: int) -> "Run":
         """The same for one of several fits on parts of the pictures."""
         return self.stage(f"fold{k}")

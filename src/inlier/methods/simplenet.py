@@ -5,7 +5,7 @@ Checked against numbers made with the authors' code (DonaldRR/SimpleNet, MIT, co
 
 Same mathematics, other computation. Training: features of the fitted images never change, so they are computed once
 and kept. Scoring: patch features are a fixed grouped 3x3 convolution per layer; adapter, first linear layer and batch
-norm are one matrix, and its half for the deep layer works before the upsampling, which commutes with it.
+norm are one matrix, and its part for each layer works where that layer has fewer positions, as resizing commutes with it.
 
 What differs: the authors keep the epoch that is best on the test set; here the last step is the model and the test set
 is never seen. The preset `light` standardises every feature on the fitted images and states the noise in standard
@@ -17,6 +17,7 @@ loss comes near zero (docs/experiments.md).
 import logging
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +46,8 @@ class Settings(settings.Settings):
     features: int | None = setting(
         1536, "length of a patch feature (section 4.2); none: the 3x3 mean of every channel", low=2, high=16384
     )
-    hidden: int = setting(1024, "width of the discriminator", low=1, high=16384)
+    hidden: int = setting(1024, "width of a discriminator", low=1, high=16384)
+    heads: int = setting(1, "heads that are trained apart; their mean judges", low=1, high=64)
     standardise: bool = setting(False, "scale every feature to mean 0, deviation 1 on the fitted images")
     noise: float = setting(0.015, "deviation of the noise added to good features (section 3.3)", low=1e-6)
     margin: float = setting(0.5, "margin of the truncated L1 loss (equation 6)", low=0.0)
@@ -152,9 +154,9 @@ class Network(nn.Module):
             self.grid = tuple(self.backbone(torch.zeros(1, 3, s.size, s.size))[0].shape[-2:])
         # each layer's part of the patch feature
         self.shares = [s.features // len(s.taps) if s.features else channels for channels in self.backbone.channels]
-        self.register_buffer("matrix", torch.zeros(s.hidden, sum(self.shares)))
-        self.register_buffer("bias", torch.zeros(s.hidden))
-        self.register_buffer("tail", torch.zeros(s.hidden))
+        self.register_buffer("matrix", torch.zeros(s.heads * s.hidden, sum(self.shares)))
+        self.register_buffer("bias", torch.zeros(s.heads * s.hidden))
+        self.register_buffer("tail", torch.zeros(s.heads * s.hidden))
         for axis, n in zip("yx", self.grid):
             self.register_buffer(f"smooth_{axis}", smooth_upsample_matrix(n, s.size, s.sigma), persistent=False)
 
@@ -166,28 +168,39 @@ class Network(nn.Module):
     def to_grid(self, x: Tensor) -> Tensor:
         return x if tuple(x.shape[-2:]) == self.grid else F.interpolate(x, size=self.grid, mode="bilinear")
 
-    def fuse(self, head: Head, mean: Tensor, std: Tensor) -> None:
-        """Fold standardisation, adapter, first linear layer and batch norm into `matrix` and `bias`."""
+    def fuse(self, heads: Sequence[Head], mean: Tensor, std: Tensor) -> None:
+        """Fold standardisation, adapters, first linear layers and batch norms into `matrix` and `bias`, and the mean of
+        the heads into `tail`: several heads are one that is so much wider."""
+        fused = zip(*(self._fused(head, in_double(mean), in_double(std)) for head in heads), strict=True)
+        for buffer, parts in zip((self.matrix, self.bias, self.tail), fused, strict=True):
+            buffer.copy_(torch.cat(parts))
+        self.tail /= len(heads)
+
+    @staticmethod
+    def _fused(head: Head, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         w = {name: in_double(tensor) for name, tensor in head.state_dict().items()}
         first, running_var = w["discriminator.0.weight"], w["discriminator.1.running_var"]
         scale = w["discriminator.1.weight"] / (running_var + head.discriminator[1].eps).sqrt()  # type: ignore[operator]
-        matrix = scale[:, None] * (first @ w["adapter.weight"]) / in_double(std)
+        matrix = scale[:, None] * (first @ w["adapter.weight"]) / std
         hidden = first @ w["adapter.bias"] + w["discriminator.0.bias"] - w["discriminator.1.running_mean"]
-        self.matrix.copy_(matrix)
-        self.bias.copy_(scale * hidden + w["discriminator.1.bias"] - matrix @ in_double(mean))
-        self.tail.copy_(w["discriminator.3.weight"][0])
+        return matrix, scale * hidden + w["discriminator.1.bias"] - matrix @ mean, w["discriminator.3.weight"][0]
 
     def patch_scores(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, h, w)"""
         matrices = self.matrix[:, :, None, None].split(self.shares, 1)
         biases = (self.bias, *[None] * (len(matrices) - 1))
         parts = zip(self.patches, self.backbone(images), matrices, biases)
-        # each layer at its own size; only the products are upsampled
-        products = [self.to_grid(F.conv2d(patches(m), matrix, bias)) for patches, m, matrix, bias in parts]
+        products = [self.product(patches(m), matrix, bias) for patches, m, matrix, bias in parts]
         hidden = products[0]
         for product in products[1:]:
             hidden += product
         return -F.conv2d(F.leaky_relu_(hidden, 0.2), self.tail[None, :, None, None])[:, 0]
+
+    def product(self, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+        """The matrix times every position of a layer, on the grid. Resizing commutes with it: fewer positions first."""
+        if x.shape[-1] > self.grid[1]:
+            x = self.to_grid(x)
+        return self.to_grid(F.conv2d(x, matrix, bias))
 
     def forward(self, images: Tensor, inspected: Tensor | None = None) -> tuple[Tensor, Tensor]:
         patch_scores = self.patch_scores(images)
@@ -223,56 +236,61 @@ class SimpleNet(Detector[Settings, Network]):
         cache = cache_features(network, images, run)
         width = cache.shape[-1]
         mean, std = standardisation(cache) if s.standardise else (torch.zeros(width), torch.ones(width))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.seed)
-            head = Head(width, s.hidden)
-        head, mean, std = head.to(run.device), mean.to(run.device), std.to(run.device)
-
-        rows, images_a_step = cache.flatten(0, 1), s.batch_size
-        per_epoch = math.ceil(len(rows) / s.patches) if s.patches else math.ceil(len(images) / s.batch_size)
-        steps = s.steps or s.epochs * per_epoch
-
-        def drawn(step: int) -> Tensor:
-            """The patches of a step, (N, features), in half precision."""
-            if s.patches:
-                return rows[torch.randint(len(rows), (s.patches,), generator=run.generator(step, 1)).sort().values]
-            epoch, i = divmod(step, per_epoch)
-            order = torch.randperm(len(images), generator=run.generator(epoch))
-            chosen = order[i * images_a_step : (i + 1) * images_a_step].sort().values
-            return cache[chosen].flatten(0, 1)
-
-        def loss(model: nn.Module, step: int) -> Tensor:
-            patches = drawn(step)
-            part, weight = run.share(len(patches))
-            features = patches[part].to(run.device).float()
-            key = (step,) if s.patches else divmod(step, per_epoch)
-            noise = torch.randn(patches.shape, generator=run.generator(*key))[part]
-            good, disturbed = model((features - mean) / std, s.noise * noise.to(run.device))
-            value = truncated_l1(good.float(), disturbed.float(), s.margin)
-            recent.append(value.detach())
-            return weight * value
-
-        recent: deque[Tensor] = deque(maxlen=RECENT)
-        optimizers = make_optimizers(head, s)
-        train(
-            head,
-            optimizers,
-            loss,
-            steps,
-            run,
-            schedule=(lambda step: (1 + math.cos(math.pi * step / steps)) / 2) if s.decay else None,
-            precision=arithmetic(s.precision, run.device),
-            rates="adapter_lr or discriminator_lr",
-        )
-        if recent and (ended := float(torch.stack(list(recent)).mean())) > LEARNED * 2 * s.margin:
-            log.warning(
-                "the loss ended at %.2f, where nothing learned is %.2f: the head hardly tells good features from "
-                "disturbed ones; more 'steps' or a larger 'noise' helps",
-                ended,
-                2 * s.margin,
-            )
+        heads = [learn_head(cache, mean, std, s, run.member(k)) for k in range(s.heads)]
         with torch.no_grad():
-            network.fuse(head, mean, std)
+            network.fuse(heads, mean.to(run.device), std.to(run.device))
+
+
+def learn_head(cache: Tensor, mean: Tensor, std: Tensor, s: Settings, run: Run) -> Head:
+    """A head trained on patch features (N, h * w, features) of good pictures."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        head = Head(cache.shape[-1], s.hidden)
+    head, mean, std = head.to(run.device), mean.to(run.device), std.to(run.device)
+
+    rows, images_a_step = cache.flatten(0, 1), s.batch_size
+    per_epoch = math.ceil(len(rows) / s.patches) if s.patches else math.ceil(len(cache) / s.batch_size)
+    steps = s.steps or s.epochs * per_epoch
+
+    def drawn(step: int) -> Tensor:
+        """The patches of a step, (N, features), in half precision."""
+        if s.patches:
+            return rows[torch.randint(len(rows), (s.patches,), generator=run.generator(step, 1)).sort().values]
+        epoch, i = divmod(step, per_epoch)
+        order = torch.randperm(len(cache), generator=run.generator(epoch))
+        chosen = order[i * images_a_step : (i + 1) * images_a_step].sort().values
+        return cache[chosen].flatten(0, 1)
+
+    def loss(model: nn.Module, step: int) -> Tensor:
+        patches = drawn(step)
+        part, weight = run.share(len(patches))
+        features = patches[part].to(run.device).float()
+        key = (step,) if s.patches else divmod(step, per_epoch)
+        noise = torch.randn(patches.shape, generator=run.generator(*key))[part]
+        good, disturbed = model((features - mean) / std, s.noise * noise.to(run.device))
+        value = truncated_l1(good.float(), disturbed.float(), s.margin)
+        recent.append(value.detach())
+        return weight * value
+
+    recent: deque[Tensor] = deque(maxlen=RECENT)
+    train(
+        head,
+        make_optimizers(head, s),
+        loss,
+        steps,
+        run,
+        schedule=(lambda step: (1 + math.cos(math.pi * step / steps)) / 2) if s.decay else None,
+        precision=arithmetic(s.precision, run.device),
+        rates="adapter_lr or discriminator_lr",
+    )
+    if recent and (ended := float(torch.stack(list(recent)).mean())) > LEARNED * 2 * s.margin:
+        log.warning(
+            "the loss ended at %.2f, where nothing learned is %.2f: the head hardly tells good features from disturbed "
+            "ones; more 'steps' or a larger 'noise' helps",
+            ended,
+            2 * s.margin,
+        )
+    return head
 
 
 def cache_features(network: Network, images: Images, run: Run) -> Tensor:
