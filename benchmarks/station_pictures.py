@@ -66,7 +66,7 @@ def serving(path: Path) -> Any:
 def operate(folder: Path, browser: Any) -> list[str]:
     """What an operator does in some minutes; the errors that the browser reports."""
     told: list[str] = []
-    page = browser.new_context(viewport={"width": 1280, "height": 860}, device_scale_factor=1.5).new_page()
+    page = browser.new_context(viewport={"width": 1280, "height": 860}).new_page()
     page.on("console", lambda m: told.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda error: told.append(str(error)))
     page.goto(f"http://127.0.0.1:{PORT}")
@@ -81,7 +81,7 @@ def operate(folder: Path, browser: Any) -> list[str]:
             page.keyboard.press(key)
             page.wait_for_timeout(500)
         page.wait_for_timeout(1500)
-        page.screenshot(path=IMAGES / ("station.png" if name == "mono" else "station_simplenet.png"))
+    page.screenshot(path=IMAGES / "station.png")  # SimpleNet's
     page.goto(f"http://127.0.0.1:{PORT}/?station=mono")
     page.get_by_role("button", name="Deutsch").click()
     page.get_by_label("Dunkel oder hell").click()
