@@ -29,6 +29,7 @@ from inlier.cli.profile import profile
 from inlier.cli.records import records
 from inlier.cli.serve import serve
 from inlier.cli.stress import stress
+from inlier.cli.study import study
 from inlier.cli.train import train
 from inlier.errors import ArtifactError, InlierError
 from inlier.version import __version__
@@ -132,4 +133,5 @@ app.command("methods")(list_methods)
 app.command()(preview)
 app.command()(serve)
 app.add_typer(records, name="records")
+app.add_typer(study, name="study")
 app.command()(demo)

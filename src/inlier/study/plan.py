@@ -1,4 +1,4 @@
-"""How many parts a statement needs, and which parts are drawn.
+"""How many parts a statement needs.
 
 A rate (of escapes, of false alarms) is judged by k failures among n parts. With confidence c it is at most the upper
 limit of Clopper and Pearson (1934). Beside it stands Bayes' answer: where every rate was as likely as any other before
@@ -6,10 +6,6 @@ the study (Laplace's uniform prior), it is at most that with probability c after
 Bayes for one part less.
 """
 
-from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
 from scipy.special import bdtr, betaincinv
 
 from inlier.calibration import confident_rate
@@ -56,40 +52,3 @@ def chance(rate: float, n: int, failures: int = 0) -> float:
     (0.553, 0.762)
     """
     return float(bdtr(failures, n, rate))
-
-
-def draw(
-    is_defect: Sequence[bool],
-    scores: Sequence[float] | None,
-    threshold: float | None,
-    wanted: tuple[int, int, int],
-    seed: int,
-) -> tuple[NDArray[np.int64], list[str]]:
-    """(numbers of the drawn parts in a random order, what each was drawn as: "good", "defect" or "borderline").
-
-    wanted: how many of each. Borderline are those whose scores lie nearest to the threshold, half of them good, half
-    defects; the others are drawn at random among what is left. Raises ValueError where there are too few.
-    """
-    defect, rng = np.asarray(is_defect, np.bool_), np.random.default_rng(seed)
-    n_good, n_defect, n_borderline = wanted
-    left = np.ones(len(defect), np.bool_)
-    chosen: list[tuple[int, str]] = []
-
-    def take(numbers: NDArray[np.int64], n: int, kind: str) -> None:
-        if len(numbers) < n:
-            raise ValueError(f"{n} {kind} parts are wanted, there are only {len(numbers)} left to draw from")
-        left[numbers[:n]] = False
-        chosen.extend((int(i), kind) for i in numbers[:n])
-
-    if n_borderline:
-        if scores is None or threshold is None:
-            raise ValueError("borderline parts are known by their scores: give a calibrated model, or want none")
-        distance = np.abs(np.asarray(scores, np.float64) - threshold)
-        nearest = np.argsort(distance, kind="stable")
-        half = n_borderline // 2
-        take(nearest[~defect[nearest]], n_borderline - half, "borderline")
-        take(nearest[defect[nearest]], half, "borderline")
-    for kind, n, those in (("good", n_good, ~defect), ("defect", n_defect, defect)):
-        take(rng.permutation(np.flatnonzero(those & left)), n, kind)
-    order = rng.permutation(len(chosen))
-    return np.array([chosen[i][0] for i in order], np.int64), [chosen[i][1] for i in order]
