@@ -23,7 +23,7 @@ def inlier(*arguments: object) -> None:
 def main() -> None:
     model, folder = sys.argv[1], Path(sys.argv[2] if len(sys.argv) > 2 else "study-elpv")
     inlier("study", "plan", "elpv", "--category", "mono", "--model", model, "--appraisers", ",".join(RIGHT),
-           "--study", folder)  # fmt: skip
+           "--alpha", 0.05, "--study", folder)  # fmt: skip
     with (folder / "parts.csv").open(encoding="utf-8", newline="") as file:
         parts = {row["part"]: row for row in csv.DictReader(file)}
     for number, (name, (clear, borderline)) in enumerate(RIGHT.items()):

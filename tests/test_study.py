@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from inlier.study import agreement, detection, plan
+from inlier.errors import InlierError
+from inlier.study import agreement, detection, parts, plan
 from inlier.study.agreement import cohen_kappa, crosstab, fleiss_kappa
 
 # -- published examples -----------------------------------------------------------------------------------------------
@@ -214,21 +215,21 @@ def test_sample_sizes_are_those_of_the_tables(rate, needed):
 def test_borderline_parts_are_those_nearest_to_the_threshold_of_both_kinds():
     defect = np.arange(100) >= 60
     scores = np.arange(100) / 10
-    numbers, kinds = plan.draw(defect, scores, 6.0, (10, 12, 6), seed=0)
+    numbers, kinds = parts.draw(defect, scores, 6.0, (10, 12, 6), seed=0)
     drawn = {kind: sorted(n for n, k in zip(numbers, kinds) if k == kind) for kind in set(kinds)}
     assert drawn["borderline"] == [57, 58, 59, 60, 61, 62]
     assert len(drawn["good"]) == 10 and max(drawn["good"]) < 57
     assert len(drawn["defect"]) == 12 and min(drawn["defect"]) > 62
-    assert numbers.tolist() == plan.draw(defect, scores, 6.0, (10, 12, 6), seed=0)[0].tolist()
-    assert numbers.tolist() != plan.draw(defect, scores, 6.0, (10, 12, 6), seed=1)[0].tolist()
+    assert numbers.tolist() == parts.draw(defect, scores, 6.0, (10, 12, 6), seed=0)[0].tolist()
+    assert numbers.tolist() != parts.draw(defect, scores, 6.0, (10, 12, 6), seed=1)[0].tolist()
     assert numbers.tolist() != sorted(numbers)  # the order tells nothing
 
 
 def test_too_few_parts_are_named():
-    with pytest.raises(ValueError, match="5 defect parts are wanted, there are only 2 left"):
-        plan.draw([False, True, True], None, None, (1, 5, 0), seed=0)
-    with pytest.raises(ValueError, match="borderline parts are known by their scores"):
-        plan.draw([False, True, True], None, None, (1, 1, 1), seed=0)
+    with pytest.raises(InlierError, match="5 defect parts are wanted, there are only 2 left"):
+        parts.draw([False, True, True], None, None, (1, 5, 0), seed=0)
+    with pytest.raises(InlierError, match="borderline parts are known by their scores"):
+        parts.draw([False, True, True], None, None, (1, 1, 1), seed=0)
 
 
 # -- what has no answer -----------------------------------------------------------------------------------------------

@@ -36,9 +36,10 @@ def plan(
     ] = None,
     folder: Folder = FOLDER,
     escape: Annotated[
-        float, typer.Option(min=1e-6, max=0.5, help="The statement wanted: at most such a share of defects is missed.")
+        float,
+        typer.Option(min=1e-6, max=0.5, help="The statement wanted: at most such a share of defects is missed, ..."),
     ] = 0.05,
-    confidence: Annotated[float, typer.Option(min=0.5, max=0.999999, help="With this confidence.")] = 0.95,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.999999, help="... with this confidence.")] = 0.95,
     model: Annotated[Path | None, typer.Option(help="A model whose scores say which parts are borderline.")] = None,
     good: Annotated[int, typer.Option(min=0, help="Good parts to draw.")] = 17,
     defects: Annotated[int, typer.Option(min=0, help="Defects to draw.")] = 17,
@@ -49,6 +50,7 @@ def plan(
     trials: Annotated[int, typer.Option(min=1, max=20, help="How often each judges each part.")] = 3,
     category: Annotated[str | None, typer.Option(help="Which one of DATA, where it has several.")] = None,
     group: Group = None,
+    alpha: Alpha = None,
     seed: Seed = 0,
     device: Device = "auto",
     runtime: Runtime = None,
@@ -82,7 +84,7 @@ def plan(
         if len({sample.is_defect for sample in pictures}) > 1:
             raise InlierError(f"{shown(pictures[0].name)}: pictures of its part are good and defect; mend --group")
     inspector = load(model, device, runtime=runtime) if model and borderline else None
-    scores, threshold = _scores(inspector, candidates)
+    scores, threshold = _scores(inspector, candidates, alpha)
     defect = [pictures[0].is_defect for pictures in candidates]
     drawn, kinds = parts.draw(defect, scores, threshold, (good, defects, borderline), seed)
     of = [None if scores is None else scores[i] for i in drawn]
@@ -173,7 +175,7 @@ def _print_sizes(escape: float, confidence: float) -> None:
 
 
 def _scores(
-    inspector: "Inspector | None", candidates: "Sequence[Sequence[Sample]]"
+    inspector: "Inspector | None", candidates: "Sequence[Sequence[Sample]]", alpha: float | None
 ) -> tuple[list[float] | None, float | None]:
     """Of each part's first picture, and the threshold."""
     from inlier.progress import progress
@@ -184,11 +186,11 @@ def _scores(
     known = category if category in inspector.categories_ else None
     found: list[float] = []
     with progress("looking for borderline parts", len(candidates)) as show:
-        for p in inspector.predict([of[0].source for of in candidates], category=known, maps=False):
+        for p in inspector.predict([of[0].source for of in candidates], alpha=alpha, category=known, maps=False):
             assert p.score is not None  # what cannot be read was an error
             found.append(p.score)
             show(len(found))
-    rule = inspector.calibration_.rule(None, None, known)
+    rule = inspector.calibration_.rule(alpha, None, known)
     return found, None if rule is None else rule.threshold
 
 

@@ -10,9 +10,9 @@ from inlier import drawing
 from inlier.artifact import write_bytes
 from inlier.data.images import read_image
 from inlier.report.charts import data_uri, detection
-from inlier.report.pages import render
+from inlier.report.pages import percent, render
 from inlier.study import agreement, plan
-from inlier.study.agreement import Agreement, Share, kappa_words
+from inlier.study.agreement import Agreement, Appraiser, Share, kappa_words
 from inlier.study.detection import LEAST, Curve, fit, why_not
 from inlier.study.judgements import Table
 from inlier.study.judging import Detection
@@ -38,6 +38,7 @@ def write(parts: Sequence[Part], table: Table, detections: Sequence[Detection], 
         n_defects=int(truth.sum()),
         trials=table.ratings.shape[2],
         found=found,
+        reasons={a.name: _reasons(a) for a in found.appraisers},
         escapes={a.name: _limits(a.missed) for a in found.appraisers},
         simulated=table.simulated,
         kappa_words=kappa_words,
@@ -57,6 +58,16 @@ def disagreeing(table: Table, truth: np.ndarray) -> list[int]:
     """Parts on which not all judgements are right, those with the most wrong ones first."""
     wrong = (table.ratings != truth[None, :, None]).sum((0, 2))
     return [int(i) for i in np.argsort(-wrong, kind="stable") if wrong[i]]
+
+
+def _reasons(a: Appraiser) -> list[str]:
+    """The figures that are not acceptable."""
+    shares = {"effectiveness": a.effectiveness, "miss rate": a.miss_rate, "false-alarm rate": a.false_alarm_rate}
+    return [
+        f"{name} {percent(shares[name].value)} %"
+        for name, grade in a.grades.items()
+        if grade not in ("acceptable", None)
+    ]
 
 
 def _limits(missed: Share) -> tuple[float, float] | None:

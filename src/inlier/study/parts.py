@@ -65,7 +65,9 @@ def draw(
 
     if n_borderline:
         if scores is None or threshold is None:
-            raise InlierError("borderline parts are known by their scores: give a calibrated model, or want none")
+            raise InlierError(
+                "borderline parts are known by their scores: give a calibrated --model, or draw none by --borderline 0"
+            )
         nearest = np.argsort(np.abs(np.asarray(scores, np.float64) - threshold), kind="stable")
         half = n_borderline // 2
         take(nearest[~defect[nearest]], n_borderline - half, "borderline")
@@ -131,7 +133,7 @@ def lay_out(
 def read_parts(folder: Path) -> list[Part]:
     """What `lay_out` wrote. Raises InlierError."""
     if not (folder / FILE).is_file():
-        raise InlierError(f"{folder}: holds no study; `inlier study plan DATA --out {folder}` draws its parts")
+        raise InlierError(f"{folder}: holds no study; `inlier study plan DATA --study {folder}` draws its parts")
     found: dict[str, Part] = {}
     for where, row in read_table(folder / FILE, COLUMNS[:5]):
         picture, name = folder / row["picture"], row["part"]
