@@ -256,6 +256,6 @@ def test_parts_that_disagree_are_shown_the_worst_first(folder):
 def test_names_on_the_page_are_escaped(folder):
     drawn = parts.read_parts(folder)
     said = [judgements.Judgement("<b>x", 1, p.name, p.is_defect) for p in drawn]
-    page.write(drawn, judgements.arranged(said, drawn), [], folder)
+    page.write(drawn, judgements.arranged(said, drawn), [], None, folder)
     html = (folder / "index.html").read_text(encoding="utf-8")
     assert "<b>x" not in html and "&lt;b&gt;x" in html and "None: all judgements of all parts are right." in html

@@ -8,9 +8,9 @@ said beside: a change may leave false alarms alone because it hides everything.
 """
 
 import csv
-import io
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrc
 
-from inlier import artifact, drawing
-from inlier.calibration import Rule
 from inlier.data.datasets.sample import Dataset, Sample
 from inlier.data.images import read_image
 from inlier.data.perturbations import CHANGES, COLOURS, Change, Values, is_grey, picture_of, values_of
@@ -28,14 +26,10 @@ from inlier.errors import InlierError
 from inlier.inspection.inspector import Inspector
 from inlier.metrics import exact_interval
 from inlier.progress import progress
-from inlier.report import calibration_words
-from inlier.report.charts import data_uri, ladders
-from inlier.report.pages import render
 
+log = logging.getLogger("inlier")
 MOST = 50  # good pictures and as many defects, evenly spread
 CHANCE = 0.05
-FILES = ("stress.html", "stress.csv")
-SIDE = 200  # pixels of the examples
 
 
 @dataclass(frozen=True)
@@ -53,25 +47,28 @@ class Ladder:
     """One kind of change, from weak to strong."""
 
     name: str
-    change: Change
+    unit: str  # of the sizes
     steps: tuple[Step, ...]
-    held: float | None  # the largest size up to which the promise is kept; None: it is broken by the smallest
 
 
 @dataclass(frozen=True)
 class Card:
     category: str
-    rule: Rule
+    alpha: float  # the promised false-alarm rate
     n_good: int
     n_defect: int
     unchanged: Step
     ladders: tuple[Ladder, ...]
-    left_out: str = ""  # what was not tried, and why
 
     @property
     def limit(self) -> int:
         """False alarms from which on the promise is broken."""
-        return next(k for k in itertools.count() if is_broken(k, self.n_good, self.rule.alpha))
+        return next(k for k in itertools.count() if is_broken(k, self.n_good, self.alpha))
+
+    def kept(self, ladder: Ladder) -> int:
+        """How many of its sizes, from the weakest on, keep the promise; none where it is broken without a change."""
+        steps = itertools.takewhile(lambda step: step.false_alarms < self.limit, (self.unchanged, *ladder.steps))
+        return max(0, len(list(steps)) - 1)
 
     def interval(self, k: int) -> tuple[float, float]:
         """Of the false-alarm rate, 95 %, exact."""
@@ -85,12 +82,6 @@ def is_broken(k: int, n: int, alpha: float) -> bool:
     (False, True)
     """
     return k > 0 and bool(bdtrc(k - 1, n, alpha) < CHANCE)
-
-
-def held(sizes: Sequence[float], broken: Sequence[bool]) -> float | None:
-    """The last of the sizes before the first at which the promise is broken."""
-    kept = len(list(itertools.takewhile(lambda b: not b, broken)))
-    return sizes[kept - 1] if kept else None
 
 
 def stress(
@@ -123,6 +114,8 @@ def stress(
 
     samples = [*good, *defects]
     has_colour = any(not is_grey(values_of(read_image(sample.source))) for sample in samples)
+    if not has_colour:
+        log.info("grey pictures: %s are left out", " and ".join(COLOURS))
     changes = {name: change for name, change in CHANGES.items() if has_colour or name not in COLOURS}
     sizes = [(None, 0.0), *((change, size) for change in changes.values() for size in change.sizes)]
     found = inspector.predict(
@@ -147,35 +140,53 @@ def stress(
         drift = float(middle[number] - middle[0]) / way
         return Step(size, sum(flagged[: len(good)]), sum(flagged[len(good) :]), drift)
 
-    unchanged, numbers, tried = step(0, None), itertools.count(1), []
-    is_kept = not is_broken(unchanged.false_alarms, len(good), rule.alpha)
-    for name, change in changes.items():
-        steps = tuple(step(next(numbers), size) for size in change.sizes)
-        broken = [is_broken(s.false_alarms, len(good), rule.alpha) for s in steps]
-        tried.append(Ladder(name, change, steps, held(change.sizes, broken) if is_kept else None))
-    left_out = "" if has_colour else f"{' and '.join(COLOURS)}: grey pictures have no colour"
-    return Card(names[0], rule, len(good), len(defects), unchanged, tuple(tried), left_out)
+    numbers = itertools.count(1)
+    ladders = tuple(
+        Ladder(name, change.unit, tuple(step(next(numbers), size) for size in change.sizes))
+        for name, change in changes.items()
+    )
+    return Card(names[0], rule.alpha, len(good), len(defects), step(0, None), ladders)
 
 
 def rows(card: Card) -> Iterator[dict[str, Any]]:
-    """All steps as plain rows, the unchanged pictures first."""
-    for ladder in (None, *card.ladders):
-        for step in ladder.steps if ladder else (card.unchanged,):
+    """All steps as plain rows, the unchanged pictures first; `read` takes them back."""
+    for ladder in (Ladder("unchanged", "", (card.unchanged,)), *card.ladders):
+        for step in ladder.steps:
             low, high = card.interval(step.false_alarms)
             yield {
-                "change": ladder.name if ladder else "unchanged",
+                "category": card.category,
+                "alpha": card.alpha,
+                "change": ladder.name,
                 "size": step.size,
-                "unit": ladder.change.unit if ladder else None,
+                "unit": ladder.unit,
                 "good": card.n_good,
                 "false alarms": step.false_alarms,
                 "false-alarm rate": step.false_alarms / card.n_good,
                 "low": low,
                 "high": high,
-                "promise broken": is_broken(step.false_alarms, card.n_good, card.rule.alpha),
+                "promise": "broken" if step.false_alarms >= card.limit else "kept",
                 "defects": card.n_defect,
                 "found": step.found,
                 "drift": step.drift,
             }
+
+
+def read(path: Path) -> Card:
+    """A card from the table of its rows. Raises InlierError for another file."""
+    ladders: dict[tuple[str, str], list[Step]] = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            row: dict[str, str] = {}
+            for row in csv.DictReader(file, strict=True):
+                size = float(row["size"]) if row["size"] else None
+                step = Step(size, int(row["false alarms"]), int(row["found"]), float(row["drift"]))
+                ladders.setdefault((row["change"], row["unit"]), []).append(step)
+        ((unchanged,), *others) = ladders.values()
+        tried = tuple(Ladder(*key, tuple(steps)) for key, steps in zip(list(ladders)[1:], others, strict=True))
+        counts = int(row["good"]), int(row["defects"])
+        return Card(row["category"], float(row["alpha"]), *counts, unchanged, tried)
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise InlierError(f"{path}: is no table that `inlier stress` wrote ({error})") from None
 
 
 def _changed(
@@ -192,56 +203,3 @@ def _changed(
 def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:
     places = np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)
     return [samples[i] for i in places]
-
-
-def write(card: Card, sample: Sample, model: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write FILES into the folder, and return their paths. sample: a picture that the page shows changed.
-
-    Raises ArtifactError if they cannot be written.
-    """
-    text = io.StringIO()
-    lines = list(rows(card))
-    table = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(lines)
-    html = render(
-        "stress.html.j2",
-        "inlier.bench",
-        card=card,
-        model=model,
-        chart=_chart(card),
-        pictures=[(ladder, _examples(ladder, sample)) for ladder in card.ladders],
-        calibration=calibration_words(dict(model)),
-    )
-    for name, content in zip(FILES, (html, text.getvalue()), strict=True):
-        artifact.write_bytes(folder / name, content.encode(errors="backslashreplace"))
-    return [folder / name for name in FILES]
-
-
-def _chart(card: Card) -> Any:
-    panels = []
-    for ladder in card.ladders:
-        steps = (card.unchanged, *ladder.steps)
-        alarms = [step.false_alarms / card.n_good for step in steps]
-        found = [step.found / card.n_defect for step in steps] if card.n_defect else None
-        kept = 0 if ladder.held is None else 1 + ladder.change.sizes.index(ladder.held)
-        sizes = ["0", *(f"{size:g}" for size in ladder.change.sizes)]
-        whole = 0 if is_broken(card.unchanged.false_alarms, card.n_good, card.rule.alpha) else kept + 1
-        panels.append((f"{ladder.name}, {ladder.change.unit}", sizes, alarms, found, whole))
-    return ladders(panels, card.limit / card.n_good, f"False alarms under changes of {card.category}")
-
-
-def _examples(ladder: Ladder, sample: Sample) -> list[tuple[str, str]]:
-    """(words, picture inside a URI) at the largest size that keeps the promise, and at the next one."""
-    sizes = ladder.change.sizes
-    kept = 0 if ladder.held is None else 1 + sizes.index(ladder.held)
-    shown = [(size, words) for size, words in ((sizes[kept - 1] if kept else None, "kept"),
-             (sizes[kept] if kept < len(sizes) else None, "broken")) if size is not None]  # fmt: skip
-    values = values_of(read_image(sample.source))
-    found = []
-    for size, words in shown:
-        changed = picture_of(ladder.change.apply(values, size, np.random.default_rng(0)))
-        image = drawing.to_rgb(read_image(changed))
-        image.thumbnail((SIDE, SIDE))
-        found.append((f"{size:g} {ladder.change.unit}: {words}", data_uri(image)))
-    return found

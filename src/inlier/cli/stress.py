@@ -34,7 +34,8 @@ def stress(
 
     Brightness, contrast, colour, blur, noise, JPEG, shift, rotation and scale, each alone, simulated.
     """
-    from inlier.bench import stress as bench
+    from inlier.bench import card as page
+    from inlier.bench.stress import stress as run
     from inlier.data.datasets import open_dataset
     from inlier.report.pages import check_installed
     from inlier.runtime.load import load
@@ -42,37 +43,32 @@ def stress(
     check_installed()
     check_stdout()
     dataset = open_dataset(data, [category] if category else [])
-    protect([out / name for name in bench.FILES], [model, *read_by(data, dataset)])
-    artifact.check_writable(out / bench.FILES[0])
+    protect([out / name for name in page.FILES], [model, *read_by(data, dataset)])
+    artifact.check_writable(out / page.FILES[0])
     inspector = load(model, device, runtime=runtime)
-    card = bench.stress(
-        inspector, dataset, category=category, alpha=alpha, confidence=confidence, most=pictures, seed=seed
-    )
+    card = run(inspector, dataset, category=category, alpha=alpha, confidence=confidence, most=pictures, seed=seed)
     _print(card)
     first = next(s for s in dataset.test if not s.is_defect and s.category == card.category)
-    for path in bench.write(card, first, inspector.header(), out):
+    for path in page.write(card, first, inspector.header(), out):
         say(f"{shown(path)}: written")
 
 
 def _print(card: "Card") -> None:
     rows = []
     for ladder in card.ladders:
-        kept = 0 if ladder.held is None else 1 + ladder.change.sizes.index(ladder.held)
-        rows.append((ladder.name, *_cells(ladder, kept - 1, card), *_cells(ladder, kept, card)))
+        kept = card.kept(ladder)
+        rows.append((ladder.name, *_cells(card, ladder, kept - 1), *_cells(card, ladder, kept)))
     heads = ("kept\nup to", "false\nalarms", "found", "broken\nat", "false\nalarms", "found")
     print_table(f"{card.category}: changes and the promise, %", ("change", *heads), rows)
-    if card.left_out:
-        say(f"not tried: {card.left_out}")
-    before = card.unchanged.false_alarms
+    before = f"unchanged, {card.unchanged.false_alarms} of {card.n_good} good pictures raise a false alarm"
     say(
-        f"{shown(card.category)}: unchanged, {before} of {card.n_good} good pictures raise a false alarm; at alpha "
-        f"{card.rule.alpha:.4g} the promise counts as broken from {card.limit} on"
+        f"{shown(card.category)}: {before}; at alpha {card.alpha:.4g} the promise counts as broken from {card.limit} on"
     )
 
 
-def _cells(ladder: "Ladder", number: int, card: "Card") -> tuple[str, str, str]:
+def _cells(card: "Card", ladder: "Ladder", number: int) -> tuple[str, str, str]:
     if not 0 <= number < len(ladder.steps):
         return "-", "", ""
     step = ladder.steps[number]
     found = percent(step.found / card.n_defect) if card.n_defect else ""
-    return f"{step.size:g} {ladder.change.unit}", percent(step.false_alarms / card.n_good), found
+    return f"{step.size:g} {ladder.unit}", percent(step.false_alarms / card.n_good), found

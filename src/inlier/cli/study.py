@@ -144,7 +144,11 @@ def run(
 
 @study.command()
 def report(folder: Folder = FOLDER) -> None:
-    """Write the study's page (index.html) and all its figures (study.csv)."""
+    """Write the study's page (index.html) and all its figures (study.csv).
+
+    The page has the robustness card, too, where `inlier stress MODEL DATA --out STUDY` wrote one.
+    """
+    from inlier.bench import card, stress
     from inlier.report.pages import check_installed
     from inlier.study import judgements, page
     from inlier.study.judging import kept_detections
@@ -156,7 +160,9 @@ def report(folder: Folder = FOLDER) -> None:
     table = judgements.arranged(judgements.kept(folder, parts), parts)
     artifact.check_writable(folder / page.FILES[0])
     _print_agreement(parts, table)
-    for path in page.write(parts, table, kept_detections(folder), folder):
+    changes = folder / card.FILES[1]
+    of = stress.read(changes) if changes.is_file() else None
+    for path in page.write(parts, table, kept_detections(folder), of, folder):
         say(f"{shown(path)}: written")
 
 

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from inlier import artifact
 from inlier.errors import InlierError
 from inlier.names import file_name
 from inlier.study.agreement import Ratings
-from inlier.study.parts import Part, read_table, write_table
+from inlier.study.parts import Part, read_table
 
 FOLDER = "judgements"
 COLUMNS = ("appraiser", "trial", "part", "verdict", "simulated")
@@ -46,7 +47,7 @@ def write_sheets(folder: Path, parts: Sequence[Part], appraisers: Sequence[str],
                 picture = parts[i].pictures[(trial - 1) % len(parts[i].pictures)]
                 rows.append((name, trial, parts[i].name, picture.relative_to(folder).as_posix(), ""))
         paths.append(folder / file_name(f"sheet-{name}.csv"))
-        write_table(paths[-1], ("appraiser", "trial", "part", "picture", "verdict"), rows)
+        artifact.write_table(paths[-1], ("appraiser", "trial", "part", "picture", "verdict"), rows)
     return paths
 
 
@@ -78,7 +79,7 @@ def keep(folder: Path, judgements: Sequence[Judgement]) -> list[Path]:
         own = [j for j in judgements if j.appraiser == name]
         rows = [(j.appraiser, j.trial, j.part, "defect" if j.is_defect else "good", j.simulated) for j in own]
         paths.append(folder / FOLDER / file_name(f"{name}.csv"))
-        write_table(paths[-1], COLUMNS, rows)
+        artifact.write_table(paths[-1], COLUMNS, rows)
     return paths
 
 

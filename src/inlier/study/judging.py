@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from inlier import artifact
 from inlier.bench.trial import planted_defects
 from inlier.data.datasets.sample import Sample
 from inlier.data.images import ImageSource, read_image
@@ -21,7 +22,7 @@ from inlier.inspection.inspector import Inspector
 from inlier.names import file_name
 from inlier.progress import progress
 from inlier.study.judgements import Judgement
-from inlier.study.parts import Part, diameter, read_table, write_table
+from inlier.study.parts import Part, diameter, read_table
 
 FOLDER = "detection"
 COLUMNS = ("model", "part", "kind", "size", "contrast", "found")
@@ -133,7 +134,7 @@ def detect(
 def keep_detections(folder: Path, name: str, detections: Sequence[Detection]) -> Path:
     path = folder / FOLDER / file_name(f"{name}.csv")
     rows = [(*d[:3], f"{d.size:.6g}", f"{d.contrast:.6g}", "yes" if d.found else "no") for d in detections]
-    write_table(path, COLUMNS, rows)
+    artifact.write_table(path, COLUMNS, rows)
     return path
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from inlier import drawing
-from inlier.artifact import write_bytes
+from inlier import artifact, drawing
+from inlier.bench.card import chart as card_chart
+from inlier.bench.stress import Card
 from inlier.data.images import read_image
 from inlier.report.charts import data_uri, detection
 from inlier.report.pages import percent, render
@@ -16,7 +17,7 @@ from inlier.study.agreement import Agreement, Appraiser, Share, kappa_words
 from inlier.study.detection import LEAST, Curve, fit, why_not
 from inlier.study.judgements import Table
 from inlier.study.judging import Detection
-from inlier.study.parts import Part, write_table
+from inlier.study.parts import Part
 
 FILES = ("index.html", "study.csv")
 SIDE = 260  # pixels
@@ -25,11 +26,16 @@ LEVELS = np.concatenate([np.linspace(0.02, 0.88, 25), np.linspace(0.9, 0.99, 10)
 COLUMNS = ("about", "figure", "count", "of", "value", "low", "high", "verdict")
 
 
-def write(parts: Sequence[Part], table: Table, detections: Sequence[Detection], folder: Path) -> list[Path]:
-    """Write FILES into the folder, and return their paths. Raises ArtifactError if they cannot be written."""
+def write(
+    parts: Sequence[Part], table: Table, detections: Sequence[Detection], card: Card | None, folder: Path
+) -> list[Path]:
+    """Write FILES into the folder, and return their paths. card: what `inlier stress` found out, if it was asked.
+
+    Raises ArtifactError if they cannot be written.
+    """
     truth = np.array([part.is_defect for part in parts])
     found = agreement.agreement(table.names, table.ratings, truth)
-    curves = [_curves(name, detections) for name in dict.fromkeys(d.model for d in detections)]
+    curves = [curve for name in dict.fromkeys(d.model for d in detections) for curve in _curves(name, detections)]
     html = render(
         "study.html.j2",
         "inlier.study",
@@ -44,13 +50,17 @@ def write(parts: Sequence[Part], table: Table, detections: Sequence[Detection], 
         kappa_words=kappa_words,
         matrix=_matrix(found),
         limits=agreement,
-        curves=[curve for of in curves for curve in of],
+        curves=curves,
         least=LEAST,
+        card=card,
+        chart=card and card_chart(card),
         disagreeing=[_shown(parts[i], table, i) for i in disagreeing(table, truth)[:SHOWN]],
         n_disagreeing=len(disagreeing(table, truth)),
     )
-    write_bytes(folder / FILES[0], html.encode(errors="backslashreplace"))
-    write_table(folder / FILES[1], COLUMNS, [*_rows(found), *(row for of in curves for c in of for row in c["rows"])])
+    artifact.write_bytes(folder / FILES[0], html.encode(errors="backslashreplace"))
+    artifact.write_table(
+        folder / FILES[1], COLUMNS, [*_rows(found), *(row for of in curves for c in of for row in c["rows"])]
+    )
     return [folder / name for name in FILES]
 
 

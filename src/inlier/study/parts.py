@@ -126,7 +126,7 @@ def lay_out(
         for part in parts
         for picture in part.pictures
     ]
-    write_table(folder / FILE, COLUMNS, rows)
+    artifact.write_table(folder / FILE, COLUMNS, rows)
     return parts
 
 
@@ -147,14 +147,6 @@ def read_parts(folder: Path) -> list[Part]:
     if not found:
         raise InlierError(f"{folder / FILE}: lists no part")
     return list(found.values())
-
-
-def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A CSV file. Raises ArtifactError."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([columns, *rows])
-    artifact.write_bytes(path, text.getvalue().encode(errors="backslashreplace"))
 
 
 def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
