@@ -62,10 +62,12 @@ def plan(
         return
     from inlier.data.check import grouped
     from inlier.data.datasets import open_dataset
+    from inlier.report.pages import check_installed
     from inlier.runtime.load import load
     from inlier.study import parts
     from inlier.study.judgements import write_sheets
 
+    check_installed()
     dataset = open_dataset(data, [category] if category else [])
     if len(dataset.categories) != 1:
         raise InlierError(f"{dataset.name}: one category at a time; choose one of {', '.join(dataset.categories)}")
@@ -90,7 +92,7 @@ def plan(
     of = [None if scores is None else scores[i] for i in drawn]
     laid = parts.lay_out(folder, [candidates[i] for i in drawn], kinds, of)
     for path in write_sheets(folder, laid, names, trials, seed):
-        say(f"{shown(path)}: {trials * len(laid)} judgements to fill in: good or defect")
+        say(f"{shown(path)}: {trials * len(laid)} judgements to make: good or defect")
     n = sum(part.is_defect for part in laid)
     say(f"{shown(folder)}: {len(laid)} parts, {len(laid) - n} good and {n} defects; {parts.FILE} knows the truth")
 

@@ -1,5 +1,6 @@
 """What appraisers said: the sheets that people fill in, and judgements as they are kept in the study's folder."""
 
+import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,11 +11,13 @@ from numpy.typing import NDArray
 from inlier import artifact
 from inlier.errors import InlierError
 from inlier.names import file_name
+from inlier.report.pages import render
 from inlier.study.agreement import Ratings
 from inlier.study.parts import Part, read_table
 
 FOLDER = "judgements"
 COLUMNS = ("appraiser", "trial", "part", "verdict", "simulated")
+SHEET = ("appraiser", "trial", "part", "picture", "verdict")
 WORDS = {  # 0 and 1 are no words: the manual writes 1 for accepted, others for a defect
     **dict.fromkeys(("good", "ok", "pass", "accept", "accepted", "g"), False),
     **dict.fromkeys(("defect", "nok", "ng", "fail", "reject", "rejected", "bad", "d"), True),
@@ -38,7 +41,10 @@ class Table(NamedTuple):
 
 
 def write_sheets(folder: Path, parts: Sequence[Part], appraisers: Sequence[str], trials: int, seed: int) -> list[Path]:
-    """A sheet for each appraiser, all trials one after the other, each in an order of its own, verdicts left blank."""
+    """Two files for each appraiser: a table whose verdicts are blank, and a page that asks for them and saves it.
+
+    All trials one after the other, each in an order of its own. The page needs no server and sends nothing.
+    """
     paths = []
     for number, name in enumerate(appraisers):
         rows = []
@@ -46,8 +52,13 @@ def write_sheets(folder: Path, parts: Sequence[Part], appraisers: Sequence[str],
             for i in np.random.default_rng((seed, number, trial)).permutation(len(parts)):
                 picture = parts[i].pictures[(trial - 1) % len(parts[i].pictures)]
                 rows.append((name, trial, parts[i].name, picture.relative_to(folder).as_posix(), ""))
-        paths.append(folder / file_name(f"sheet-{name}.csv"))
-        artifact.write_table(paths[-1], ("appraiser", "trial", "part", "picture", "verdict"), rows)
+        table, page = (folder / file_name(f"sheet-{name}.{suffix}") for suffix in ("csv", "html"))
+        artifact.write_table(table, SHEET, rows)
+        key = secrets.token_hex(8)  # of what the browser remembers: another study's sheet is another one
+        html = render("sheet.html.j2", "inlier.study", appraiser=name, rows=rows, columns=SHEET, key=key,
+                      file=table.name)  # fmt: skip
+        artifact.write_bytes(page, html.encode(errors="backslashreplace"))
+        paths += [table, page]
     return paths
 
 

@@ -146,7 +146,9 @@ def kept_detections(folder: Path) -> list[Detection]:
             try:
                 numbers = float(row["size"]), float(row["contrast"])
             except ValueError:
-                raise InlierError(f"{where}: size and contrast must be numbers") from None
+                numbers = 0.0, 0.0
+            if not min(numbers) > 0:
+                raise InlierError(f"{where}: size and contrast must be numbers above 0")
             found.append(Detection(row["model"], row["part"], row["kind"], *numbers, row["found"] == "yes"))
     return found
 

@@ -58,9 +58,8 @@ def write(
         n_disagreeing=len(disagreeing(table, truth)),
     )
     artifact.write_bytes(folder / FILES[0], html.encode(errors="backslashreplace"))
-    artifact.write_table(
-        folder / FILES[1], COLUMNS, [*_rows(found), *(row for of in curves for c in of for row in c["rows"])]
-    )
+    figures = [*_rows(found), *(row for curve in curves for row in curve["rows"])]
+    artifact.write_table(folder / FILES[1], COLUMNS, figures)
     return [folder / name for name in FILES]
 
 
@@ -97,44 +96,36 @@ def _matrix(found: Agreement) -> list[list[float | None]]:
 def _curves(model: str, detections: Sequence[Detection]) -> list[dict[str, Any]]:
     """Detection over size and over contrast: of real defects, and of planted ones."""
     curves = []
-    for is_planted in (False, True):
-        own = [d for d in detections if d.model == model and bool(d.kind) == is_planted]
-        if not own:
-            continue
-        hits = [d.found for d in own]
-        origin = "planted" if is_planted else "real"
-        about = f"{model}, {origin} defects"
-        for what, unit, values in (
-            ("size", "diameter of a disc of its area, pixels", [d.size for d in own]),
-            ("contrast", "grey levels of 255", [d.contrast for d in own]),
-        ):
-            usable = [(value, hit) for value, hit in zip(values, hits) if value > 0]
-            sizes, of = [value for value, _ in usable], [hit for _, hit in usable]
-            reason = why_not(sizes, of)
-            curve = None if reason else fit(sizes, of)
-            a90, bound = (curve.size(), curve.bound()) if curve else (None, None)
-            marks = [(f"{name} = {value:.3g}", value) for name, value in (("a90", a90), ("a90/95", bound)) if value]
-            curves.append(
-                {
-                    "about": about,
-                    "what": what,
-                    "unit": unit,
-                    "planted": is_planted,
-                    "reason": reason,
-                    "a90": a90,
-                    "bound": bound,
-                    "found": Share(sum(of), len(of)),
-                    "chart": detection(sizes, of, _points(curve, sizes), marks, f"{what}: {unit}", f"{about}, {what}")
-                    if sizes
-                    else None,
-                    "rows": [
-                        (f"{about}, {what}", "found", sum(of), len(of), *_numbers(Share(sum(of), len(of))), reason),
-                        *((f"{about}, {what}", name, "", "", f"{value:.6g}", "", "", "")
-                          for name, value in (("a90", a90), ("a90/95", bound)) if value),
-                    ],
-                }
-            )  # fmt: skip
+    for origin in ("real", "planted"):
+        own = [d for d in detections if d.model == model and bool(d.kind) == (origin == "planted")]
+        if own:
+            about, found = f"{model}, {origin} defects", [d.found for d in own]
+            curves += [
+                _curve(f"{about}, by size", "diameter of a disc of its area, pixels", [d.size for d in own], found),
+                _curve(f"{about}, by contrast", "contrast, grey levels of 255", [d.contrast for d in own], found),
+            ]
     return curves
+
+
+def _curve(about: str, x: str, sizes: Sequence[float], found: Sequence[bool]) -> dict[str, Any]:
+    reason = why_not(sizes, found)
+    curve = None if reason else fit(sizes, found)
+    a90, bound = (curve.size(), curve.bound()) if curve else (None, None)
+    known = {name: value for name, value in (("a90", a90), ("a90/95", bound)) if value is not None}
+    marks = [(f"{name} = {value:.3g}", value) for name, value in known.items()]
+    share = Share(sum(found), len(found))
+    return {
+        "about": about,
+        "reason": reason,
+        "a90": a90,
+        "bound": bound,
+        "found": share,
+        "chart": detection(sizes, found, _points(curve, sizes), marks, x, about),
+        "rows": [
+            (about, "found", share.k, share.n, *_numbers(share), reason),
+            *((about, name, "", "", f"{value:.6g}", "", "", "") for name, value in known.items()),
+        ],
+    }
 
 
 def _points(curve: Curve | None, sizes: Sequence[float]) -> list[tuple[float, float, float | None]]:

@@ -23,6 +23,7 @@ from inlier.errors import InlierError
 FILE = "parts.csv"
 COLUMNS = ("part", "picture", "truth", "drawn as", "category", "score", "size", "contrast")
 VERDICTS = {"good": False, "defect": True}
+LEAST_CONTRAST = 0.1  # grey levels: curves are drawn over logarithms
 RING = 0.25  # width of what surrounds a defect, as a share of its size
 
 
@@ -88,8 +89,8 @@ def measured(sample: Sample) -> tuple[float, float] | None:
     size = diameter(mask)
     around = distance_transform_edt(~mask)
     ring = (around > 0) & (around <= max(3.0, RING * size))
-    contrast = abs(float(grey[mask].mean()) - float(grey[ring].mean())) if ring.any() else 0.0
-    return size, 255 * contrast
+    contrast = 255 * abs(float(grey[mask].mean()) - float(grey[ring].mean())) if ring.any() else 0.0
+    return size, max(LEAST_CONTRAST, contrast)
 
 
 def diameter(mask: NDArray[np.bool_]) -> float:
