@@ -167,6 +167,9 @@ def test_people_and_a_model_are_reported_side_by_side(inlier, folder, plate_mode
     assert float(figures["A and B", "Cohen's kappa"]["value"]) == pytest.approx(
         agreement.cohen_kappa([[12, 0], [1, 11]]), abs=1e-6
     )
+    clear, borderline = (figures[f"B, {kind} parts", "miss rate"] for kind in ("clear", "borderline"))
+    assert int(clear["of"]) == 8 and int(borderline["of"]) == 4  # decisions on defects
+    assert int(clear["count"]) + int(borderline["count"]) == 1
     assert figures["plate.inlier, planted defects, by size", "found"]["of"] == "12"
 
 

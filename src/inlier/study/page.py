@@ -35,6 +35,7 @@ def write(
     """
     truth = np.array([part.is_defect for part in parts])
     found = agreement.agreement(table.names, table.ratings, truth)
+    apart = _apart(parts, table, truth)
     curves = [curve for name in dict.fromkeys(d.model for d in detections) for curve in _curves(name, detections)]
     html = render(
         "study.html.j2",
@@ -45,6 +46,7 @@ def write(
         trials=table.ratings.shape[2],
         found=found,
         reasons={a.name: _reasons(a) for a in found.appraisers},
+        apart=apart,
         escapes={a.name: _limits(a.missed) for a in found.appraisers},
         simulated=table.simulated,
         kappa_words=kappa_words,
@@ -58,7 +60,7 @@ def write(
         n_disagreeing=len(disagreeing(table, truth)),
     )
     artifact.write_bytes(folder / FILES[0], html.encode(errors="backslashreplace"))
-    figures = [*_rows(found), *(row for curve in curves for row in curve["rows"])]
+    figures = [*_rows(found), *_rows_apart(apart), *(row for curve in curves for row in curve["rows"])]
     artifact.write_table(folder / FILES[1], COLUMNS, figures)
     return [folder / name for name in FILES]
 
@@ -67,6 +69,17 @@ def disagreeing(table: Table, truth: np.ndarray) -> list[int]:
     """Parts on which not all judgements are right, those with the most wrong ones first."""
     wrong = (table.ratings != truth[None, :, None]).sum((0, 2))
     return [int(i) for i in np.argsort(-wrong, kind="stable") if wrong[i]]
+
+
+def _apart(parts: Sequence[Part], table: Table, truth: np.ndarray) -> dict[str, Agreement]:
+    """The figures of clear and of borderline parts, where both were drawn."""
+    borderline = np.array([part.drawn_as == "borderline" for part in parts])
+    if borderline.all() or not borderline.any():
+        return {}
+    chosen = {"clear parts": ~borderline, "borderline parts": borderline}
+    return {
+        kind: agreement.agreement(table.names, table.ratings[:, those], truth[those]) for kind, those in chosen.items()
+    }
 
 
 def _reasons(a: Appraiser) -> list[str]:
@@ -177,6 +190,13 @@ def _rows(found: Agreement) -> Iterator[tuple[Any, ...]]:
     for figure, share in (("between appraisers", found.between), ("effectiveness", found.effectiveness)):
         yield "all", figure, share.k, share.n, *_numbers(share), ""
     yield "all", "Fleiss' kappa of all judgements", "", "", *_kappa(found.kappa_between)
+
+
+def _rows_apart(apart: dict[str, Agreement]) -> Iterator[tuple[Any, ...]]:
+    for kind, found in apart.items():
+        for a in found.appraisers:
+            for figure, share in (("miss rate", a.miss_rate), ("false-alarm rate", a.false_alarm_rate)):
+                yield f"{a.name}, {kind}", figure, share.k, share.n, *_numbers(share, independent=False), ""
 
 
 def _numbers(share: Share, independent: bool = True) -> tuple[str, str, str]:
