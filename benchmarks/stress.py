@@ -13,11 +13,11 @@ from inlier.bench.stress import Card, Ladder, read
 ALPHA, PICTURES = 0.05, 50
 ABOUT = f"""# How far light, camera and position may change
 
-Made by `benchmarks/stress.py`: `inlier stress`, alpha {100 * ALPHA:g} %, PaDiM `light`, at most {PICTURES} good test pictures
-and as many defects of each set, seed 0; MVTec AD's screw resized to 512 pixels. Each change is made alone, on test
-pictures, by computing. The promise counts as broken where so many good pictures are false alarms that chance would
-explain it in fewer than 5 of 100 such sets. In each cell: the largest size that keeps it -> the smallest that breaks it
-(false alarms at both, in %). Sizes in between were not tried.
+Made by `benchmarks/stress.py`: `inlier stress`, alpha {100 * ALPHA:g} %, PaDiM `light`, at most {PICTURES} good test
+pictures and as many defects of each set, seed 0; MVTec AD's screw resized to 512 pixels. Each change is made alone, by
+computing. The promise counts as broken where so many good pictures are false alarms that chance would explain it in
+fewer than 5 of 100 such sets. In each cell: the largest size that keeps it -> the smallest that breaks it (false alarms
+at both, in %). Sizes in between were not tried.
 """
 
 

@@ -1,6 +1,8 @@
 """Attribute agreement, sample sizes and probability of detection: published examples to the printed digit, statsmodels,
 and promises by simulation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import binom
@@ -261,6 +263,8 @@ def test_a_curve_that_cannot_be_fitted_says_why(sizes, found, words):
 def test_no_size_is_named_where_size_may_not_matter():
     curve = detection.fit([1, 2, 3, 4, 5, 6], [True, False, True, False, True, True])
     assert curve.slope > 0 and curve.size() is not None and curve.bound() is None
+    hardly = detection.fit([1, 1, 1, 1, 2, 2, 2, 2, 2], [True, True, False, False, True, True, True, False, False])
+    assert hardly.size() is not None and replace(hardly, slope=0.01).size() is None  # e^220 times larger
     falling = detection.fit([1, 2, 3, 4, 5, 6], [True, True, False, True, False, False])
     assert falling.slope < 0 and falling.size() is None and falling.bound() is None
 

@@ -146,9 +146,7 @@ def test_people_and_a_model_are_reported_side_by_side(inlier, folder, plate_mode
         fill(folder, "A", lambda part, trial: truth[part]),
         fill(folder, "B", lambda part, trial: "ok" if part == wrong and trial == 2 else truth[part]),
     ]
-    code, stdout, _ = inlier(
-        "study", "run", *sheets, plate_model, "--trials", 2, "--planted", 12, "--alpha", 0.1, "--study", folder
-    )
+    code, stdout, _ = inlier("study", "run", *sheets, plate_model, "--planted", 12, "--alpha", 0.1, "--study", folder)
     assert code == 0 and "defects of known size found" in stdout
     assert sorted(path.name for path in (folder / "judgements").iterdir()) == ["A.csv", "B.csv", "plate.inlier.csv"]
     assert {r["simulated"] for r in read(folder / "judgements" / "A.csv")} == {""}
@@ -216,6 +214,7 @@ def test_defects_are_planted_in_good_parts_that_are_no_false_alarms(folder, plat
         (lambda text: text + text.splitlines()[1] + "\n", "twice in trial"),
         (lambda text: text.replace("verdict", "judgement", 1), "no column verdict"),
         (lambda text: text.splitlines()[0] + "\n", "holds no judgements"),
+        (lambda text: text.replace(",defect", ",defect,?", 1), "more cells than columns"),
     ],
 )
 def test_a_sheet_that_is_wrong_says_where(inlier, folder, change, words):
@@ -296,3 +295,15 @@ def test_names_on_the_page_are_escaped(folder):
     page.write(drawn, judgements.arranged(said, drawn), [], None, folder)
     html = (folder / "index.html").read_text(encoding="utf-8")
     assert "<b>x" not in html and "&lt;b&gt;x" in html and "None: all judgements of all parts are right." in html
+
+
+def test_what_a_study_cannot_tell_is_left_blank(folder):
+    """Good parts alone, judged once by one appraiser."""
+    drawn = [p for p in parts.read_parts(folder) if not p.is_defect]
+    said = [judgements.Judgement("A", 1, p.name, False) for p in drawn]
+    page.write(drawn, judgements.arranged(said, drawn), [], None, folder)
+    figures = {(r["about"], r["figure"]): r for r in read(folder / "study.csv")}
+    assert figures["A", "miss rate"]["value"] == "" and figures["A", "miss rate"]["verdict"] == ""
+    assert figures["A", "false-alarm rate"]["verdict"] == "acceptable"
+    assert figures["A", "Fleiss' kappa of the trials"]["value"] == ""
+    assert ("A", "missed at most, 95 %, Bayes") not in figures

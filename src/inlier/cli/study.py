@@ -26,6 +26,7 @@ study = typer.Typer(
 
 Folder = Annotated[Path, typer.Option("--study", help="The study's folder.")]
 FOLDER = Path("study")
+TRIALS = 3  # the manual's
 FAILURES = 4  # numbers of misses that a plan tells of
 
 
@@ -47,7 +48,7 @@ def plan(
         int, typer.Option(min=0, help="Parts near the model's threshold to draw, half of them defects.")
     ] = 16,
     appraisers: Annotated[str, typer.Option(metavar="NAME,...", help="Who gets a sheet to fill in.")] = "A,B,C",
-    trials: Annotated[int, typer.Option(min=1, max=20, help="How often each judges each part.")] = 3,
+    trials: Annotated[int, typer.Option(min=1, max=20, help="How often each judges each part.")] = TRIALS,
     category: Annotated[str | None, typer.Option(help="Which one of DATA, where it has several.")] = None,
     group: Group = None,
     alpha: Alpha = None,
@@ -73,7 +74,7 @@ def plan(
         raise InlierError(f"{dataset.name}: one category at a time; choose one of {', '.join(dataset.categories)}")
     if (folder / parts.FILE).exists():
         raise InlierError(f"{shown(folder)}: holds a study already; choose another folder, or remove that one")
-    protect([folder / "pictures" / "x.png"], read_by(data, dataset))
+    protect([folder / "pictures" / "P001.png"], read_by(data, dataset))
     artifact.check_writable(folder / parts.FILE)
     names = [name.strip() for name in appraisers.split(",") if name.strip()]
     samples = dataset.test
@@ -103,7 +104,9 @@ def run(
         list[Path], typer.Argument(metavar="SOURCE...", help="Sheets that were filled in (.csv), and models.")
     ],
     folder: Folder = FOLDER,
-    trials: Annotated[int, typer.Option(min=1, max=20, help="How often a model judges each part.")] = 3,
+    trials: Annotated[
+        int | None, typer.Option(min=1, max=20, help="How often a model judges each part. Default: as planned.")
+    ] = None,
     light: Annotated[
         float,
         typer.Option(min=0, max=50, help="Where a part has one picture, models judge it again with other light: %."),
@@ -125,7 +128,8 @@ def run(
 
     check_stdout()
     parts = read_parts(folder)
-    artifact.check_writable(folder / judgements.FOLDER / "x.csv")
+    artifact.check_writable(folder / judgements.FOLDER / "A.csv")
+    trials = trials or judgements.planned_trials(folder) or TRIALS
     for source in sources:
         if source.suffix.lower() == ".csv":
             for path in judgements.keep(folder, judgements.read_judgements(source, parts)):

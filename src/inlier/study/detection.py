@@ -16,7 +16,7 @@ from scipy.special import chdtri, expit, log_expit, logit
 
 Floats = NDArray[np.float64]
 LEAST = 60  # hits and misses that the handbook asks for
-FARTHEST = 50.0  # of a bound from the estimate, in logarithms: no size at all
+FARTHEST = 50.0  # of a90 from the sizes, and of its bound from a90, in logarithms: no size at all
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class Curve:
         return pod
 
     def size(self, pod: float = 0.9) -> float | None:
-        """a90: the size found with this probability; None where larger defects are not found more often."""
-        return float(np.exp((logit(pod) - self.intercept) / self.slope)) if self.slope > 0 else None
+        """a90: the size found with this probability; None where larger defects are hardly found more often."""
+        x = (float(logit(pod)) - self.intercept) / self.slope if self.slope > 0 else np.inf
+        return float(np.exp(x)) if abs(x - self.x.mean()) < FARTHEST else None
 
     def bound(self, pod: float = 0.9, confidence: float = 0.95) -> float | None:
         """a90/95: with this confidence, defects from this size on are found with this probability or a higher one.

@@ -62,6 +62,12 @@ def write_sheets(folder: Path, parts: Sequence[Part], appraisers: Sequence[str],
     return paths
 
 
+def planned_trials(folder: Path) -> int | None:
+    """Of the sheets that were written; None where there are none."""
+    trials = [int(row["trial"]) for sheet in folder.glob("sheet-*.csv") for _, row in read_table(sheet, SHEET)]
+    return max(trials, default=None)
+
+
 def read_judgements(path: Path, parts: Sequence[Part]) -> list[Judgement]:
     """A sheet that was filled in, or judgements as they are kept. Raises InlierError."""
     known = {part.name for part in parts}

@@ -21,6 +21,7 @@ from inlier.study.parts import Part
 
 FILES = ("index.html", "study.csv")
 SIDE = 260  # pixels
+FAR = 3.0  # times the largest size
 SHOWN = 24  # parts that disagree
 LEVELS = np.concatenate([np.linspace(0.02, 0.88, 25), np.linspace(0.9, 0.99, 10)])  # at which the bound is drawn
 COLUMNS = ("about", "figure", "count", "of", "value", "low", "high", "verdict")
@@ -125,13 +126,15 @@ def _curve(about: str, x: str, sizes: Sequence[float], found: Sequence[bool]) ->
     curve = None if reason else fit(sizes, found)
     a90, bound = (curve.size(), curve.bound()) if curve else (None, None)
     known = {name: value for name, value in (("a90", a90), ("a90/95", bound)) if value is not None}
-    marks = [(f"{name} = {value:.3g}", value) for name, value in known.items()]
+    # what lies far beyond the judged sizes would leave them no room in the chart
+    marks = [(f"{name} = {value:.3g}", value) for name, value in known.items() if value <= FAR * max(sizes)]
     share = Share(sum(found), len(found))
     return {
         "about": about,
         "reason": reason,
         "a90": a90,
         "bound": bound,
+        "extrapolated": any(value > max(sizes) for value in known.values()),
         "found": share,
         "chart": detection(sizes, found, _points(curve, sizes), marks, x, about),
         "rows": [
@@ -148,7 +151,7 @@ def _points(curve: Curve | None, sizes: Sequence[float]) -> list[tuple[float, fl
     points = []
     for level in LEVELS:
         size = curve.size(float(level))
-        if size is not None and min(sizes) / 1.2 <= size <= 2 * max(sizes):
+        if size is not None and min(sizes) / 1.2 <= size <= FAR * max(sizes):
             points.append((size, float(level), curve.bound(float(level))))
     return points
 

@@ -5,9 +5,8 @@
 
 import csv
 import io
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -141,10 +140,9 @@ def read_parts(folder: Path) -> list[Part]:
         if row["truth"] not in VERDICTS:
             raise InlierError(f"{where}: the truth must be good or defect, not {row['truth']!r}")
         numbers = [_number(row.get(column), where) for column in COLUMNS[5:]]
-        part = Part(name, (picture,), VERDICTS[row["truth"]], row["drawn as"], row["category"], *numbers)
-        if name in found:  # another picture of the same part
-            part = Part(name, (*found[name].pictures, picture), *list(vars(found[name]).values())[2:])
-        found[name] = part
+        part = Part(name, (), VERDICTS[row["truth"]], row["drawn as"], row["category"], *numbers)
+        before = found.get(name, part)  # a part has as many rows as pictures
+        found[name] = replace(before, pictures=(*before.pictures, picture))
     if not found:
         raise InlierError(f"{folder / FILE}: lists no part")
     return list(found.values())
@@ -157,17 +155,19 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        first = text.split(os.linesep, 1)[0].split("\n", 1)[0]
+        first = text.split("\n", 1)[0]
         delimiter = ";" if first.count(";") > first.count(",") else ","  # as spreadsheets of some countries write it
         reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True)
-        names = [name.strip().lower() for name in reader.fieldnames or ()]
-        reader.fieldnames = names
+        reader.fieldnames = names = [name.strip().lower() for name in reader.fieldnames or ()]
         if missing := [column for column in columns if column not in names]:
             raise InlierError(f"{path}, line 1: no column {' and no column '.join(missing)}; found: {', '.join(names)}")
         for row in reader:
-            cells = {name: (cell or "").strip() for name, cell in row.items() if name and isinstance(cell, str | None)}
+            where = f"{path}, line {reader.line_num}"
+            if None in row:
+                raise InlierError(f"{where}: more cells than columns")
+            cells = {name: (cell or "").strip() for name, cell in row.items()}
             if any(cells.values()):
-                yield f"{path}, line {reader.line_num}", cells
+                yield where, cells
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InlierError(f"{path}: cannot be read as a CSV table in UTF-8 ({error})") from None
 
