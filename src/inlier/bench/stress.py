@@ -125,7 +125,7 @@ def stress(
     with progress(f"stressing {names[0]}", len(samples)) as show:
         for place, prediction in enumerate(found):
             scores[place % len(sizes), place // len(sizes)] = prediction.score
-            show(place // len(sizes))
+            show((place + 1) // len(sizes))
 
     middle = np.median(scores[:, : len(good)], axis=1)
     way = rule.threshold - float(middle[0])

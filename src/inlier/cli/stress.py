@@ -60,10 +60,10 @@ def _print(card: "Card") -> None:
         rows.append((ladder.name, *_cells(card, ladder, kept - 1), *_cells(card, ladder, kept)))
     heads = ("kept\nup to", "false\nalarms", "found", "broken\nat", "false\nalarms", "found")
     print_table(f"{card.category}: changes and the promise, %", ("change", *heads), rows)
-    before = f"unchanged, {card.unchanged.false_alarms} of {card.n_good} good pictures raise a false alarm"
-    say(
-        f"{shown(card.category)}: {before}; at alpha {card.alpha:.4g} the promise counts as broken from {card.limit} on"
-    )
+    before, name = card.unchanged, shown(card.category)
+    found = f", {before.found} of {card.n_defect} defects are found" if card.n_defect else ""
+    say(f"{name}: unchanged, {before.false_alarms} of {card.n_good} good pictures are false alarms{found}")
+    say(f"{name}: at alpha {card.alpha:.4g} the promise counts as broken from {card.limit} false alarms on")
 
 
 def _cells(card: "Card", ladder: "Ladder", number: int) -> tuple[str, str, str]:
