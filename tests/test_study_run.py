@@ -61,6 +61,10 @@ def fill(folder, name, said):
 def test_a_plan_says_how_many_defects_a_statement_needs(inlier, tmp_path):
     code, stdout, _ = inlier("study", "plan", "--study", tmp_path / "none")
     assert code == 0 and re.search(r"0 +│ +59 │ +58 │", stdout) and "at most 5 % escape, 95 % confidence" in stdout
+    assert (
+        "50 parts pin an effectiveness of 90 % down to between 78.2 and 96.7 %" in stdout
+        and "50 parts, 3 appraisers, 3 trials" in stdout
+    )
     assert not (tmp_path / "none").exists()
     assert re.search(r"0 +│ +299 │", inlier("study", "plan", "--escape", 0.01)[1])
 

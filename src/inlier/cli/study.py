@@ -173,6 +173,7 @@ def report(folder: Folder = FOLDER) -> None:
 
 
 def _print_sizes(escape: float, confidence: float) -> None:
+    from inlier.metrics import exact_interval
     from inlier.study.plan import chance, parts_needed, parts_needed_bayes
 
     rows = []
@@ -184,6 +185,11 @@ def _print_sizes(escape: float, confidence: float) -> None:
     shares = [f"chance to pass\nif {100 * escape / part:.3g} % escape" for part in (2, 5, 10)]
     title = f"defects to judge for 'at most {100 * escape:g} % escape, {100 * confidence:g} % confidence'; chances in %"
     print_table(title, ("missed\nat most", "exact", "Bayes", *shares), rows)
+    say("as many good parts for the same statement about false alarms; parts count, trials of one part add none")
+    for n in (50, 100, 200):
+        low, high = map(percent, exact_interval(round(0.9 * n), n, confidence))
+        say(f"{n} parts pin an effectiveness of 90 % down to between {low} and {high} %")
+    say(f"the manual's study: 50 parts, {TRIALS} appraisers, {TRIALS} trials")
 
 
 def _scores(

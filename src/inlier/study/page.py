@@ -204,11 +204,9 @@ def _rows_apart(apart: dict[str, Agreement]) -> Iterator[tuple[Any, ...]]:
 
 def _numbers(share: Share, independent: bool = True) -> tuple[str, str, str]:
     """Value and exact interval; none where decisions on one part are counted as several."""
-    edges = share.interval if independent else None
-    return (
-        "" if share.value is None else f"{share.value:.6g}",
-        *(("", "") if edges is None else (f"{edges[0]:.6g}", f"{edges[1]:.6g}")),
-    )  # type: ignore[return-value]
+    value, edges = share.value, share.interval if independent else None
+    low, high = ("", "") if edges is None else (f"{edge:.6g}" for edge in edges)
+    return "" if value is None else f"{value:.6g}", low, high
 
 
 def _kappa(kappa: float | None) -> tuple[str, str, str, str]:
