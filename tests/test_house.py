@@ -33,7 +33,7 @@ FLOORS = (
     ("runtime.load",),
     ("evaluation", "results", "trivial", "bench.trial", "bench.seen", "bench.examples", "bench.choice"),
     ("report",),
-    ("bench",),
+    ("bench", "study"),
     ("serve",),
     ("cli",),
 )

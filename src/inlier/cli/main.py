@@ -28,6 +28,8 @@ from inlier.cli.preview import preview
 from inlier.cli.profile import profile
 from inlier.cli.records import records
 from inlier.cli.serve import serve
+from inlier.cli.stress import stress
+from inlier.cli.study import study
 from inlier.cli.train import train
 from inlier.errors import ArtifactError, InlierError
 from inlier.version import __version__
@@ -126,8 +128,10 @@ app.command()(calibrate)
 app.command()(export)
 app.command()(profile)
 app.command()(benchmark)
+app.command()(stress)
 app.command("methods")(list_methods)
 app.command()(preview)
 app.command()(serve)
 app.add_typer(records, name="records")
+app.add_typer(study, name="study")
 app.command()(demo)

@@ -189,6 +189,68 @@ def evidence(points: Sequence[tuple[int, float]], limit: float, name: str) -> "M
     return _svg(figure, f"Evidence of a change: {name}")
 
 
+def ladders(
+    panels: Sequence[tuple[str, Sequence[str], Sequence[float], Sequence[float] | None, int]], limit: float, name: str
+) -> "Markup":
+    """A panel for each kind of change: (title, sizes from none to strong, false-alarm rate and share of defects found
+    at each, how many of the sizes keep the promise). limit: false-alarm rate from which on it is broken. All in [0, 1].
+    """
+    columns = 4
+    lines = -(-len(panels) // columns)
+    figure, grid = _charts(lines, columns, (11.6, 0.5 + 2.05 * lines))
+    figure.supylabel("share of pictures, %", color=INK, fontsize="medium")
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, sizes, alarms, found, kept) in zip(grid, panels):
+        axes.set_title(title, color=INK, fontsize="medium", loc="left")
+        if kept:
+            axes.axvspan(-0.35, kept - 0.65, color=SERIES[2], alpha=0.16, linewidth=0, label="promise kept")
+        if found is not None:
+            axes.plot([100 * v for v in found], color=SERIES[0], marker="s", markersize=4, label="defects found")
+        axes.plot([100 * v for v in alarms], color=DEFECT, marker="o", markersize=4, label="false alarms")
+        axes.axhline(100 * limit, color=INK, linestyle="--", linewidth=1, label="broken from here on")
+        axes.set_xticks(range(len(sizes)), sizes)
+        axes.set(xlim=(-0.35, len(sizes) - 0.65), ylim=(-4, 104))
+    handles = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels())}
+    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=4, frameon=False, labelcolor=INK)
+    return _svg(figure, name)
+
+
+def detection(
+    sizes: Sequence[float],
+    found: Sequence[bool],
+    curve: Sequence[tuple[float, float, float | None]],
+    marks: Sequence[tuple[str, float]],
+    x: str,
+    name: str,
+) -> "Markup":
+    """Probability of detection over the size of a defect. curve: (size, probability, size of the 95 % bound at this
+    probability, None: there is none). marks: sizes with names."""
+    figure, axes = _chart(x, "probability of detection")
+    axes.set_xscale("log")
+    rng = np.random.default_rng(0)  # dots at one place would hide one another
+    heights = np.where(found, 1.03, -0.03) + rng.uniform(-0.015, 0.015, len(sizes))
+    axes.plot(sizes, heights, linestyle="none", marker="|", markersize=7, color=INK, alpha=0.6, clip_on=False)
+    if curve:
+        axes.plot(*zip(*((size, p) for size, p, _ in curve)), color=SERIES[0], linewidth=2, label="POD")
+        bounds = [(bound, p) for _, p, bound in curve if bound is not None]
+        if bounds:
+            axes.plot(*zip(*bounds), color=SERIES[0], linestyle="--", linewidth=1.3, label="95 % confidence bound")
+        axes.axhline(0.9, color=INK, linewidth=0.6, alpha=0.5)
+        for number, (label, size) in enumerate(marks):
+            axes.axvline(size, ymax=0.9, color=DEFECT, linestyle=("-", "--")[number % 2], linewidth=1.2)
+            axes.annotate(label, (size, 0.06 + 0.1 * number), (3, 0), textcoords="offset points", color=INK,
+                          fontsize="small")  # fmt: skip
+        figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=INK)
+        axes.set_xlim(min(sizes) / 1.2, 1.2 * max([*sizes, *(size for _, size in marks)]))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+    axes.tick_params(which="minor", colors=INK)
+    axes.set_ylim(-0.06, 1.06)
+    return _svg(figure, name)
+
+
 def _columns(labels: Iterable[str]) -> int:
     """Of a legend above a chart; a long label would be cut off beside another."""
     return 1 if max(map(len, labels), default=0) > LONG_LABEL else 2
@@ -200,19 +262,26 @@ def _mark(number: int) -> dict[str, Any]:
 
 
 def _chart(x: str, y: str, size: tuple[float, float] = CHART) -> tuple[Any, Any]:
+    figure, (axes,) = _charts(1, 1, size)
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
+    return figure, axes
+
+
+def _charts(lines: int, columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
+    """A figure, and its axes line by line."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as missing:
         raise InlierError("the report's charts need matplotlib: pip install 'inlier[report]'") from missing
 
     figure = Figure(size, layout="constrained")
-    axes = figure.subplots()
-    axes.set_xlabel(x, color=INK)
-    axes.set_ylabel(y, color=INK)
-    axes.tick_params(colors=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(INK)
-    return figure, axes
+    grid = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
+    for axes in grid:
+        axes.tick_params(colors=INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(INK)
+    return figure, grid
 
 
 def _svg(figure: Any, title: str) -> "Markup":

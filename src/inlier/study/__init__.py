@@ -1,0 +1,1 @@
+"""Measurement system analysis for attributes: may this station judge parts?"""
