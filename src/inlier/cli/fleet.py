@@ -1,0 +1,248 @@
+"""`inlier fleet`: the verbs of the command line for all parts of a plant."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inlier import artifact
+from inlier.cli.outputs import check_stdout, json_text, print_table, say, tell
+from inlier.errors import InlierError
+from inlier.names import shown
+
+if TYPE_CHECKING:
+    from inlier.fleet.plan import Plan
+    from inlier.fleet.store import Store
+
+fleet = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Train, calibrate and judge many parts: on this machine, on shares of many, or on a Ray cluster.",
+)
+
+PlanFile = Annotated[
+    Path, typer.Argument(metavar="PLAN", help="A .toml file of parts, or a folder with a folder for each part.")
+]
+StorePlace = Annotated[
+    str,
+    typer.Option(
+        "--store", metavar="DIR|URL", help="Where all results lie: a folder, or s3://BUCKET/PATH and the like."
+    ),
+]
+Parts = Annotated[list[str] | None, typer.Option("--part", help="Only this part; repeat for several.")]
+On = Annotated[str, typer.Option(help="local, shard:I/N (the I-th of N shares, on this machine), ray or ray:ADDRESS.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Tasks at once. Default: one a processor.")]
+Memory = Annotated[
+    float | None,
+    typer.Option(min=0.1, help="GiB that the workers of this machine take together. Default: what is free."),
+]
+Promote = Annotated[
+    str,
+    typer.Option(
+        help="auto: a new model is used unless something speaks against it; ask: `inlier fleet promote` decides."
+    ),
+]
+STORE = "inlier-fleet"
+
+
+@fleet.command("plan")
+def plan_(
+    plan: PlanFile,
+    store: StorePlace = STORE,
+    part: Parts = None,
+    json_: Annotated[Path | None, typer.Option("--json", help="Write all of it to this file ('-': stdout).")] = None,
+    on: On = "local",
+    workers: Workers = None,
+    memory: Memory = None,
+) -> None:
+    """Show all parts, and what `inlier check` says of each. Ends with exit code 1 if one cannot be used."""
+    check_stdout()
+    chosen, place = _open(plan, store, part, on)
+    failed = _run("check", chosen, place, on, workers, memory, told=False)
+    from inlier.fleet import ledger
+
+    rows = ledger.last(place, "check")
+    table = [one.model_dump() | {"check": _check_of(rows.get(one.name))} for one in chosen.parts]
+    if json_:
+        text = json_text(table, sys.stdout.encoding if str(json_) == "-" else "utf-8", indent=1)
+        say(text) if str(json_) == "-" else artifact.write_bytes(json_, f"{text}\n".encode())
+    else:
+        heads = ("part", "method", "train", "validation", "test", "check")
+        print_table(f"{shown(plan)}: {len(table)} parts", heads, map(_line, table), words=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _check_of(row: dict[str, Any] | None) -> dict[str, Any]:
+    return {"error": "not checked"} if row is None else (row.get("metrics") or {}) | {"error": row["error"]}
+
+
+def _line(part: dict[str, Any]) -> list[str]:
+    found = part["check"]
+    counts = found.get("pictures", {})
+    method = part["method"] + "".join(f" {key}={value}" for key, value in part["settings"].items())
+    words = found["error"] or "; ".join(found["notes"]) or "usable"
+    return [part["name"], method, *(str(counts.get(split, "")) for split in ("train", "validation", "test")), words]
+
+
+@fleet.command()
+def train(
+    plan: PlanFile,
+    store: StorePlace = STORE,
+    part: Parts = None,
+    on: On = "local",
+    workers: Workers = None,
+    memory: Memory = None,
+    promote: Promote = "auto",
+) -> None:
+    """Fit the parts whose good pictures or settings have changed, and propose their models."""
+    _command("train", plan, store, part, on, workers, memory, promote=promote)
+
+
+@fleet.command()
+def calibrate(
+    plan: PlanFile,
+    store: StorePlace = STORE,
+    part: Parts = None,
+    on: On = "local",
+    workers: Workers = None,
+    memory: Memory = None,
+    promote: Promote = "auto",
+) -> None:
+    """Calibrate the models in use anew on the good pictures that were kept (`good`), and propose the result."""
+    _command("calibrate", plan, store, part, on, workers, memory, promote=promote)
+
+
+@fleet.command()
+def evaluate(
+    plan: PlanFile,
+    store: StorePlace = STORE,
+    part: Parts = None,
+    on: On = "local",
+    workers: Workers = None,
+    memory: Memory = None,
+) -> None:
+    """Compare the models in use with the truth, on the labelled test pictures of each part."""
+    _command("evaluate", plan, store, part, on, workers, memory)
+
+
+@fleet.command()
+def export(
+    plan: PlanFile,
+    to: Annotated[str, typer.Option(help="onnx or openvino.")] = "onnx",
+    store: StorePlace = STORE,
+    part: Parts = None,
+    on: On = "local",
+    workers: Workers = None,
+    memory: Memory = None,
+) -> None:
+    """Write the models in use for another runtime."""
+    if to not in ("onnx", "openvino"):
+        raise InlierError(f"--to {to}: must be onnx or openvino")
+    _command("export", plan, store, part, on, workers, memory, to=to)
+
+
+@fleet.command()
+def promote(
+    plan: PlanFile,
+    store: StorePlace = STORE,
+    part: Parts = None,
+    force: Annotated[bool, typer.Option("--force", help="Also where something speaks against it.")] = False,
+) -> None:
+    """Take the proposed models into use."""
+    from inlier.fleet.models import proposals, use
+
+    chosen, place = _open(plan, store, part, "local")
+    found = proposals(place)
+    for one in chosen.parts:
+        row = found.get(one.name)
+        if row is None:
+            continue
+        against = row["metrics"]["objections"]
+        if against and not force:
+            say(f"{one.name}: stays as it is: {shown('; '.join(against))}")
+            continue
+        use(place, one.name, row["metrics"]["model"])
+        say(f"{one.name}: {row['metrics']['model']} is in use")
+
+
+@fleet.command()
+def report(
+    out: Annotated[Path, typer.Argument(help="The page to write (.html).")],
+    store: StorePlace = STORE,
+) -> None:
+    """A page of the plant: each part's state, promise, drift and cost, what new models changed, and all runs."""
+    from inlier.fleet.report import page
+    from inlier.fleet.store import Store
+    from inlier.report.pages import check_installed
+
+    check_installed()
+    artifact.check_writable(out)
+    artifact.write_bytes(out, page(Store(store)).encode(errors="backslashreplace"))
+    say(f"{shown(out)}: written")
+
+
+def _command(verb: str, plan: Path, store: str, part: list[str] | None, on: str, *options: Any, **given: Any) -> None:
+    chosen, place = _open(plan, store, part, on)
+    if _run(verb, chosen, place, on, *options, **given):
+        raise typer.Exit(1)
+
+
+def _open(plan: Path, store: str, part: list[str] | None, on: str) -> "tuple[Plan, Store]":
+    from inlier.fleet.engine import where
+    from inlier.fleet.plan import read_plan
+    from inlier.fleet.store import Store
+
+    chosen = read_plan(plan).select(part or [])
+    return chosen.shard(*where(on).shard), Store(store)
+
+
+def _run(
+    verb: str,
+    plan: "Plan",
+    store: "Store",
+    on: str,
+    workers: int | None,
+    memory: float | None,
+    told: bool = True,
+    **given: Any,
+) -> int:
+    """Do what is due, a line each; how many failed."""
+    from inlier.fleet import engine
+    from inlier.fleet.plan import Task
+    from inlier.progress import progress
+
+    if given.get("promote", "auto") not in ("auto", "ask"):
+        raise InlierError(f"--promote {given['promote']}: must be auto or ask")
+    task = Task(verb, plan.parts[0], engine.run_name(), **given) if plan.parts else None
+    todo, last = engine.due(plan, verb, store, task) if task else ([], {})
+    states = Counter[str](unchanged=len(plan.parts) - len(todo))
+    if task and todo:
+        made = engine.open_engine(engine.where(on), workers, None if memory is None else int(memory * engine.GIB))
+        with progress(verb, len(todo)) as show:
+            for row in engine.run(plan, verb, store, made, task, todo, last):
+                states[row["state"]] += 1
+                show(states.total() - states["unchanged"])
+                if row["state"] != "done":
+                    tell(f"{row['state']}: {row['part']}: {shown(row['error'])}")
+                elif told:
+                    say(f"{row['part']}: {verb} {row['seconds']:.1f} s{_result(row)}")
+    states["unchanged"] = len(plan.parts) - states["done"] - states["failed"] - states["refused"]
+    tell(f"{verb}: " + ", ".join(f"{n} {state}" for state, n in states.items() if n))
+    return states["failed"] + states["refused"]
+
+
+def _result(row: dict[str, Any]) -> str:
+    metrics = row["metrics"]
+    if "promoted" in metrics:
+        against = "; ".join(metrics["objections"])
+        return ", in use" if metrics["promoted"] else f", proposed{': ' + shown(against) if against else ''}"
+    if "defects" in metrics:
+        drift = (metrics["drift"] or {}).get("alarm")
+        return f", {metrics['defects']} defects of {metrics['pictures']} pictures" + (f"; {drift}" if drift else "")
+    if "mean" in metrics:
+        auroc = metrics["mean"]["image"]["auroc"]
+        return "" if auroc is None else f", image AUROC {100 * auroc:.1f} %"
+    return f", {metrics['file']}" if "file" in metrics else ""
