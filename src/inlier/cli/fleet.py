@@ -129,6 +129,56 @@ def evaluate(
 
 
 @fleet.command()
+def predict(
+    plan: PlanFile,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(
+            help="Judge these in bulk: a .parquet or .csv listing (columns path, part), or a folder with a folder for "
+            "each part. Default: each part's `pictures`."
+        ),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|URL", help="Where the Parquet files of --pictures go. What is there is kept."),
+    ] = None,
+    store: StorePlace = STORE,
+    part: Parts = None,
+    on: On = "local",
+    workers: Workers = None,
+    memory: Memory = None,
+) -> None:
+    """Judge pictures with the models in use."""
+    if (pictures is None) != (out is None):
+        raise InlierError("--pictures and --out belong together: what is judged in bulk, and where its verdicts go")
+    if pictures is None or out is None:
+        _command("predict", plan, store, part, on, workers, memory)
+        return
+    from inlier.fleet import bulk, engine
+    from inlier.fleet.models import models_in_use
+    from inlier.progress import progress
+
+    chosen, place = _open(plan, store, part, "local")
+    where = engine.where(on)
+    listing = bulk.write_listing(pictures, chosen, out)
+    found = bulk.chunks(listing, chosen, models_in_use(place), out)[where.shard[0] - 1 :: where.shard[1]]
+    total, done, unread = sum(chunk.last - chunk.first for chunk in found), 0, 0
+    if where.kind == "ray":
+        judged = bulk.run_ray(found, place, where.address, workers)
+    else:
+        made = engine.open_engine(where, workers, None if memory is None else int(memory * engine.GIB))
+        judged = bulk.run_local(found, place, made)
+    with progress("judging", total) as show:
+        for pictures_, errors in judged:
+            done, unread = done + pictures_, unread + errors
+            show(done)
+    say(f"{shown(out)}: {done} pictures in {len(found)} files")
+    if unread:
+        tell(f"{unread} of {done} pictures could not be judged; their rows say why")
+        raise typer.Exit(1)
+
+
+@fleet.command()
 def export(
     plan: PlanFile,
     to: Annotated[str, typer.Option(help="onnx or openvino.")] = "onnx",
