@@ -29,7 +29,7 @@ class Ray:
         """A node that dies gives its tasks back. What needs more memory than one is busy with waits in Ray's queue."""
         with connected(self.address) as ray:
             waiting, running, most = list(jobs), dict[Any, Job](), largest_memory(ray)
-            remote = ray.remote(_task).options(max_retries=TRIES - 1, max_calls=0)
+            remote = ray.remote(max_retries=TRIES - 1)(_task)
             while waiting or running:
                 limit = self.workers or AHEAD * int(ray.cluster_resources().get("CPU", 1))
                 while waiting and len(running) < limit:

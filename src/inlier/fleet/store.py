@@ -23,8 +23,8 @@ class Store:
     """
 
     def __init__(self, place: str):
-        self.place = place
         self.folder = None if "://" in place else Path(place).expanduser().absolute()
+        self.place = place if self.folder is None else str(self.folder)  # the same from anywhere
         self.files: Any = None
         self.root = ""
         if self.folder is None:
