@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inlier import artifact
+from inlier.cli.options import Alpha
 from inlier.cli.outputs import check_stdout, json_text, print_table, say, tell
 from inlier.errors import InlierError
 from inlier.names import shown
@@ -166,8 +167,7 @@ def predict(
     if where.kind == "ray":
         judged = bulk.run_ray(found, place, where.address, workers)
     else:
-        made = engine.open_engine(where, workers, None if memory is None else int(memory * engine.GIB))
-        judged = bulk.run_local(found, place, made)
+        judged = bulk.run_local(found, place, workers, _bytes(memory))
     with progress("judging", total) as show:
         for pictures_, errors in judged:
             done, unread = done + pictures_, unread + errors
@@ -234,6 +234,44 @@ def report(
     say(f"{shown(out)}: written")
 
 
+@fleet.command()
+def rejudge(
+    model: Annotated[Path, typer.Argument(help="The model that judges now.")],
+    out: Annotated[Path, typer.Argument(help="The .parquet file to write, a row for each record.")],
+    station: Annotated[str, typer.Option(help="Whose records.")],
+    data: Annotated[Path, typer.Option(help="The station's folder, as `inlier serve --data` had it.")] = Path(
+        "inlier-station"
+    ),
+    db: Annotated[str | None, typer.Option(help="The database, as `inlier serve --db` had it.")] = None,
+    alpha: Alpha = None,
+    category: Annotated[str | None, typer.Option(help="What the station shows, where the model knows several.")] = None,
+) -> None:
+    """What another model or alpha would have said of a station's records, which stay as they are."""
+    import pyarrow.parquet as pq
+
+    from inlier.cli.records import open_store
+    from inlier.fleet.rejudge import rejudged
+    from inlier.runtime.load import load
+    from inlier.serve.pictures import Pictures
+    from inlier.serve.store import Filter
+
+    artifact.check_writable(out)
+    inspector = load(model)
+    n = changed = missing = 0
+    writer = None
+    with open_store(data, db) as records:
+        rows = records.all(Filter(station))
+        for table in rejudged(rows, Pictures(data / "pictures"), inspector, model, alpha, category):
+            writer = writer or pq.ParquetWriter(out, table.schema)
+            writer.write_table(table)
+            n, changed = n + len(table), changed + sum(table["changed"].to_pylist())
+            missing += len(table) - table["error"].null_count
+    if writer is None:
+        raise InlierError(f"station {station}: has no records")
+    writer.close()
+    say(f"{shown(out)}: {n} records, {changed} verdicts would be others, {missing} cannot be judged again")
+
+
 def _command(verb: str, plan: Path, store: str, part: list[str] | None, on: str, *options: Any, **given: Any) -> None:
     chosen, place = _open(plan, store, part, on)
     if _run(verb, chosen, place, on, *options, **given):
@@ -270,18 +308,22 @@ def _run(
     todo, last = engine.due(plan, verb, store, task) if task else ([], {})
     states = Counter[str](unchanged=len(plan.parts) - len(todo))
     if task and todo:
-        made = engine.open_engine(engine.where(on), workers, None if memory is None else int(memory * engine.GIB))
+        made = engine.open_engine(engine.where(on), workers, _bytes(memory))
         with progress(verb, len(todo)) as show:
             for row in engine.run(plan, verb, store, made, task, todo, last):
                 states[row["state"]] += 1
                 show(states.total() - states["unchanged"])
                 if row["state"] != "done":
-                    tell(f"{row['state']}: {row['part']}: {shown(row['error'])}")
+                    tell(f"{row['state']}: {row['part']}: {row['error']}")
                 elif told:
                     say(f"{row['part']}: {verb} {row['seconds']:.1f} s{_result(row)}")
     states["unchanged"] = len(plan.parts) - states["done"] - states["failed"] - states["refused"]
     tell(f"{verb}: " + ", ".join(f"{n} {state}" for state, n in states.items() if n))
     return states["failed"] + states["refused"]
+
+
+def _bytes(gib: float | None) -> int | None:
+    return None if gib is None else int(gib * 2**30)
 
 
 def _result(row: dict[str, Any]) -> str:

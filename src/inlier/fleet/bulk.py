@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inlier.errors import InlierError
-from inlier.fleet.engine import Need
+from inlier.fleet.engine import Need, processors
 from inlier.fleet.judging import judged, open_model, schema
 from inlier.fleet.local import Local, one_thread
 from inlier.fleet.plan import Part, Plan
@@ -151,8 +151,11 @@ def given_up(chunk: Chunk, why: str) -> int:
     return _write(pa.Table.from_pylist(rows, schema()), chunk, Store(chunk.out))
 
 
-def run_local(found: Sequence[Chunk], store: Store, engine: Local) -> Iterator[tuple[int, int]]:
-    """(pictures, unreadable ones) of each chunk, as they are done."""
+def run_local(
+    found: Sequence[Chunk], store: Store, workers: int | None = None, memory: int | None = None
+) -> Iterator[tuple[int, int]]:
+    """(pictures, unreadable ones) of each chunk, as they are done. workers, memory: as for `engine.open_engine`."""
+    engine = Local(workers or processors(), memory)
     for chunk, unread in engine.each(judge, [(chunk, Need()) for chunk in found], store, TRIES):
         yield chunk.last - chunk.first, given_up(chunk, unread) if isinstance(unread, str) else unread
 

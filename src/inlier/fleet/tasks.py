@@ -123,7 +123,7 @@ def fingerprint(task: Task, model: str | None) -> str:
 
 def _sealed(task: Task, model: str | None, files: Iterable[str]) -> str:
     entries = {name: getattr(task.part, name) for name in DECIDES[task.verb]}
-    known = {"library": __version__, "verb": task.verb, "entries": entries}
+    known: dict[str, Any] = {"library": __version__, "verb": task.verb, "entries": entries}
     if task.verb in NEEDS_MODEL:
         known["model"] = model
     if task.verb == "export":

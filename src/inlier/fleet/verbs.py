@@ -154,7 +154,7 @@ def _fit_together(part: Part, out: Path) -> None:
     """`inlier train` by torchrun: the training loop shares each batch among the processes."""
     if part.method == AUTO:
         raise InlierError(f"{part.name}: `processes` goes with a method of its own, not with auto")
-    options = {"method": part.method, "preset": part.preset, "category": part.category, "roi": part.roi}
+    options: dict[str, Any] = {"method": part.method, "preset": part.preset, "category": part.category, "roi": part.roi}
     options |= {"calibration": part.calibration, "group": part.group, "weights": part.weights, "seed": part.seed}
     words = [f"--{name}={value}" for name, value in options.items() if value is not None]
     words += [f"--set={name}={_setting(value)}" for name, value in part.settings.items()]
