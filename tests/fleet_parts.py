@@ -33,8 +33,12 @@ def write_parts(root: Path, n: int, pictures: int = 24, more: str = "") -> Path:
 @pytest.fixture
 def tiny_everywhere(tmp_path, monkeypatch):
     """The tiny backbone is known in workers, too."""
-    folder = tmp_path / "site"
-    folder.mkdir()
+    know_the_tiny_backbone(tmp_path / "site", monkeypatch)
+
+
+def know_the_tiny_backbone(folder, monkeypatch):
+    """... in processes that are started from now on."""
+    folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text("import tiny_backbone\n")
     here = Path(__file__).parent
     paths = [folder, here, here.parent / "src", *filter(None, [os.environ.get("PYTHONPATH")])]

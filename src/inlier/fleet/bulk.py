@@ -8,6 +8,8 @@ run was stopped, writes the same file again. Nothing is lost, nothing doubled, a
 import functools
 import hashlib
 import io
+import logging
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,18 +169,20 @@ def run_ray(
     from inlier.fleet.ray import connected
 
     with connected(address) as ray:
-        import ray.data as data
+        from ray import data
 
-        context = data.DataContext.get_current()
-        context.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        data.DataContext.get_current().enable_progress_bars = False
         pool = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        rows = data.from_items([{"number": n} for n in range(len(found))], override_num_blocks=min(len(found), BLOCKS))
+        rows = data.from_items(
+            [{"chunk": pickle.dumps(chunk)} for chunk in found], override_num_blocks=min(len(found), BLOCKS)
+        )
         judging = rows.map_batches(
             _Judge,
             batch_size=1,
             compute=data.ActorPoolStrategy(min_size=1, max_size=pool),
             num_cpus=1,
-            fn_constructor_args=(ray.put(list(found)), store.place),
+            fn_constructor_args=(store.place,),
         )
         for row in judging.iter_rows():
             yield int(row["pictures"]), int(row["unread"])
@@ -187,17 +191,14 @@ def run_ray(
 class _Judge:
     """An actor of Ray Data."""
 
-    def __init__(self, chunks: Any, place: str):
-        import ray
-
+    def __init__(self, place: str):
         one_thread()
-        self.chunks: Sequence[Chunk] = ray.get(chunks) if isinstance(chunks, ray.ObjectRef) else chunks
         self.store = Store(place)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[int]]:
-        done = [(chunk.last - chunk.first, judge(chunk, self.store)) for n in batch["number"]
-                if (chunk := self.chunks[int(n)])]  # fmt: skip
-        return {"pictures": [n for n, _ in done], "unread": [n for _, n in done]}
+        found: list[Chunk] = [pickle.loads(one) for one in batch["chunk"]]
+        unread = [judge(chunk, self.store) for chunk in found]
+        return {"pictures": [chunk.last - chunk.first for chunk in found], "unread": unread}
 
 
 def _write(rows: "pa.Table", chunk: Chunk, out: Store) -> int:
