@@ -25,15 +25,14 @@ SECONDS = 86_400
 def page(rates: dict[str, Any]) -> str:
     judge, fit = rates["picture_processor_seconds"], rates["fit_processor_seconds"] * GOOD / rates["pictures"]
     cameras, parts, day = 1000, 5000, 100e6
-    judged = cameras * SECONDS
+    kept = cameras * SECONDS * (RECORD + DEFECTS * PICTURE)
     rows = [
         (
             "1,000 cameras at 1 Hz",
             cores(cameras * judge / BUSY),
-            f"{size(judged * (RECORD + DEFECTS * PICTURE))} a day, {size(DAYS * judged * (RECORD + DEFECTS * PICTURE))} "
-            f"in {DAYS} days",
+            f"{size(kept)} a day, {size(DAYS * kept)} in {DAYS} days",
             network(cameras * PICTURE, 1),
-            network(judged * (RECORD + DEFECTS * PICTURE), SECONDS),
+            network(kept, SECONDS),
         ),
         (
             f"5,000 parts of {GOOD} pictures, retrained in {NIGHT // 3600} h",
@@ -54,8 +53,8 @@ def page(rates: dict[str, Any]) -> str:
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return f"""# Capacity on paper
 
-Written by `benchmarks/capacity.py` from rates that `benchmarks/fleet.py rates` measured: {told["processor"]}, one thread,
-PaDiM `light`, JPEG pictures of 1024 x 1024 pixels. **Computed, not run**: no plant of this size was at hand.
+Written by `benchmarks/capacity.py` from rates that `benchmarks/fleet.py rates` measured: {told["processor"]}, one
+thread, PaDiM `light`, JPEG pictures of 1024 x 1024 pixels. **Computed, not run**: no plant of this size was at hand.
 
 | | |
 |---|---|
@@ -64,8 +63,9 @@ PaDiM `light`, JPEG pictures of 1024 x 1024 pixels. **Computed, not run**: no pl
 | a model | {size(rates["model_bytes"])} |
 | a row of bulk judging, in Parquet | {rates["row_bytes"]:.0f} bytes |
 
-Assumed: a picture has {PICTURE / 1e3:.0f} kB; cores of stations are busy {100 * BUSY:.0f} % of the time at most; {100 * DEFECTS:.0f} %
-of a station's pictures are kept for {DAYS} days; every part has changed every night, the worst case (what has not is skipped).
+Assumed: a picture has {PICTURE / 1e3:.0f} kB; cores of stations are busy {100 * BUSY:.0f} % of the time at most;
+{100 * DEFECTS:.0f} % of a station's pictures are kept for {DAYS} days; every part has changed every night, the
+worst case (what has not changed is skipped).
 
 | plant | cores like this one | disk | network, if pictures move to the cores | ... if only results do |
 |---|---|---|---|---|
@@ -73,15 +73,16 @@ of a station's pictures are kept for {DAYS} days; every part has changed every n
 
 ## Where the data should not move
 
-- **Cameras**: judge where pictures are made. A station's machine with a few cores takes tens of cameras, and sends records
-  and the few pictures that are kept. The last column is what the plant's network carries then.
-- **Training**: pictures are read once a night at most, in one pass per part, so a shard or a Ray node beside the storage
-  server needs no fast network. Models are small beside the pictures they come from.
-- **Bulk**: decoding is part of the rate above, so cores belong to where the pictures lie. Rows are a thousandth of the
-  pictures; collect those.
+- **Cameras**: judge where pictures are made. A station's machine with a few cores takes tens of cameras, and sends
+  records and the few pictures that are kept. The last column is what the plant's network carries then.
+- **Training**: run shards or Ray nodes beside the storage server: pictures are read two or three times a night. A PaDiM
+  model, with a Gaussian for every place, is as large as all the pictures it comes from, and every night's is kept:
+  delete those that nothing names, or take a smaller `size`, or a method whose models are smaller.
+- **Bulk**: decoding is part of the rate above, so cores belong to where the pictures lie. Rows are a ten-thousandth
+  of the pictures; collect those.
 
-Other methods, sizes and runtimes change the rate of judging, not the table's logic: exported models are about twice as fast
-([benchmarks/RUNTIMES.md](../benchmarks/RUNTIMES.md)), `inlier profile` measures yours.
+Other methods, sizes and runtimes change the rates, not the logic: exported models are about twice as fast
+([benchmarks/RUNTIMES.md](../benchmarks/RUNTIMES.md)), and `inlier profile` measures yours.
 """
 
 

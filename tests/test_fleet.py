@@ -182,6 +182,17 @@ def test_what_decides_the_model_makes_a_new_one(one, change):
     assert store.read(before) is not None, "the old one stays"
 
 
+def test_processes_share_a_training_as_torchrun_starts_them(tmp_path, tiny_everywhere):  # noqa: F811
+    plan, store = write_parts(tmp_path / "plant", 1), Store(str(tmp_path / "store"))
+    settings = {"size": 64, "backbone": "tiny", "taps": [4, 8], "steps": 2, "patches": 64}
+    given = {"method": "simplenet", "settings": settings, "calibration": "split", "processes": 2, "good": None}
+    row = tasks.run(Task("train", read_plan(plan).parts[0].model_copy(update=given)), store)
+    assert row["error"] is None and row["metrics"]["method"] == "simplenet"
+    wrong = given | {"settings": settings | {"steps": 0}}
+    row = tasks.run(Task("train", read_plan(plan).parts[0].model_copy(update=wrong)), store)
+    assert row["state"] == "failed" and "setting 'steps': 0 is out of range" in row["error"]
+
+
 def test_a_row_tells_what_the_task_took_and_found(plant):
     _, store = plant
     row = ledger.last_of(store, "train", "p1")
@@ -556,3 +567,10 @@ def test_the_commands_of_the_manifests_are_those_that_there_are(name, inlier):
     for verb, rest in re.findall(r"inlier --quiet fleet (\w+) ([^\n&>]*)", re.sub(r"\n\s+--", " --", text)):
         code, told, _ = inlier("fleet", verb, "--help")
         assert code == 0 and all(option in told for option in re.findall(r"--[a-z]+", rest))
+
+
+def test_the_page_of_capacity_is_what_its_script_writes(monkeypatch):
+    monkeypatch.syspath_prepend(str(MANIFESTS.parent.parent / "benchmarks"))
+    import capacity
+
+    assert capacity.PAGE.read_text() == capacity.page(capacity.newest())

@@ -14,6 +14,7 @@ from inlier.errors import InlierError
 from inlier.names import shown
 
 if TYPE_CHECKING:
+    from inlier.fleet.engine import Engine, Where
     from inlier.fleet.plan import Plan
     from inlier.fleet.store import Store
 
@@ -308,7 +309,7 @@ def _run(
     todo, last = engine.due(plan, verb, store, task) if task else ([], {})
     states = Counter[str](unchanged=len(plan.parts) - len(todo))
     if task and todo:
-        made = engine.open_engine(engine.where(on), workers, _bytes(memory))
+        made = _engine(engine.where(on), workers, memory)
         with progress(verb, len(todo)) as show:
             for row in engine.run(plan, verb, store, made, task, todo, last):
                 states[row["state"]] += 1
@@ -320,6 +321,14 @@ def _run(
     states["unchanged"] = len(plan.parts) - states["done"] - states["failed"] - states["refused"]
     tell(f"{verb}: " + ", ".join(f"{n} {state}" for state, n in states.items() if n))
     return states["failed"] + states["refused"]
+
+
+def _engine(where: "Where", workers: int | None, memory: float | None) -> "Engine":
+    from inlier.fleet.engine import processors
+    from inlier.fleet.local import Local
+    from inlier.fleet.ray import Ray
+
+    return Ray(where.address, workers) if where.kind == "ray" else Local(workers or processors(), _bytes(memory))
 
 
 def _bytes(gib: float | None) -> int | None:

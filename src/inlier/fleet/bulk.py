@@ -156,7 +156,7 @@ def given_up(chunk: Chunk, why: str) -> int:
 def run_local(
     found: Sequence[Chunk], store: Store, workers: int | None = None, memory: int | None = None
 ) -> Iterator[tuple[int, int]]:
-    """(pictures, unreadable ones) of each chunk, as they are done. workers, memory: as for `engine.open_engine`."""
+    """(pictures, unreadable ones) of each chunk, as they are done. workers: default, one a processor. memory: bytes."""
     engine = Local(workers or processors(), memory)
     for chunk, unread in engine.each(judge, [(chunk, Need()) for chunk in found], store, TRIES):
         yield chunk.last - chunk.first, given_up(chunk, unread) if isinstance(unread, str) else unread

@@ -71,17 +71,6 @@ def where(text: str) -> Where:
     raise InlierError(f"--on {text}: give local, shard:i/n (such as shard:1/4), ray or ray:ADDRESS")
 
 
-def open_engine(place: Where, workers: int | None, memory: int | None) -> Engine:
-    """workers: processes, default: as many as there are processors; of Ray the cluster's. memory: bytes of them all."""
-    if place.kind == "ray":
-        from inlier.fleet.ray import Ray
-
-        return Ray(place.address, workers)
-    from inlier.fleet.local import Local
-
-    return Local(workers or processors(), memory)
-
-
 def processors() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
