@@ -80,7 +80,7 @@ def line(
         state,
         _metrics(fit).get("method"),
         made and round((now - made["time"]) / 3600, 1),
-        drift and round(drift["evidence"], 1),
+        round(drift["evidence"], 1) if drift else None,
         _percent(said.get("average")),
         _percent(said.get("confident")),
         _share(said.get("alarms")),
