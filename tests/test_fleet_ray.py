@@ -55,6 +55,13 @@ def plant(tmp_path_factory):
     return plan, store
 
 
+def processes(name):
+    """Of the clusters of this test, those that do such work now."""
+    ours = {p.pid for p in psutil.Process().children(recursive=True)}
+    found = psutil.process_iter(["cmdline"])  # unlike a process alone, it passes over those that have ended
+    return [p for p in found if p.pid in ours and name in " ".join(p.info["cmdline"] or [])]
+
+
 def wait_for(condition, seconds=240):
     end = time.monotonic() + seconds
     while not condition():
@@ -68,7 +75,7 @@ def test_a_worker_and_a_node_killed_in_the_middle_change_nothing(cluster, plant,
 
     def kill():
         wait_for(lambda: len(store.list("rows/train")) >= 1)
-        workers = [p for p in psutil.process_iter(["cmdline"]) if "_task" in " ".join(p.info["cmdline"] or [])]
+        workers = processes("_task")
         if workers:
             workers[0].kill()
             killed.append("worker")
@@ -108,7 +115,7 @@ def test_ray_data_gives_one_row_for_each_picture_when_workers_are_killed(cluster
     def kill():
         for at in (5, 15):
             wait_for(lambda at=at: len(Store(out).list("")) > at)
-            actors = [p for p in psutil.process_iter(["cmdline"]) if "MapWorker" in " ".join(p.info["cmdline"] or [])]
+            actors = processes("MapWorker")
             for actor in actors[:1]:
                 os.kill(actor.pid, signal.SIGKILL)
                 killed.append(actor.pid)
