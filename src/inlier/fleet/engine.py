@@ -4,6 +4,8 @@ An engine takes tasks with what they need and gives a row for each, as they end.
 else; a shard is a part of the plan on the local engine.
 """
 
+import functools
+import json
 import logging
 import os
 import re
@@ -114,12 +116,17 @@ def _foretold(part: Part) -> int:
 
     if part.method == AUTO:
         return BASE
-    detector = methods.create(part.method, part.preset, **part.settings)
     try:
         n = len(open_dataset(part.data, [part.category] if part.category else []).train)
     except InlierError:  # the task will say so
         return 0
-    return detector.memory_needed(detector.settings, n) if n else 0
+    return _of_fit(part.method, part.preset, json.dumps(part.settings), n) if n else 0
+
+
+@functools.cache  # hundreds of parts have the same settings, and some methods look at their network for it
+def _of_fit(method: str, preset: str, settings: str, pictures: int) -> int:
+    detector = methods.create(method, preset, **json.loads(settings))
+    return detector.memory_needed(detector.settings, pictures)
 
 
 def refused(job: Job, most: int) -> Row:
