@@ -212,6 +212,20 @@ def test_a_failing_part_is_a_row_with_its_reason_and_is_tried_again_by_the_next_
         assert "nowhere: no such file or folder" in row["error"]
 
 
+def test_the_pictures_of_a_table_decide_and_a_table_that_cannot_be_read_is_its_part_s_fault(one):
+    plan, store = one
+    table = plan.parent / "table.csv"
+    table.write_text("path\n" + "\n".join(f"p0/good/{k:02}.png" for k in range(24)))
+    part = read_plan(plan).parts[0].model_copy(update={"data": str(table)})
+    assert tasks.run(Task("train", part), store)["error"] is None
+    assert tasks.run(Task("train", part), store) is None
+    fleet_parts.part(np.random.default_rng(98))[0].save(plan.parent / "p0/good/03.png")
+    assert tasks.run(Task("train", part), store)["state"] == "done"
+    table.write_text("nothing\n1\n")
+    due, _ = engine.due(Plan(parts=(part,)), "train", store, Task("train", part))
+    assert len(due) == 1 and "table.csv" in tasks.run(due[0], store)["error"]
+
+
 def test_what_may_pass_is_tried_again_with_pauses(one, monkeypatch):
     plan, store = one
     pauses, errors = [], [OSError("the server is away"), MemoryError("little left")]

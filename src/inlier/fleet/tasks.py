@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
@@ -86,7 +87,7 @@ def run(task: Task, store: Store) -> Row | None:
 
 def new_row(task: Task) -> Row:
     """Of a task of which nothing has come so far."""
-    number, about = ledger.new_number(), {"library": __version__, "machine": os.uname().nodename}
+    number, about = ledger.new_number(), {"library": __version__, "machine": platform.node()}
     names = {"run": task.run, "verb": task.verb, "part": task.part.name}
     return {"id": number, **names, "state": "failed", "time": time.time(), "fingerprint": None, "error": None, **about}
 
@@ -140,20 +141,28 @@ def _inputs(task: Task) -> Iterator[tuple[str, int, int, str]]:
         place = getattr(task.part, entry)
         if place is None:
             continue
-        if entry == "data" and place.lower().endswith(".csv") and os.path.isfile(place):
-            from inlier.data.datasets import open_dataset
-
-            samples = open_dataset(place).samples
-            paths = [place, *(str(path) for s in samples for path in (s.source, *s.masks) if isinstance(path, Path))]
-        else:
-            paths = list(_files(place)) if os.path.isdir(place) else [place]
+        is_folder = os.path.isdir(place)
+        paths = list(_files(place)) if is_folder else [place, *_pictures_of_table(place)]
         for path in sorted(paths):
-            name = f"{entry}/{os.path.relpath(path, place) if os.path.isdir(place) else os.path.basename(path)}"
+            name = f"{entry}/{os.path.relpath(path, place) if is_folder else os.path.basename(path)}"
             try:
                 found = os.stat(path)
                 yield name, found.st_size, found.st_mtime_ns, path
             except OSError:  # the name of a data set, or what is missing: the task will say so
                 yield name, -1, 0, ""
+
+
+def _pictures_of_table(place: str) -> list[str]:
+    """Of a .csv table, where it is one that can be read; if not, the task will say so."""
+    if not place.lower().endswith(".csv") or not os.path.isfile(place):
+        return []
+    from inlier.data.datasets import open_dataset
+
+    try:
+        samples = open_dataset(place).samples
+    except InlierError:
+        return []
+    return [str(path) for sample in samples for path in (sample.source, *sample.masks) if isinstance(path, Path)]
 
 
 def _files(folder: str) -> Iterator[str]:
