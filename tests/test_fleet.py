@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -549,6 +550,38 @@ def test_the_page_tells_state_promise_cost_and_why_a_part_failed(plant):
     first = next(one for one in data["parts"] if one[0] == "p0")
     assert first[2] == "padim" and first[5] <= 5 and first[10] > 0 and first[12] > 50
     assert "no such file or folder" in next(one for one in data["parts"] if one[0] == "bad")[13]
+
+
+def test_the_page_sorts_searches_and_draws_of_thousands_of_parts_the_first(tmp_path):
+    sync = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs a chromium")
+    store = Store(str(tmp_path / "store"))
+    for k in range(400):
+        new = {"average": 0.01, "confident": 0.03, "alarms": None, "found": None}
+        done = {"metrics": {"method": "padim", "model": f"m{k}", "change": {"new": new}, "objections": []}}
+        cost = {"seconds": float(k), "processor_seconds": 1.0, "memory": 2**20 * (500 - k), "fingerprint": str(k)}
+        ledger.replace(store, row(f"part{k}") | done | cost)
+    (tmp_path / "page.html").write_text(page(store))
+    with sync.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        tab = browser.new_page()
+        wrong = []
+        tab.on("pageerror", lambda error: wrong.append(str(error)))
+        tab.goto((tmp_path / "page.html").as_uri())
+        rows = tab.locator("#parts tbody tr")
+        assert rows.count() == 300 and tab.locator("#shown").inner_text() == "400 parts, the first 300 are shown"
+        head = tab.locator("#parts thead th", has_text=re.compile("^seconds$"))
+        head.click()
+        assert rows.first.locator("td").first.inner_text() == "part0"
+        head.click()
+        assert rows.first.locator("td").first.inner_text() == "part399"
+        tab.get_by_placeholder("search in all columns").fill("part39 padim")
+        assert rows.count() == 11 and rows.first.locator("td").first.inner_text() == "part399"
+        tab.locator("button[data-state=failed]").click()
+        assert rows.count() == 0 and not wrong
+        browser.close()
 
 
 # -- manifests --------------------------------------------------------------------------------------------------------
