@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LISTING = "_listing.parquet"  # readers of Parquet folders pass over names that start so
-CHUNK = 500  # pictures
+CHUNK = 200  # pictures
 GROUP = 50_000  # rows of a listing that are read at once
 MODELS = 4  # that a worker keeps
 BLOCKS = 1000  # of Ray Data, at most; what a lost worker was at is done again a block at a time
