@@ -7,11 +7,15 @@ BIN = .venv/bin
 # Everything is installed from constraints.txt, so that no newer torch (with gigabytes of CUDA) slips in.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,serve-dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,serve-dev,fleet-dev]'
 	# timm and torchvision for the tests alone, in a folder of their own: beside a CPU build of torch, torchvision cannot be
 	# imported without help, and other packages would try
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/timm \
 		timm==1.0.31 torchvision==0.28.0
+	# s3fs and the server that its tests ask, too: aiobotocore wants an older python-dateutil than matplotlib has here
+	grep -v '^python-dateutil' constraints.txt > .venv/s3-constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .venv/s3-constraints.txt --target .venv/s3 \
+		s3fs==2026.9.0 aiobotocore==3.10.0 botocore==1.43.117 boto3==1.43.117 'moto[server,s3]==5.2.5'
 	touch $@
 
 demo: .venv/installed

@@ -17,8 +17,9 @@ import pytest
 
 from conftest import write_dataset
 from inlier import InlierError, PaDiM, evaluate
+from inlier.apart import last_words
 from inlier.bench import page, plan, published, rows, tables
-from inlier.bench.cell import MODEL, _last_words
+from inlier.bench.cell import MODEL
 from inlier.bench.compare import draw_differences, grouped, variant
 from inlier.bench.grid import best, tried
 from inlier.bench.sweep import like, remaining
@@ -420,5 +421,5 @@ def test_a_file_that_is_no_picture_costs_no_other_set(tmp_path):
 
 
 def test_last_words():
-    assert _last_words(-9) == "its process was ended by SIGKILL: too little memory?"
-    assert _last_words(3) == "its process ended without a word, exit code 3"
+    assert last_words(-9) == "its process was ended by SIGKILL: too little memory?"
+    assert last_words(3) == "its process ended without a word, exit code 3"

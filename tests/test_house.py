@@ -12,6 +12,7 @@ SRC = Path(__file__).parent.parent / "src"
 FLOORS = (
     ("errors", "names", "version"),
     (
+        "apart",
         "artifact",
         "calibration",
         "drawing",
@@ -35,6 +36,7 @@ FLOORS = (
     ("report",),
     ("bench", "study"),
     ("serve",),
+    ("fleet",),
     ("cli",),
 )
 ROOF = ("", "__main__")  # the package itself gives the public names, and may use everything

@@ -8,26 +8,24 @@ import json
 import logging
 import multiprocessing
 import os
-import signal
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from inlier import artifact, machine
+from inlier.apart import Messages, ctrl_c_held_back, end_with_parent, last_words
 from inlier.bench.plan import Cell, joined
 from inlier.bench.rows import Row
 from inlier.errors import InlierError
-from inlier.names import file_name, shown_message
+from inlier.names import file_name
 from inlier.results import CategoryResult
 
 if TYPE_CHECKING:
@@ -56,14 +54,14 @@ def run_apart(cell: Cell, folder: Path, device: str, workers: int) -> Outcome:
     receiver, sender = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_main, args=(sender, cell, folder, device, workers, log.level))
     try:
-        with _ctrl_c_held_back():
+        with ctrl_c_held_back():
             process.start()
         sender.close()
         outcome: Outcome = receiver.recv()
         process.join()
     except EOFError:
         process.join()
-        outcome = Outcome(error=_last_words(process.exitcode))
+        outcome = Outcome(error=last_words(process.exitcode))
     finally:
         if process.pid is not None:
             process.kill()
@@ -154,34 +152,12 @@ def _stopwatch() -> Iterator[dict[str, float]]:
     spent |= {"wall": time.perf_counter() - wall, "processor": time.process_time() - worked}
 
 
-@contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """Ctrl-C comes afterwards. A process that is started meanwhile holds it back for ever: its parent ends it."""
-    if sys.platform == "win32":
-        yield
-        return
-    resource_tracker.ensure_running()  # or it would be started now, which lets signals through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _last_words(code: int | None) -> str:
-    if code is not None and code < 0:
-        known = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        hint = ": too little memory?" if -code == signal.SIGKILL else ""
-        return f"its process was ended by {known}{hint}"
-    return f"its process ended without a word, exit code {code}"
-
-
 # -- in the new process -----------------------------------------------------------------------------------------------
 
 
 def _main(sender: Connection, cell: Cell, folder: Path, device: str, workers: int, level: int) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    messages = _Messages()
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    messages = Messages()
     log.handlers[:], log.propagate = [messages], False
     log.setLevel(level)
     outcome = Outcome()
@@ -209,25 +185,3 @@ def _without_folders(text: str, samples: Sequence["Sample"]) -> str:
     for folder in dict.fromkeys(path.parent for path in paths):
         text = text.replace(os.path.join(folder, ""), f"{folder.name}/")
     return text
-
-
-def _end_with_parent() -> None:
-    """Nobody waits for the result of a process whose parent was killed."""
-    parent = multiprocessing.parent_process()
-    if parent:
-        wait([parent.sentinel])
-        os._exit(1)
-
-
-class _Messages(logging.Handler):
-    """Keeps warnings for the row, and shows how far the work is; the rest would be said again for each cell."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.warnings: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.WARNING:
-            self.warnings.append(record.getMessage())
-        elif record.module == "progress":
-            print(shown_message(record.getMessage()), file=sys.stderr, flush=True)

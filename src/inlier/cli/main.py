@@ -21,6 +21,7 @@ from inlier.cli.check import check
 from inlier.cli.demo import demo
 from inlier.cli.evaluate import evaluate
 from inlier.cli.export import export
+from inlier.cli.fleet import fleet
 from inlier.cli.methods import list_methods
 from inlier.cli.outputs import tell
 from inlier.cli.predict import predict
@@ -134,4 +135,5 @@ app.command()(preview)
 app.command()(serve)
 app.add_typer(records, name="records")
 app.add_typer(study, name="study")
+app.add_typer(fleet, name="fleet")
 app.command()(demo)

@@ -45,7 +45,7 @@ def list_(
 ) -> None:
     """The newest records, a line each."""
     check_stdout()
-    with _store(data, db) as store:
+    with open_store(data, db) as store:
         from inlier.serve.store import shown_time
 
         for row in store.page(_filter(station, since, until, verdict, label, lot), limit=limit):
@@ -81,7 +81,7 @@ def export(
         raise InlierError("--labelled needs --station: each one's pictures are a data set of their own")
     if not labelled and out.suffix not in (*writers, ".parquet"):
         raise InlierError(f"{out}: what kind of file? give a name that ends in .csv, .jsonl or .parquet")
-    with _store(data, db) as store:
+    with open_store(data, db) as store:
         if labelled:
             count = 0
             for name, content in exports.labelled(store, Pictures(data / "pictures"), station or ""):
@@ -117,7 +117,7 @@ def verify(
     from inlier.serve.pictures import Pictures
     from inlier.serve.store import Filter
 
-    with _store(data, db) as store:
+    with open_store(data, db) as store:
         wrong = 0
         for fault in store.verify():
             tell(f"error: {fault}")
@@ -154,14 +154,14 @@ def report(
     from inlier.serve.shift import page
 
     check_installed()
-    with _store(data, db) as store:
+    with open_store(data, db) as store:
         html = page(store, Pictures(data / "pictures"), _filter(station, since, until, None, None, None))
     artifact.write_bytes(out, html.encode(errors="backslashreplace"))
     say(f"{shown(out)}: written")
 
 
 @contextmanager
-def _store(data: Path, db: str | None) -> "Iterator[Store]":
+def open_store(data: Path, db: str | None) -> "Iterator[Store]":
     from inlier.serve.store import Store
 
     place = db or str(data / "records.sqlite")
