@@ -17,7 +17,9 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
-OUTSIDE = {f"benchmarks/{path.name}": f"evidence/{path.name}" for path in sorted((ROOT / "benchmarks").glob("*.md"))} | {
+OUTSIDE = {
+    f"benchmarks/{path.name}": f"evidence/{path.name}" for path in sorted((ROOT / "benchmarks").glob("*.md"))
+} | {
     name: f"project/{name}" for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 }  # path in the repository -> page
 
@@ -31,7 +33,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     here = page.file.src_uri
     source = next((path for path, made in OUTSIDE.items() if made == here), f"docs/{here}")
-    markdown = re.sub(r"\]\(([\w./-]+\.md)(#[\w-]+)?\)", lambda m: f"]({_link(m[1], source, here)}{m[2] or ''})", markdown)
+    markdown = re.sub(
+        r"\]\(([\w./-]+\.md)(#[\w-]+)?\)", lambda m: f"]({_link(m[1], source, here)}{m[2] or ''})", markdown
+    )
     return re.sub(r"<!-- (settings \w+|commands|api) -->", lambda m: MADE[m[1].split()[0]](*m[1].split()[1:]), markdown)
 
 
@@ -53,7 +57,9 @@ def settings(name: str) -> str:
     rows = []
     for f in dataclasses.fields(kind):
         known = f.metadata
-        allowed = ", ".join(known["choices"]) or " ".join((_describe(hints[f.name]), _bounds(known["low"], known["high"])))
+        allowed = ", ".join(known["choices"]) or " ".join(
+            (_describe(hints[f.name]), _bounds(known["low"], known["high"]))
+        )
         values = [_code(getattr(preset, f.name)) for preset in presets.values()]
         rows.append([f"`{f.name}`", *values, known["meaning"], allowed])
     return table(["setting", *(f"`{preset}`" for preset in presets), "meaning", "allowed"], rows)
@@ -131,7 +137,11 @@ MADE = {"settings": settings, "commands": commands, "api": api}
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows)]
+    lines = [
+        heads,
+        ["---"] * len(heads),
+        *([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
