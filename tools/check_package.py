@@ -1,8 +1,8 @@
 """Does the package work where there is no repository? Builds wheel and sdist, checks their metadata, installs the wheel
 into an empty environment, and tries every extra alone: what an extra brought is removed before the next one.
 
-Writes docs/package.txt: sizes, and what works. `--only` some extras, `--python` other interpreters for the core. Needs
-pip's index; takes some minutes.
+Writes docs/snippets/package.txt: sizes, and what works. `--only` some extras, `--python` other interpreters for the
+core. Needs pip's index; takes some minutes.
 """
 
 import argparse
@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 NOT_FOR_USERS = ("dev", "serve-dev", "docs", "release")
-WITHOUT_TORCH = "numpy scipy pillow simplejpeg psutil rich typer onnxruntime".split()  # as docs/runtimes.md says
+# as docs/runtimes.md says
+WITHOUT_TORCH = ["numpy", "scipy", "pillow", "simplejpeg", "psutil", "rich", "typer", "onnxruntime"]
 CORE = """
 import numpy as np, inlier
 rng = np.random.default_rng(0)
@@ -135,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="extras, with commas between; default: all")
     parser.add_argument("--python", action="append", default=[], help="another interpreter; repeat for several")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/package.txt")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/snippets/package.txt")
     arguments = parser.parse_args()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     offered = [extra for extra in project["optional-dependencies"] if extra not in NOT_FOR_USERS]

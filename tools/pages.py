@@ -1,6 +1,6 @@
 """Hooks of mkdocs: what the site tells of the code comes from the code, when it is built.
 
-`<!-- settings NAME -->`, `<!-- commands -->` and `<!-- api -->` on a page stand for tables. Files of the repository
+`<!-- settings NAME -->`, `<!-- commands -->`, `<!-- api -->` and `<!-- weights -->` on a page stand for tables. Files
 that lie outside of docs/ (`benchmarks/*.md` and a few more) become pages, and links to them links to those.
 """
 
@@ -33,10 +33,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     here = page.file.src_uri
     source = next((path for path, made in OUTSIDE.items() if made == here), f"docs/{here}")
-    markdown = re.sub(
-        r"\]\(([\w./-]+\.md)(#[\w-]+)?\)", lambda m: f"]({_link(m[1], source, here)}{m[2] or ''})", markdown
-    )
-    return re.sub(r"<!-- (settings \w+|commands|api) -->", lambda m: MADE[m[1].split()[0]](*m[1].split()[1:]), markdown)
+    markdown = re.sub(r"(?<=\]\()[\w./-]+\.md", lambda m: _link(m[0], source, here), markdown)
+    made = r"<!-- (settings|commands|api|weights) ?(\w+)? -->"
+    return re.sub(made, lambda m: MADE[m[1]](*filter(None, [m[2]])), markdown)
 
 
 def _link(target: str, source: str, here: str) -> str:
@@ -63,6 +62,14 @@ def settings(name: str) -> str:
         values = [_code(getattr(preset, f.name)) for preset in presets.values()]
         rows.append([f"`{f.name}`", *values, known["meaning"], allowed])
     return table(["setting", *(f"`{preset}`" for preset in presets), "meaning", "allowed"], rows)
+
+
+def weights() -> str:
+    """Where backbones come from, and under which licence."""
+    from inlier.features.weights import ORIGINS
+
+    rows = [[f"`{name}`", o.package or o.hub or o.public_file, o.licence] for name, o in ORIGINS.items()]
+    return table(["backbone", "from", "weights, licence"], rows)
 
 
 def commands() -> str:
@@ -133,7 +140,7 @@ def _schema(schema: dict[str, Any]) -> str:
 
 
 LIMITS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
-MADE = {"settings": settings, "commands": commands, "api": api}
+MADE = {"settings": settings, "commands": commands, "api": api, "weights": weights}
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
