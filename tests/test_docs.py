@@ -32,7 +32,9 @@ def blocks(page, language):
 
 
 def commands_of(page):
+    """In blocks, and in the text where files are named."""
     lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    lines += re.findall(r"`(inlier [^`]*\bparts?[./][^`]*)`", page.read_text(encoding="utf-8"))
     return [line.partition(" #")[0].strip() for line in lines if line.startswith("inlier ")]
 
 

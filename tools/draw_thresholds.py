@@ -19,7 +19,7 @@ def one_threshold(ax: plt.Axes) -> None:
     ax.hist(scores, bins=24, color=GOOD, alpha=0.8, label="99 good parts that calibrate")
     ax.axvline(limit, color=LIMIT, linestyle="--", label=f"threshold for alpha {alpha:.0%}")
     ax.plot([part], [0.35], "v", color=DEFECT, markersize=10, label=f"a new part: p = {p:.2f}, defect")
-    ax.set(xlabel="score", ylabel="good parts", xlim=(0, 24))
+    ax.set(xlabel="score", ylabel="good parts", xlim=(0, 30))
 
 
 def two_promises(ax: plt.Axes) -> None:

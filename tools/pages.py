@@ -90,7 +90,7 @@ def _command(command: Any, path: str, level: int = 2) -> str:
     parts += [_command(child, f"{path} {name}", level + 1) for name, child in getattr(command, "commands", {}).items()]
     records = (parameter.get_help_record(context) for parameter in command.params)
     rows = [[f"`{record[0]}`", record[1]] for record in records if record and record[0] != "--help"]
-    return "\n\n".join([*parts, table(["", ""], rows)] if rows else parts)
+    return "\n\n".join([*parts, table(["option", "meaning"], rows)] if rows else parts)
 
 
 def api() -> str:
