@@ -23,12 +23,14 @@ from test_contract import SHORT, TINY
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-PARSED = re.compile(r"inlier (auto|tune|benchmark|demo|export|profile|serve|records)|onnx|diad|--reconstructions")
+PARSED = re.compile(
+    r"inlier (auto|tune|benchmark|demo|export|profile|serve|records|fleet|study|stress)|onnx|diad|--reconstructions"
+)
 
 
 def blocks(page, language):
     found = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return [text for kind, text in found if kind == language]
+    return [text for kind, text in found if (kind or "bash") == language]
 
 
 def commands_of(page):

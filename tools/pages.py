@@ -24,6 +24,26 @@ OUTSIDE = {
 }  # path in the repository -> page
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Pages of the nav that are not there yet are left out; new files in benchmarks/ are added to the evidence."""
+    for section in config.nav or []:
+        for title, entries in section.items():
+            there = [entry for entry in entries if _exists(_page(entry))]
+            if title == "Evidence":
+                listed = {_page(entry) for entry in entries}
+                there += sorted(page for page in OUTSIDE.values() if page not in listed and "evidence/" in page)
+            section[title] = there
+    return config
+
+
+def _page(entry: str | dict[str, str]) -> str:
+    return entry if isinstance(entry, str) else next(iter(entry.values()))
+
+
+def _exists(page: str) -> bool:
+    return page in OUTSIDE.values() or (ROOT / "docs" / page).exists()
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, page in OUTSIDE.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / path)))
@@ -33,16 +53,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     here = page.file.src_uri
     source = next((path for path, made in OUTSIDE.items() if made == here), f"docs/{here}")
-    markdown = re.sub(r"(?<=\]\()[\w./-]+\.md", lambda m: _link(m[0], source, here), markdown)
+
+    def link(found: re.Match[str]) -> str:
+        """A link of the file as one of the page; a file that is no page is named."""
+        words, target, anchor = found.groups(default="")
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+        if path not in OUTSIDE and not path.startswith("docs/"):
+            return f"{words} (`{path}`)"
+        there = OUTSIDE.get(path) or path.removeprefix("docs/")
+        return f"[{words}]({posixpath.relpath(there, posixpath.dirname(here) or '.')}{anchor})"
+
+    markdown = re.sub(r"(?<!!)\[([^\]]+)\]\(([\w./-]+\.\w+)(#[\w-]+)?\)", link, markdown)
     made = r"<!-- (settings|commands|api|weights) ?(\w+)? -->"
     return re.sub(made, lambda m: MADE[m[1]](*filter(None, [m[2]])), markdown)
-
-
-def _link(target: str, source: str, here: str) -> str:
-    """A link of the file `source` as a link of the page `here`."""
-    path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
-    page = OUTSIDE.get(path) or path.removeprefix("docs/")
-    return posixpath.relpath(page, posixpath.dirname(here) or ".")
 
 
 def settings(name: str) -> str:
