@@ -52,9 +52,9 @@ lint: .venv/installed
 bench: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/speed.py
 
-# strict: a warning is an error, also a link that leads nowhere
+# strict: a warning is an error, also a link that leads nowhere (with --quiet mkdocs would not count them)
 docs: .venv/installed
-	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/mkdocs build --strict
 
 package: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[release]'
