@@ -33,10 +33,11 @@ def blocks(page, language):
     return [text for kind, text in found if (kind or "bash") == language]
 
 
-def commands_of(page):
+def commands_of(page, in_text=True):
     """In blocks, and in the text where files are named."""
     lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
-    lines += re.findall(r"`(inlier [^`]*\bparts?[./][^`]*)`", page.read_text(encoding="utf-8"))
+    if in_text:
+        lines += re.findall(r"`(inlier [^`]*\bparts?[./][^`]*)`", page.read_text(encoding="utf-8"))
     return [line.partition(" #")[0].strip() for line in lines if line.startswith("inlier ")]
 
 
@@ -119,7 +120,7 @@ def test_the_first_steps_lead_from_an_empty_folder_to_a_verdict(inlier, tmp_path
     drawing, judging = blocks(page, "python")
     exec(compile(drawing, str(page), "exec"), {})
     said = {}
-    for command in commands_of(page):
+    for command in commands_of(page, in_text=False):
         if command in RUN:
             code, stdout, stderr = inlier(*shlex.split(command)[1:])
             assert code == 0, stderr
