@@ -2,7 +2,7 @@
 into an empty environment, and tries every extra alone: what an extra brought is removed before the next one.
 
 Writes docs/snippets/package.txt: sizes, and what works. `--only` some extras, `--python` other interpreters for the
-core. Needs pip's index; takes some minutes.
+core (where pip finds no CPU build of torch for them, gigabytes of CUDA come). Needs pip's index; takes a quarter of an hour.
 """
 
 import argparse
@@ -53,7 +53,7 @@ TRIED = {  # extra -> what is run with it, in a folder with part.inlier, good/ a
     "report": "import inlier.report.pages as pages; pages.check_installed(); import matplotlib.pyplot",
     "demo": "from inlier import open_dataset; assert open_dataset('elpv').train",
     "diad": "import inlier; d = inlier.DiAD(); d.build(d.complete())",
-    "timm": "import timm; timm.create_model('resnet18')",
+    "timm": "from inlier.features.from_timm import FromTimm; FromTimm('timm:resnet18', [8])",
     "textures": "from inlier.data.simulation.sources import open_textures; open_textures(None)",
     "tensorboard": "from torch.utils.tensorboard import SummaryWriter; SummaryWriter('events').close()",
     "export": "import inlier; d = inlier.load('part.inlier'); d.export('part.onnx'); d.export('part.xml')",
