@@ -2,7 +2,8 @@
 into an empty environment, and tries every extra alone: what an extra brought is removed before the next one.
 
 Writes docs/snippets/package.txt: sizes, and what works. `--only` some extras, `--python` other interpreters for the
-core (where pip finds no CPU build of torch for them, gigabytes of CUDA come). Needs pip's index; takes a quarter of an hour.
+core (where pip finds no CPU build of torch for them, gigabytes of CUDA come). Needs pip's index; takes a quarter of an
+hour.
 """
 
 import argparse
