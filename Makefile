@@ -1,13 +1,14 @@
 # `make demo`: train, evaluate and choose on real solar cells, write reports.   `make test`: the whole suite.
+# `make docs`: the site, in site/.   `make package`: wheel, sdist, and each extra in an environment of its own.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test test-portable test-lowest lint bench clean
+.PHONY: demo test test-portable test-lowest lint bench docs package clean
 
 # Everything is installed from constraints.txt, so that no newer torch (with gigabytes of CUDA) slips in.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,serve-dev,fleet-dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,fleet-dev,serve-dev]'
 	# timm and torchvision for the tests alone, in a folder of their own: beside a CPU build of torch, torchvision cannot be
 	# imported without help, and other packages would try
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/timm \
@@ -54,6 +55,14 @@ lint: .venv/installed
 
 bench: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/speed.py
+
+# strict: a warning is an error, also a link that leads nowhere (with --quiet mkdocs would not count them)
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/mkdocs build --strict
+
+package: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[release]'
+	$(BIN)/python tools/check_package.py
 
 clean:
 	rm -rf .venv .venv-lowest inlier-demo

@@ -1,4 +1,5 @@
-"""Accuracy on real pictures: last step, several seeds, no look at the test set. Writes benchmarks/RESULTS.md.
+"""Accuracy on real pictures: last step, several seeds, no look at the test set. Writes benchmarks/RESULTS.md, and the
+small table in README.md and docs/choose.md.
 
 A list of sweeps of `inlier benchmark`, whose rows are kept in benchmarks/results.jsonl: what is there is not run again.
 The sets: ELPV mono comes with pip; MVTec AD screw, the magnetic tiles and DTD are read from the folder given with
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 
 from inlier.bench import rows
 from inlier.bench.compare import grouped
@@ -31,7 +33,7 @@ SWEEPS: tuple[tuple[tuple[str, ...], str], ...] = (  # categories, options
     (ALL, "--methods differnet --seeds 3 --set backbone=resnet18 --set taps=4,8,16"),  # layers 1 to 3
 )
 COLUMNS = ("image AUROC", "pixel AUROC", "AUPRO", "false alarms", "detected")
-BEGIN, END = "<!-- results -->", "<!-- end of results -->"  # the table's place in the README
+BEGIN, END = "<!-- small -->", "<!-- end of small -->"  # the small table's place in README.md and docs/choose.md
 ALPHA = "0.05"  # promised by every row, also where a fifth of the good pictures calibrates
 
 
@@ -43,7 +45,7 @@ def told(row: rows.Row) -> str:
 
 
 def write(known: list[rows.Row]) -> None:
-    """RESULTS.md, and the table in the README."""
+    """RESULTS.md, and the small table where BEGIN and END are."""
     methods = [options.split()[1] for _, options in SWEEPS]
     groups = grouped(sorted(known, key=lambda row: (row["category"], methods.index(row["method"]))))
     table, doubts = markdown(groups, COLUMNS), "\n".join(f"- {warning}." for warning in warnings(groups))
@@ -83,10 +85,32 @@ pictures have), and as leaks (by themselves, in whichever direction is better).
 {doubts}
 """
     (HERE / "RESULTS.md").write_text(text, encoding="utf-8")
-    readme = HERE.parent / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    readme.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+    for page in ("README.md", "docs/choose.md"):
+        path = HERE.parent / page
+        before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+        path.write_text(f"{before}{BEGIN}\n{small(known)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+def small(known: list[rows.Row]) -> str:
+    """The presets `light` as they are, a line a method."""
+    light = [r for r in known if r["preset"] == "light" and not set(r["settings"]) - {"textures"}]
+
+    def mean(found: list[float], digits: int = 1) -> str:
+        return f"{fmean(found):.{digits}f}" if found else "-"
+
+    def line(method: str) -> list[str]:
+        own = [r for r in light if r["method"] == method]
+        sets = [[r for r in own if r["category"] == category] for _, category in SETS]
+        minutes = [(r["fit"]["processor"] if "fit" in r else r["fit_seconds"]) / 60 for r in own]
+        span = dict.fromkeys(f"{limit:.1f}" for limit in (min(minutes), max(minutes)))
+        found = [100 * fmean(r["at_alpha"]["detection_rate"] for r in one) for one in sets if one]
+        sizes = [r["artifact_bytes"] / 1e6 for r in own if "artifact_bytes" in r]
+        aurocs = [mean([100 * r["image"]["auroc"] for r in one]) for one in sets]
+        return [f"`{method}`", *aurocs, mean(found if all(sets) else [], 0), " to ".join(span), mean(sizes, 0)]
+
+    heads = ["method", *(category for _, category in SETS), "found", "fit, minutes", "model, MB"]
+    lines = [heads, ["---"] * len(heads), *(line(m) for m in dict.fromkeys(r["method"] for r in light))]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def main() -> None:

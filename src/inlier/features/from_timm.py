@@ -94,6 +94,11 @@ def import_timm(name: str) -> Any:
         import timm
     except ImportError as error:
         raise InlierError(f"the backbone '{name}' needs timm: pip install 'inlier[timm]' ({error})") from error
+    except RuntimeError as error:  # torchvision's own library could not be opened
+        raise InlierError(
+            f"the backbone '{name}' needs timm, whose torchvision must be of the same build as torch: install both "
+            f"from one index, such as https://download.pytorch.org/whl/cpu ({error})"
+        ) from error
     return timm
 
 
