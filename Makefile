@@ -13,10 +13,8 @@ BIN = .venv/bin
 	# imported without help, and other packages would try
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/timm \
 		timm==1.0.31 torchvision==0.28.0
-	# s3fs and the server that its tests ask, too: aiobotocore wants an older python-dateutil than matplotlib has here
-	grep -v '^python-dateutil' constraints.txt > .venv/s3-constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .venv/s3-constraints.txt --target .venv/s3 \
-		s3fs==2026.9.0 aiobotocore==3.10.0 botocore==1.43.117 boto3==1.43.117 'moto[server,s3]==5.2.5'
+	# s3fs and the server that its tests ask, too: they want an older python-dateutil than matplotlib has here
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/s3 -r tests/s3.txt
 	touch $@
 
 demo: .venv/installed

@@ -5,7 +5,7 @@ Checked against numbers made with the authors' code (DonaldRR/SimpleNet, MIT, co
 
 Same mathematics, other computation. Training: features of the fitted images never change, so they are computed once
 and kept. Scoring: patch features are a fixed grouped 3x3 convolution per layer; adapter, first linear layer and batch
-norm are one matrix, and its part for each layer works where that layer has fewer positions, as resizing commutes with it.
+norm are one matrix, whose part for a layer works where there are fewer positions, as resizing commutes with it.
 
 What differs: the authors keep the epoch that is best on the test set; here the last step is the model and the test set
 is never seen. The preset `light` standardises every feature on the fitted images and states the noise in standard
