@@ -211,12 +211,14 @@ class SimpleNet(Detector[Settings, Network]):
     """A feature adapter and a discriminator trained to tell good features from disturbed ones."""
 
     name = "simplenet"
-    light_seconds = 40.0
+    light_seconds = 100.0
     presets = {
         "paper": Settings(backbone="wide_resnet50_2", size=288, shorter_side=329),
         "light": Settings(
             taps=(16, 8, "blocks.5"),  # the first tap gives the grid; blocks.5 is the shallower layer of stride 32
             features=None,
+            hidden=512,
+            heads=4,
             standardise=True,
             noise=0.12,
             patches=512,
