@@ -27,7 +27,7 @@ FLOORS = (
     ),
     ("data", "features", "training", "good"),
     ("inspection",),
-    ("runtime.torch", "runtime.graph", "runtime.exported", "runtime.onnx", "runtime.openvino"),
+    ("runtime.torch", "runtime.graph", "runtime.exported", "runtime.onnx", "runtime.openvino", "runtime.protobuf"),
     ("runtime.export", "runtime.backward"),
     ("detector",),
     ("methods",),

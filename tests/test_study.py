@@ -140,6 +140,14 @@ def test_kappas_are_those_of_statsmodels():
     assert fleiss_kappa(counts) == pytest.approx(inter_rater.fleiss_kappa(counts))
 
 
+def test_exact_intervals_are_those_of_statsmodels():
+    from statsmodels.stats.proportion import proportion_confint
+
+    for k, n in ((0, 59), (3, 48), (45, 50), (50, 50)):
+        assert agreement.Share(k, n).interval == pytest.approx(proportion_confint(k, n, 0.05, "beta"))
+        assert plan.upper_limit(k, n) == pytest.approx(proportion_confint(k, n, 0.10, "beta")[1])  # one-sided
+
+
 def draw_hits(rng, n, a50=5.0, slope=3.0):
     sizes = np.exp(rng.uniform(0, np.log(25), n))
     return sizes, rng.random(n) < 1 / (1 + (a50 / sizes) ** slope)
