@@ -165,5 +165,5 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
 
 def _code(value: Any) -> str:
     if isinstance(value, tuple):
-        return f"`{','.join(map(str, value))}`"
+        return ", ".join(f"`{part}`" for part in value)
     return f"`{str(value).lower() if value is None or isinstance(value, bool) else value}`"
