@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-NOT_FOR_USERS = ("dev", "serve-dev", "docs", "release")
+NOT_FOR_USERS = ("dev", "serve-dev", "fleet-dev", "docs", "release")
 # as docs/runtimes.md says
 WITHOUT_TORCH = ["numpy", "scipy", "pillow", "simplejpeg", "psutil", "rich", "typer", "onnxruntime"]
 CORE = """
@@ -49,6 +49,14 @@ try:
     assert b"<html" in urllib.request.urlopen(f"http://127.0.0.1:{port}/").read().lower()
 finally: server.terminate(); server.wait(60)
 """
+FLEET = """
+import subprocess, sys
+open("plant.toml", "w").write(
+    "[[parts]]\\nname = 'a'\\ndata = 'good'\\nmethod = 'padim'\\nsettings = {size = 64}\\n"
+)
+subprocess.run([sys.executable, "-m", "inlier", "fleet", "train", "plant.toml", "--store", "plant"], check=True)
+import ray.data
+"""
 TRIED = {  # extra -> what is run with it, in a folder with part.inlier, good/ and bad.png
     "": CORE,
     "report": "import inlier.report.pages as pages; pages.check_installed(); import matplotlib.pyplot",
@@ -62,6 +70,7 @@ TRIED = {  # extra -> what is run with it, in a folder with part.inlier, good/ a
     "openvino": "import inlier; assert inlier.load('part.xml').inspect('bad.png').verdict == 'defect'",
     "int8": "import inlier; inlier.load('part.inlier').export('small.xml', precision='int8', check='good', force=True)",
     "serve": SERVE,
+    "fleet": FLEET,
     "camera": "import cv2; cv2.VideoCapture('nothing')",
 }
 

@@ -25,23 +25,11 @@ OUTSIDE = {
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Pages of the nav that are not there yet are left out; new files in benchmarks/ are added to the evidence."""
-    for section in config.nav or []:
-        for title, entries in section.items():
-            there = [entry for entry in entries if _exists(_page(entry))]
-            if title == "Evidence":
-                listed = {_page(entry) for entry in entries}
-                there += sorted(page for page in OUTSIDE.values() if page not in listed and "evidence/" in page)
-            section[title] = there
+    """Files of benchmarks/ that the nav does not name follow those that it does."""
+    evidence = next(section["Evidence"] for section in config.nav or [] if "Evidence" in section)
+    named = {page for entry in evidence for page in entry.values()}
+    evidence += sorted(page for page in OUTSIDE.values() if page.startswith("evidence/") and page not in named)
     return config
-
-
-def _page(entry: str | dict[str, str]) -> str:
-    return entry if isinstance(entry, str) else next(iter(entry.values()))
-
-
-def _exists(page: str) -> bool:
-    return page in OUTSIDE.values() or (ROOT / "docs" / page).exists()
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -177,5 +165,5 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
 
 def _code(value: Any) -> str:
     if isinstance(value, tuple):
-        return f"`{','.join(map(str, value))}`"
+        return ", ".join(f"`{part}`" for part in value)
     return f"`{str(value).lower() if value is None or isinstance(value, bool) else value}`"

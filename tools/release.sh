@@ -15,7 +15,7 @@ licences() {
     local env extras
     env=$(mktemp -d)
     extras=$("$python" -c "import tomllib; e = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']
-print(','.join(sorted(set(e) - {'dev', 'serve-dev', 'docs', 'release'})))")
+print(','.join(sorted(set(e) - {'dev', 'serve-dev', 'fleet-dev', 'docs', 'release'})))")
     "$python" -m venv "$env"
     "$env/bin/pip" install --quiet -c constraints.txt ".[$extras]"
     "$python" -m cyclonedx_py environment "$env/bin/python" --pyproject pyproject.toml --output-reproducible -o dist/sbom.json
