@@ -477,6 +477,8 @@ def test_pictures_whose_workers_die_are_rows_that_say_so(plant, listing, tmp_pat
     chunk = bulk.chunks(bulk.write_listing(listing, parts, out), parts, models_in_use(store), out)[0]
     assert bulk.given_up(chunk, "its process was ended by SIGKILL") == chunk.last - chunk.first
     assert set(pa.dataset.dataset(out).to_table()["error"].to_pylist()) == {"its process was ended by SIGKILL"}
+    assert bulk.judge(chunk, store) == 0, "the next run tries again"
+    assert pa.dataset.dataset(out).to_table()["error"].null_count == chunk.last - chunk.first
 
 
 def test_the_command_judges_a_folder_of_parts_in_bulk(plant, tmp_path, inlier, tiny_everywhere):  # noqa: F811
