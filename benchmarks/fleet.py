@@ -150,7 +150,7 @@ def trained_plant(folder: str | None, parts: int, pictures: int, size: int, sett
             some = sorted(Path(part.data).iterdir())[:50]
             path = Path(store.place) / "train" / part.name / "model.inlier"
             PaDiM(**part.settings).fit(some).save(path)
-            use(store, part.name, f"train/{part.name}/model.inlier")
+            use(store, part.name, f"train/{part.name}/model.inlier", {})
     return plan, store
 
 
@@ -271,7 +271,7 @@ def ledger_(given: argparse.Namespace) -> dict[str, Any]:
         (root / f"{night}.parquet").unlink()
     for row in rows:
         ledger.replace(store, row)
-        use(store, row["part"], row["metrics"]["model"])
+        use(store, row["part"], row["metrics"]["model"], row["metrics"]["change"]["new"])
     made = fleet("report", root / "plant.html", "--store", root)
     found = {"rows": nights * parts, "parts": parts, "page_made_seconds": made}
     found["page_bytes"] = (root / "plant.html").stat().st_size
