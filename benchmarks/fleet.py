@@ -109,6 +109,7 @@ def train(given: argparse.Namespace) -> dict[str, Any]:
     local = root / "local"
     if "local" in given.engines:
         found["local"] = overhead(local, fleet("train", plan, "--store", local, "--workers", 2), 2)
+    if {"local", "rerun"} & set(given.engines.split(",")):
         found["rerun_seconds"] = min(fleet("train", plan, "--store", local) for _ in range(3))
     if "shards" in given.engines:
         walls = [fleet("train", plan, "--store", root / "shards", "--on", f"shard:{i}/4") for i in range(1, 5)]
@@ -150,47 +151,58 @@ def trained_plant(folder: str | None, parts: int, pictures: int, size: int, sett
             some = sorted(Path(part.data).iterdir())[:50]
             path = Path(store.place) / "train" / part.name / "model.inlier"
             PaDiM(**part.settings).fit(some).save(path)
-            use(store, part.name, f"train/{part.name}/model.inlier")
+            use(store, part.name, f"train/{part.name}/model.inlier", {})
     return plan, store
 
 
-def judged(plan: Path, store: Store, out: Path, workers: int, chunk: int = bulk.CHUNK) -> float:
-    """Pictures a second, workers that are being started not counted: from the first chunk's end to the last one's."""
+def judged(plan: Path, store: Store, out: Path, workers: int) -> tuple[float, float]:
+    """(pictures a second, processor seconds a picture) from the first chunks' end to the last one's end.
+
+    So workers that are being started do not count.
+    """
     parts = read_plan(plan)
     listing = bulk.write_listing(plan.parent / "parts", parts, str(out))
-    found = bulk.chunks(listing, parts, models_in_use(store), str(out), chunk)
-    times = [(time.perf_counter(), n) for n, _ in bulk.run_local(found, store, workers)]
-    return sum(n for _, n in times[workers:]) / (times[-1][0] - times[workers - 1][0])
+    found = bulk.chunks(listing, parts, models_in_use(store), str(out), 100)
+    times = [(time.perf_counter(), _of_children(), n) for n, _ in bulk.run_local(found, store, workers)]
+    (begin, before, _), (end, after, _) = times[workers - 1], times[-1]
+    n = sum(n for *_, n in times[workers:])
+    return n / (end - begin), (after - before) / n
 
 
-def predicted(plan: Path, store: Store) -> float:
-    """Pictures a second of `predict` with each part's model, one thread, models loaded and warm."""
-    seconds, count = 0.0, 0
+def _of_children() -> float:
+    """Processor seconds of the workers so far."""
+    spent = (child.cpu_times() for child in psutil.Process().children())
+    return sum(one.user + one.system for one in spent)
+
+
+def predicted(plan: Path, store: Store) -> tuple[float, float]:
+    """The same of `predict` with each part's model, one thread, models loaded and warm."""
+    seconds, worked, count = 0.0, 0.0, 0
     for part in read_plan(plan).parts:
         with store.file(model_in_use(store, part.name) or "") as file:
             model = load(file)
         paths = sorted(Path(part.data).iterdir())
         list(model.predict(paths[:8], maps=False))
-        start = time.perf_counter()
+        start, before = time.perf_counter(), time.process_time()
         count += sum(1 for _ in model.predict(paths, maps=False, workers=bulk.READERS, errors="keep"))
-        seconds += time.perf_counter() - start
-    return count / seconds
+        seconds, worked = seconds + time.perf_counter() - start, worked + time.process_time() - before
+    return count / seconds, worked / count
 
 
 def bulk_(given: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    plan, store = trained_plant(given.folder, 4, given.pictures // 4, 256, "{size = 224}")
-    rates: dict[str, list[float]] = {"predict": [], "one": [], "two": []}
+    plan, store = trained_plant(given.folder, 2, given.pictures // 2, 256, "{size = 64}")
+    runs: dict[str, list[tuple[float, float]]] = {"predict": [], "one": [], "two": []}
     for _ in range(given.repeats):  # in turn, so that a slow minute of the machine is shared by all
         with tempfile.TemporaryDirectory() as folder:
-            rates["predict"].append(predicted(plan, store))
-            rates["one"].append(judged(plan, store, Path(folder) / "one", 1, 100))
-            rates["two"].append(judged(plan, store, Path(folder) / "two", 2, 100))
-    best = {name: max(values) for name, values in rates.items()}
-    shares = {"one_of_predict": best["one"] / best["predict"], "two_of_one": best["two"] / best["one"]}
-    return {"pictures": given.pictures, "pictures_a_second": best, **shares}
+            runs["predict"].append(predicted(plan, store))
+            runs["one"].append(judged(plan, store, Path(folder) / "one", 1))
+            runs["two"].append(judged(plan, store, Path(folder) / "two", 2))
+    rates = {name: max(rate for rate, _ in of) for name, of in runs.items()}
+    worked = {name: min(seconds for _, seconds in of) for name, of in runs.items()}
+    return {"pictures": given.pictures, "pictures_a_second": rates, "processor_seconds_a_picture": worked}
 
 
 def kill(given: argparse.Namespace) -> dict[str, Any]:
@@ -260,7 +272,7 @@ def ledger_(given: argparse.Namespace) -> dict[str, Any]:
         (root / f"{night}.parquet").unlink()
     for row in rows:
         ledger.replace(store, row)
-        use(store, row["part"], row["metrics"]["model"])
+        use(store, row["part"], row["metrics"]["model"], row["metrics"]["change"]["new"])
     made = fleet("report", root / "plant.html", "--store", root)
     found = {"rows": nights * parts, "parts": parts, "page_made_seconds": made}
     found["page_bytes"] = (root / "plant.html").stat().st_size
@@ -317,22 +329,28 @@ def rates(given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+NOTES = """The machine did much else meanwhile (the load is that of one minute before each command; it has two cores),
+so seconds are those of a busy machine. Shares of tasks' own seconds, and processor time, suffer less from it. Rates of
+two workers beside one say nothing on such a day: the wish of 1.8 x is neither shown nor disproved here.
+"""
+
+
 def write_page() -> None:
     rows: dict[str, dict[str, Any]] = {}
     for line in ROWS.read_text().splitlines():
         row = json.loads(line)
-        rows[row["command"]] = rows.get(row["command"], {}) | row  # newer numbers replace older ones
-    lines = ["# The fleet, measured", "", "Written by `benchmarks/fleet.py` from `benchmarks/fleet.jsonl`.", ""]
+        key = f"{row['command']} {row.get('parts', '')}".strip()
+        rows[key] = rows.get(key, {}) | row  # newer numbers replace older ones
+    lines = ["# The fleet, measured", "", "Written by `benchmarks/fleet.py` from `benchmarks/fleet.jsonl`.", "", NOTES]
     lines += ["| what | measured | wanted |", "|---|---|---|"]
-    lines += [f"| {what} | {value} | {wanted} |" for what, value, wanted in _table(rows)]
-    for command, row in rows.items():
+    for row in rows.values():
+        lines += [f"| {what} | {value} | {wanted} |" for what, value, wanted in _table({row["command"]: row})]
+    lines.append("")
+    for key, row in rows.items():
         told = row["machine"]
         of = f"{told['processor']}, {told['cores']} cores, torch {told['torch']}, load {row['load']:.1f} before"
-        lines += [
-            "" if command == next(iter(rows)) else None,
-            f"`{command}`: {row['time']}, commit {row['commit']}, {of}.\n",
-        ]
-    PAGE.write_text("\n".join(line for line in lines if line is not None))
+        lines.append(f"- `{key}`: {row['time']}, commit {row['commit']}, {of}")
+    PAGE.write_text("\n".join(lines) + "\n")
 
 
 def _table(rows: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
@@ -343,7 +361,7 @@ def _table(rows: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
                 tasks = f"{one['sum_of_tasks']:.0f} s of tasks, {one['wall']:.0f} s with two workers"
                 yield f"overhead, {name}, {size}", f"{100 * one['overhead']:.1f} % ({tasks})", wanted
         if "rerun_seconds" in found:
-            yield "rerun with nothing changed", f"{found['rerun_seconds']:.2f} s", "< 2 s"
+            yield f"rerun with nothing changed, {size}", f"{found['rerun_seconds']:.2f} s", "< 2 s"
         for name in ("shards", "ray", "ray_with_a_node_killed"):
             if one := found.get(name):
                 yield (
@@ -352,13 +370,14 @@ def _table(rows: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
                     "all",
                 )
     if found := rows.get("bulk"):
-        rates = found["pictures_a_second"]
-        yield (
-            "one worker beside `predict`",
-            f"{100 * found['one_of_predict']:.0f} % of {rates['predict']:.1f} a second",
-            ">= 90 %",
-        )
-        yield "two workers beside one", f"{found['two_of_one']:.2f} x", ">= 1.8 x"
+        rates, worked = found["pictures_a_second"], found["processor_seconds_a_picture"]
+        for one, beside, what, wanted in (
+            ("one", "predict", "one worker beside `predict`", ">= 0.9 x"),
+            ("two", "one", "two workers beside one", ">= 1.8 x"),
+        ):
+            wall, processor = rates[one] / rates[beside], worked[one] / worked[beside]
+            told = f"{wall:.2f} x as many pictures a second; {processor:.2f} x the processor's time for each"
+            yield f"bulk, {what}", told, wanted
     if found := rows.get("kill"):
         rowed = (
             f"{found['rows']} rows of {found['pictures']} pictures, {found['lost']} lost, {found['doubled']} doubled"

@@ -544,6 +544,7 @@ def test_the_page_tells_state_promise_cost_and_why_a_part_failed(plant):
     plan, store = plant
     bad = read_plan(plan).parts[0].model_copy(update={"name": "bad", "data": "</script><b>"})
     tasks.run(Task("train", bad), store)
+    row_before = ledger.last_of(store, "train", "p0")
     html = page(store)
     assert html.count("</script>") == 1, "nothing in a name ends the script"
     data = json.loads(re.search(r"const DATA = (.*);", html)[1])
@@ -551,6 +552,12 @@ def test_the_page_tells_state_promise_cost_and_why_a_part_failed(plant):
     assert states == {"bad": "failed", "p0": "in use", "p1": "in use", "p2": "in use"}
     first = next(one for one in data["parts"] if one[0] == "p0")
     assert first[2] == "padim" and first[5] <= 5 and first[10] > 0 and first[12] > 50
+    again = tasks.run(Task("train", bad.model_copy(update={"name": "p0"})), store)  # a retraining that fails
+    failed = next(
+        one for one in json.loads(re.search(r"const DATA = (.*);", page(store))[1])["parts"] if one[0] == "p0"
+    )
+    assert again["state"] == failed[1] == "failed" and failed[5] == first[5], "what the model in use promises stays"
+    ledger.replace(store, row_before)
     assert "no such file or folder" in next(one for one in data["parts"] if one[0] == "bad")[13]
 
 

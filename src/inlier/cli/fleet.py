@@ -215,7 +215,7 @@ def promote(
         if against and not force:
             say(f"{one.name}: stays as it is: {shown('; '.join(against))}")
             continue
-        use(place, one.name, row["metrics"]["model"])
+        use(place, one.name, row["metrics"]["model"], row["metrics"]["change"]["new"])
         say(f"{one.name}: {row['metrics']['model']} is in use")
 
 

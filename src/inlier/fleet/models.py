@@ -2,17 +2,22 @@
 
 import json
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from inlier.fleet import ledger
 from inlier.fleet.ledger import Row
 from inlier.fleet.store import Store
 
 
+def in_use(store: Store) -> dict[str, dict[str, Any]]:
+    """Part -> its model's path in the store, since when, and what it promised when it was proposed (see `promote`)."""
+    return {name.removesuffix(".json"): json.loads(text) for name, text in store.read_all("use", ".json").items()}
+
+
 def models_in_use(store: Store) -> dict[str, str]:
     """Part -> its model's path in the store."""
-    return {
-        name.removesuffix(".json"): json.loads(text)["model"] for name, text in store.read_all("use", ".json").items()
-    }
+    return {part: one["model"] for part, one in in_use(store).items()}
 
 
 def model_in_use(store: Store, part: str) -> str | None:
@@ -20,8 +25,9 @@ def model_in_use(store: Store, part: str) -> str | None:
     return None if content is None else str(json.loads(content)["model"])
 
 
-def use(store: Store, part: str, model: str) -> None:
-    store.write(f"use/{part}.json", json.dumps({"model": model, "since": time.time()}).encode())
+def use(store: Store, part: str, model: str, said: Mapping[str, Any]) -> None:
+    content = {"model": model, "since": time.time(), "said": said}
+    store.write(f"use/{part}.json", json.dumps(content, allow_nan=False).encode())
 
 
 def proposals(store: Store) -> dict[str, Row]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from inlier.fleet import ledger
 from inlier.fleet.ledger import Row
-from inlier.fleet.models import models_in_use, proposals
+from inlier.fleet.models import in_use, proposals
 from inlier.fleet.store import Store
 from inlier.fleet.tasks import VERBS
 from inlier.report.pages import render
@@ -16,9 +16,9 @@ RUNS = 200  # of the newest, in the table of runs
 MIB = 2**20
 COLUMNS = {  # head -> what it means
     "part": "",
-    "state": "in use; proposed: a newer model waits; failed: its last training did; no model",
+    "state": "in use; proposed: a newer model waits; failed: the last training did (an older model is used); no model",
     "method": "",
-    "age, h": "hours since the model was trained or calibrated",
+    "age, h": "hours since the model in use was taken into use",
     "drift": "evidence that parts have changed, as a power of ten; 99 % of unchanged streams raise no alarm",
     "false alarms, %": "what the calibration promises on average",
     "at most, %": "... and with 95 % confidence for this very calibration",
@@ -34,7 +34,7 @@ COLUMNS = {  # head -> what it means
 
 def page(store: Store, now: float | None = None) -> str:
     rows = {verb: ledger.last(store, verb) for verb in VERBS}
-    used, waiting = models_in_use(store), proposals(store)
+    used, waiting = in_use(store), proposals(store)
     names = sorted({*used, *(name for of in rows.values() for name in of)})
     moment = time.time() if now is None else now
     parts = [line({verb: of.get(name) for verb, of in rows.items()}, name, used, waiting, moment) for name in names]
@@ -52,34 +52,32 @@ def page(store: Store, now: float | None = None) -> str:
 
 
 def line(
-    last: Mapping[str, Row | None], name: str, used: Mapping[str, str], waiting: Mapping[str, Row], now: float
+    last: Mapping[str, Row | None],
+    name: str,
+    used: Mapping[str, Mapping[str, Any]],
+    waiting: Mapping[str, Row],
+    now: float,
 ) -> list[Any]:
     """A part's values, as COLUMNS; None where there is none. last: verb -> its last row."""
-    train = last["train"]
-    made = max(
-        (row for verb in ("train", "calibrate") if (row := last[verb]) and row["state"] == "done"),
-        key=lambda row: (row["metrics"]["model"] == used.get(name), row["time"]),
-        default=None,
-    )
-    metrics = made["metrics"] if made else {}
-    said = metrics.get("change", {}).get("new", {})
-    drift = _metrics(last["predict"]).get("drift") or {}
+    train, model = last["train"], used.get(name)
+    said = model["said"] if model else {}
+    drift = _metrics(last["predict"]).get("drift")
     errors = {verb: row["error"] for verb, row in last.items() if row and row["state"] != "done"}
     state = (
         "failed" if train and train["state"] != "done"
         else "proposed" if name in waiting
-        else "in use" if name in used
+        else "in use" if model
         else "no model"
     )  # fmt: skip
     notes = [f"{verb}: {error}" for verb, error in errors.items()]
-    notes += metrics.get("objections", []) if name in waiting else []
-    notes += [f"drift: {drift['alarm']}"] if drift.get("alarm") else []
+    notes += waiting[name]["metrics"]["objections"] if name in waiting else []
+    notes += [f"drift: {drift['alarm']}"] if drift and drift["alarm"] else []
     fit = train if train and train["state"] == "done" else None
     return [
         name,
         state,
         _metrics(fit).get("method"),
-        made and round((now - made["time"]) / 3600, 1),
+        round((now - model["since"]) / 3600, 1) if model else None,
         round(drift["evidence"], 1) if drift else None,
         _percent(said.get("average")),
         _percent(said.get("confident")),

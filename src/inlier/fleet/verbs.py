@@ -47,10 +47,8 @@ def train(task: Task, store: Store, used: str | None, place: str) -> dict[str, A
             _fit(part).save(made)
         store.write(f"{place}/{MODEL}", made.read_bytes())
         new = open_model(made)
-    return _proposed(task, store, new, used, f"{place}/{MODEL}", kept(part)) | {
-        "method": new.header()["method"],
-        "bytes": len(store.read(f"{place}/{MODEL}") or b""),
-    }
+        size = made.stat().st_size
+    return _proposed(task, store, new, used, f"{place}/{MODEL}", kept(part)) | {"bytes": size}
 
 
 def calibrate(task: Task, store: Store, used: str | None, place: str) -> dict[str, Any]:
@@ -182,8 +180,15 @@ def _proposed(
     against = objections(change)
     promoted = task.promote == "auto" and not against
     if promoted:
-        use(store, task.part.name, model)
-    return {"model": model, "replaces": used, "change": change, "objections": against, "promoted": promoted}
+        use(store, task.part.name, model, change["new"])
+    return {
+        "model": model,
+        "method": new.header()["method"],
+        "replaces": used,
+        "change": change,
+        "objections": against,
+        "promoted": promoted,
+    }
 
 
 def _drift(store: Store, part: Part, model: Inspector, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
