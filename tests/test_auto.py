@@ -205,8 +205,9 @@ def test_what_a_grid_leaves_as_the_preset_has_it_is_told():
     tried = [replace(row("simplenet", k, ms=9 - k), settings=point) for k, point in enumerate(points)]
     names = [found.name for found in grid_told(tried)]
     assert names[0] == "simplenet hidden=128 noise=0.3"
-    assert names[1] == "simplenet hidden=128 noise=0.12 (preset)"
-    assert names[2] == "simplenet hidden=1024 (preset) noise=0.12 (preset)"
+    own = methods.get("simplenet").presets["light"]
+    assert names[1] == f"simplenet hidden=128 noise={own.noise} (preset)"
+    assert names[2] == f"simplenet hidden={own.hidden} (preset) noise={own.noise} (preset)"
     assert decide(tried)[1].startswith(f"{names[2]} has the highest mean")
     assert grid_told([*tried, row("padim", 1.0)])[2].name == "simplenet"  # of several methods, it is the method
 
