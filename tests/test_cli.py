@@ -345,6 +345,23 @@ def test_resuming_another_run_is_refused(inlier, plates, tmp_path):
     assert "weights from" not in stderr, "it was known before the pictures were read"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate none.inlier {plates} --report {new}/report --json {new}/numbers.json",
+        "calibrate none.inlier {plates} --out {new}/new.inlier",
+        "predict none.inlier {plates} --overlays {new}/looks --jsonl {new}/verdicts.jsonl",
+        "export none.inlier --out {new}/part.onnx",
+        "stress none.inlier {plates} --out {new}/card",
+        "study plan {plates} --model none.inlier --study {new}/study",
+    ],
+)
+def test_a_missing_model_makes_nothing(inlier, plates, tmp_path, command):
+    code, _, stderr = inlier(*command.format(plates=plates, new=tmp_path / "new").split())
+    assert code == 2 and "no such model file" in stderr
+    assert not (tmp_path / "new").exists()
+
+
 def imported_by(*arguments):
     """The heavy packages that a Python process with these arguments has loaded: what makes it slow, on any machine."""
     heavy = ("PIL", "diffusers", "jinja2", "matplotlib", "numpy", "safetensors", "scipy", "simplejpeg", "torch")

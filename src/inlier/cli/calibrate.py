@@ -31,8 +31,8 @@ def calibrate(
     dataset = open_dataset(data, category or [])
     target = out or model
     protect([target], read_by(data, dataset))
-    artifact.check_writable(target)
     inspector = load(model, device, runtime=runtime)
+    artifact.check_writable(target)
     before = inspector.calibration_
     inspector.calibrate(dataset, extend=extend, group=group, workers=workers)
     inspector.save(target)

@@ -38,6 +38,7 @@ def evaluate(
     from inlier.runtime.load import load
 
     dataset = open_dataset(data)
+    inspector = load(model, device, runtime=runtime)  # first: a wrong model makes no folder
     to_file = json_ is not None and str(json_) != "-"
     if not to_file:
         check_stdout()
@@ -48,7 +49,6 @@ def evaluate(
         check_installed()
         artifact.check_writable(report / "index.html")
 
-    inspector = load(model, device, runtime=runtime)
     results = run(inspector, dataset, categories=category or [], alpha=alpha, confidence=confidence, workers=workers)
     if json_ and not to_file:
         say(json_text(results.to_json(), sys.stdout.encoding, indent=1))

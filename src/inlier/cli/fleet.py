@@ -256,8 +256,8 @@ def rejudge(
     from inlier.serve.pictures import Pictures
     from inlier.serve.store import Filter
 
-    artifact.check_writable(out)
     inspector = load(model)
+    artifact.check_writable(out)
     n = changed = missing = 0
     writer = None
     with open_store(data, db) as records:

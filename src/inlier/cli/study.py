@@ -75,6 +75,7 @@ def plan(
     if (folder / parts.FILE).exists():
         raise InlierError(f"{shown(folder)}: holds a study already; choose another folder, or remove that one")
     protect([folder / "pictures" / "P001.png"], read_by(data, dataset))
+    inspector = load(model, device, runtime=runtime) if model and borderline else None
     artifact.check_writable(folder / parts.FILE)
     names = [name.strip() for name in appraisers.split(",") if name.strip()]
     samples = dataset.test
@@ -86,7 +87,6 @@ def plan(
     for pictures in candidates:
         if len({sample.is_defect for sample in pictures}) > 1:
             raise InlierError(f"{shown(pictures[0].name)}: pictures of its part are good and defect; mend --group")
-    inspector = load(model, device, runtime=runtime) if model and borderline else None
     scores, threshold = _scores(inspector, candidates, alpha)
     defect = [pictures[0].is_defect for pictures in candidates]
     drawn, kinds = parts.draw(defect, scores, threshold, (good, defects, borderline), seed)
