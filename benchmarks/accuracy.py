@@ -19,8 +19,8 @@ from inlier.bench.compare import grouped
 from inlier.bench.tables import markdown, trivial_table, warnings
 
 HERE = Path(__file__).parent
-SETS = (("magnetic_tile", "magnetic_tile"), ("elpv", "mono"), ("mvtec_ad", "screw"))  # as in --data, and category
-ALL = tuple(category for _, category in SETS)
+SETS = (("magnetic_tile", "magnetic_tile"), ("elpv", "mono"), ("elpv", "poly"), ("mvtec_ad", "screw"))  # --data, category
+ALL = ("magnetic_tile", "mono", "screw")
 SWEEPS: tuple[tuple[tuple[str, ...], str], ...] = (  # categories, options
     (("screw",), "--methods padim --presets paper --seeds 3"),
     (ALL, "--methods padim --seeds 1"),  # draws nothing at random
@@ -31,6 +31,11 @@ SWEEPS: tuple[tuple[tuple[str, ...], str], ...] = (  # categories, options
     (("screw",), "--methods memseg --presets paper-code --seeds 0, --set textures=DATA/dtd --set steps=1000"),
     (ALL, "--methods differnet --seeds 3"),
     (ALL, "--methods differnet --seeds 3 --set backbone=resnet18 --set taps=4,8,16"),  # layers 1 to 3
+    (("poly",), "--methods padim --seeds 1"),
+    (("poly",), "--methods simplenet --seeds 1"),
+    (("poly",), "--methods memseg --seeds 1 --set textures=DATA/dtd"),
+    (("poly",), "--methods differnet --seeds 1"),
+    ((*ALL, "poly"), "--methods diad --seeds 1"),
 )
 COLUMNS = ("image AUROC", "pixel AUROC", "AUPRO", "false alarms", "detected")
 BEGIN, END = "<!-- small -->", "<!-- end of small -->"  # the small table's place in README.md and docs/choose.md

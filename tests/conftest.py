@@ -29,6 +29,26 @@ FROM_NOTHING = {  # DiAD's `light` without the package's autoencoder, which is t
 }
 
 
+collect_ignore = ["site"]  # of other processes, see there
+HERE = Path(__file__).parent
+
+
+def know_the_tiny_backbone(monkeypatch):
+    """... in processes that are started from now on."""
+    paths = [HERE / "site", HERE, HERE.parent / "src", *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
+
+
+@pytest.fixture
+def tiny_everywhere(monkeypatch):
+    know_the_tiny_backbone(monkeypatch)
+
+
+def pytest_collection_modifyitems(items):
+    """Ray's tests first: one process does them all, with one cluster, and at the end no long test is left for one."""
+    items.sort(key=lambda item: item.path.stem != "test_fleet_ray")
+
+
 @pytest.fixture(autouse=True)
 def _no_foreign_weights(monkeypatch):
     monkeypatch.delenv("INLIER_WEIGHTS", raising=False)

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 import tiny_backbone  # noqa: F401 (workers that import this module know it)
 from conftest import part
@@ -28,21 +27,6 @@ def write_parts(root: Path, n: int, pictures: int = 24, more: str = "") -> Path:
     plan = root / "plant.toml"
     plan.write_text("\n".join(lines))
     return plan
-
-
-@pytest.fixture
-def tiny_everywhere(tmp_path, monkeypatch):
-    """The tiny backbone is known in workers, too."""
-    know_the_tiny_backbone(tmp_path / "site", monkeypatch)
-
-
-def know_the_tiny_backbone(folder, monkeypatch):
-    """... in processes that are started from now on."""
-    folder.mkdir(exist_ok=True)
-    (folder / "sitecustomize.py").write_text("import tiny_backbone\n")
-    here = Path(__file__).parent
-    paths = [folder, here, here.parent / "src", *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
 
 
 def double(item, store):

@@ -35,22 +35,6 @@ MEASURED = ("fit", "predict", "peak_memory", "seconds", "fit_seconds")
 
 
 @pytest.fixture
-def tiny_everywhere(tmp_path, monkeypatch):
-    """The tiny backbone is known in the processes of the models, too."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(
-        "import os, tiny_backbone\n"
-        "if os.environ.get('DIES'):\n"
-        "    import inlier.bench.cell as cell\n"
-        "    cell.test = lambda *a: os.kill(os.getpid(), 9)\n"
-    )
-    here = Path(__file__).parent
-    paths = [folder, here, here.parent / "src", *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
-
-
-@pytest.fixture
 def benchmark(inlier, tiny_everywhere):
     def run(*arguments):
         return inlier("benchmark", *arguments, *TINY)

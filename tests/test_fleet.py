@@ -19,7 +19,7 @@ from PIL import Image
 
 import fleet_parts
 import inlier as library
-from fleet_parts import tiny_everywhere, write_parts  # noqa: F401
+from fleet_parts import write_parts
 from inlier import InlierError, PaDiM
 from inlier.fleet import bulk, engine, ledger, tasks, verbs
 from inlier.fleet.engine import GIB, Need, refused, startable, where
@@ -183,7 +183,7 @@ def test_what_decides_the_model_makes_a_new_one(one, change):
     assert store.read(before) is not None, "the old one stays"
 
 
-def test_processes_share_a_training_as_torchrun_starts_them(tmp_path, tiny_everywhere):  # noqa: F811
+def test_processes_share_a_training_as_torchrun_starts_them(tmp_path, tiny_everywhere):
     plan, store = write_parts(tmp_path / "plant", 1), Store(str(tmp_path / "store"))
     settings = {"size": 64, "backbone": "tiny", "taps": [4, 8], "steps": 2, "patches": 64}
     given = {"method": "simplenet", "settings": settings, "calibration": "split", "processes": 2, "good": None}
@@ -310,7 +310,7 @@ def test_a_model_of_other_parts_is_proposed_and_not_used(one):
     assert model_in_use(store, "p0") == before and list(proposals(store)) == ["p0"]
 
 
-def test_promotion_waits_for_a_person_who_asked_for_that(tmp_path, inlier, tiny_everywhere):  # noqa: F811
+def test_promotion_waits_for_a_person_who_asked_for_that(tmp_path, inlier, tiny_everywhere):
     plan, store = write_parts(tmp_path / "plant", 1), tmp_path / "store"
     code, out, _ = inlier("fleet", "train", plan, "--store", store, "--promote", "ask")
     assert (code, models_in_use(Store(str(store)))) == (0, {}) and "proposed" in out
@@ -360,7 +360,7 @@ def test_what_no_worker_has_the_memory_for_is_refused_with_the_figure(one):
     assert ledger.last_of(store, "train", "p0") == row == {**refused((task, Need(1, 12 * GIB)), GIB), **row}
 
 
-def test_workers_live_on_and_a_killed_one_costs_its_task_a_try(tmp_path, tiny_everywhere):  # noqa: F811
+def test_workers_live_on_and_a_killed_one_costs_its_task_a_try(tmp_path, tiny_everywhere):
     store = Store(str(tmp_path))
     items = [(n, Need(1, 0)) for n in range(4)]
     pool = Local(1, memory=GIB)
@@ -371,7 +371,7 @@ def test_workers_live_on_and_a_killed_one_costs_its_task_a_try(tmp_path, tiny_ev
     assert first == {5: WAITING}
 
 
-def test_shards_and_workers_make_the_same_models_bit_by_bit(plant, tmp_path, inlier, tiny_everywhere):  # noqa: F811
+def test_shards_and_workers_make_the_same_models_bit_by_bit(plant, tmp_path, inlier, tiny_everywhere):
     plan, reference = plant
     stores = [tmp_path / "local", tmp_path / "shards"]
     code, out, err = inlier("fleet", "train", plan, "--store", stores[0], "--workers", "2")
@@ -481,7 +481,7 @@ def test_pictures_whose_workers_die_are_rows_that_say_so(plant, listing, tmp_pat
     assert pa.dataset.dataset(out).to_table()["error"].null_count == chunk.last - chunk.first
 
 
-def test_the_command_judges_a_folder_of_parts_in_bulk(plant, tmp_path, inlier, tiny_everywhere):  # noqa: F811
+def test_the_command_judges_a_folder_of_parts_in_bulk(plant, tmp_path, inlier, tiny_everywhere):
     plan, store = plant
     out = tmp_path / "out"
     code, told, _ = inlier(
@@ -520,7 +520,7 @@ def test_records_are_judged_again_by_score_or_from_the_kept_picture(plant, tmp_p
 # -- what people see --------------------------------------------------------------------------------------------------
 
 
-def test_the_plan_is_a_table_with_what_check_says_of_each_part(tmp_path, inlier, tiny_everywhere):  # noqa: F811
+def test_the_plan_is_a_table_with_what_check_says_of_each_part(tmp_path, inlier, tiny_everywhere):
     plan = write_parts(tmp_path / "plant", 2)
     (tmp_path / "plant/p1/good/00.png").write_bytes(b"nothing")
     arguments = ("fleet", "plan", plan, "--store", tmp_path / "store", "--workers", "1")

@@ -13,7 +13,8 @@ import psutil
 import pyarrow.dataset
 import pytest
 
-from fleet_parts import know_the_tiny_backbone, write_parts
+from conftest import know_the_tiny_backbone
+from fleet_parts import write_parts
 from inlier.fleet import bulk, engine, ledger
 from inlier.fleet.engine import GIB, Need
 from inlier.fleet.models import model_in_use, models_in_use
@@ -26,13 +27,13 @@ S3 = Path(sys.prefix) / "s3"  # s3fs and moto, which `make` installs apart: they
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster():
     """A head without processors and two nodes of one each, in processes of their own. The tiny backbone is known."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
-        know_the_tiny_backbone(tmp_path_factory.mktemp("site"), patch)
+        know_the_tiny_backbone(patch)
         head = {"num_cpus": 0, "memory": GIB, "object_store_memory": 10**8, "include_dashboard": False}
         made = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(2):
