@@ -329,9 +329,10 @@ def rates(given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-NOTES = """The machine did much else meanwhile (the load is that of one minute before each command; it has two cores),
-so seconds are those of a busy machine. Shares of tasks' own seconds, and processor time, suffer less from it. Rates of
-two workers beside one say nothing on such a day: the wish of 1.8 x is neither shown nor disproved here.
+NOTES = """Where the load before a command (that of one minute; the machines have two cores) is above 2, the machine did much
+else meanwhile, and seconds are those of a busy machine; shares of tasks' own seconds, and processor time, suffer less.
+One worker in bulk keeps more than one core busy, as readers decode beside it; so two on two cores cannot be twice as
+fast: what counts is how many cores they keep busy.
 """
 
 
@@ -376,7 +377,9 @@ def _table(rows: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
             ("two", "one", "two workers beside one", ">= 1.8 x"),
         ):
             wall, processor = rates[one] / rates[beside], worked[one] / worked[beside]
+            busy = " and ".join(f"{rates[name] * worked[name]:.2f}" for name in (one, beside))
             told = f"{wall:.2f} x as many pictures a second; {processor:.2f} x the processor's time for each"
+            told += f"; {busy} cores busy"
             yield f"bulk, {what}", told, wanted
     if found := rows.get("kill"):
         rowed = (
