@@ -26,7 +26,7 @@ SWEEPS: tuple[tuple[tuple[str, ...], str], ...] = (  # categories, options
     (ALL, "--methods padim --seeds 1"),  # draws nothing at random
     (("magnetic_tile", "screw"), "--methods padim --seeds 1 --set tile=256"),
     (ALL, "--methods simplenet --seeds 3"),
-    (ALL, "--methods memseg --seeds 3 --set textures=DATA/dtd"),
+    (ALL, "--methods memseg --seeds 1 --set textures=DATA/dtd"),
     (ALL, "--methods memseg --seeds 3 --set textures=DATA/dtd --set hide_own=false --set memory=30"),  # light till then
     (("screw",), "--methods memseg --presets paper-code --seeds 0, --set textures=DATA/dtd --set steps=1000"),
     (ALL, "--methods differnet --seeds 3"),

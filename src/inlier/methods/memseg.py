@@ -310,7 +310,8 @@ class Network(nn.Module):
         return self.decoder(stem, self.fusion(information), deepest, images.shape[2:])  # type: ignore[no-any-return]
 
     def forward(self, images: Tensor, inspected: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        maps = self.logits(images).softmax(1)[:, 1]
+        good, defect = self.logits(images).unbind(1)
+        maps = (defect - good).sigmoid()  # softmax of two, which ONNX Runtime takes ten times as long for
         highest = within(maps, inspected).flatten(1).topk(min(self.top, maps[0].numel())).values
         counted = highest.isfinite()  # a small region of interest has fewer pixels
         return highest.masked_fill(~counted, 0).sum(1) / counted.sum(1), maps
