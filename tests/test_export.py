@@ -44,7 +44,8 @@ def exported(plates, tmp_path_factory):
 
     def traced_once(g):
         key = type(g.inner).__module__, g.described.pixels
-        traced.setdefault(key, trace(g))
+        if key not in traced:
+            traced[key] = trace(g)
         return traced[key]
 
     class Exported(dict):
