@@ -122,6 +122,7 @@ def export(
         made = Path(folder) / f"model{path.suffix.lower()}"
         header = detector.header() | {
             "log_maps": detector.log_maps,
+            "maps_cost_extra": detector.maps_cost_extra,
             "geometry": {name: value for name, value in asdict(detector.geometry_).items() if name != "region"},
             "graph": graph.described.header(),
             "precision": precision,

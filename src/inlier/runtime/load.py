@@ -106,24 +106,28 @@ def _fastest(path: Path, device: str, candidates: list[str]) -> "Detector[Any, A
         raise InlierError(f"{path}: nothing here can read it: pip install {PACKAGES[needed[0]]}")
     models: dict[str, Any] = {}
     seconds: dict[str, float] = {}
-    truth = None
+    truth, refused = None, list[str]()
     for name in candidates:
         try:
             model = _load(path, device, name)
         except ArtifactError:
             raise
         except InlierError as error:  # a runtime that judges differently
-            log.warning("runtime %s is not taken: %s", name, error)
+            refused.append(f"{name} is not taken: {error}")
             continue
         size = model.geometry_.size
         images = np.random.default_rng(0).integers(0, 256, (8, 3, size, size)).astype(np.float32) / 255
         scores, seconds[name] = _measured(model.runtime_, images)
         truth = scores if truth is None else truth
         apart = np.abs(scores - truth).max() / max(float(np.median(np.abs(truth))), 1e-12)
-        if apart > TOLERANCE:
-            log.warning("runtime %s is not taken: its scores differ by %.1e of their size", name, apart)
-            continue
-        models[name] = model
+        if apart <= TOLERANCE:  # NaN is not
+            models[name] = model
+        else:
+            refused.append(f"{name} is not taken: its scores differ by {apart:.1e} of their size")
+    if not models:
+        raise InlierError(f"{path}: no runtime here can judge: {'; '.join(refused)}")
+    for words in refused:
+        log.warning("runtime %s", words)
     best = min(models, key=lambda name: seconds[name])
     told = ", ".join(f"{name} {1000 * seconds[name]:.1f} ms" for name in models)
     log.info("runtime: %s (a picture of a batch of 8 takes: %s)", best, told)
