@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import part, write_dataset
-from inlier import InlierError, load
+from inlier import InlierError, load, open_dataset
+from inlier.bench.trial import planted_defects
 from inlier.data.geometry import Box, Geometry
 from inlier.data.images import read_image
 from inlier.data.region import Region, read_region
@@ -147,6 +148,14 @@ def test_a_picture_of_another_shape_is_refused_and_costs_no_other_verdict(shapes
         short("padim").fit(shapes, roi=np.ones((40, 64), bool))
 
 
+def test_a_fit_that_fails_leaves_no_model_with_regions_that_it_was_not_fitted_with(shapes):
+    detector = short("padim").fit(shapes)
+    with pytest.raises(InlierError, match="region of interest was drawn for 64 x 40"):
+        detector.fit(shapes, roi=np.ones((40, 64), bool))
+    with pytest.raises(InlierError, match="not fitted yet"):
+        detector.inspect(shapes[0])
+
+
 def test_every_category_has_its_own(tmp_path):
     for name in ("left", "right"):
         write_dataset(tmp_path, category=name, train=8)
@@ -161,6 +170,19 @@ def test_every_category_has_its_own(tmp_path):
     with pytest.raises(InlierError, match="roi: the data has no category up, only: left, right"):
         short("padim").fit(tmp_path, roi={"up": left})
     assert evaluate(detector, tmp_path).categories["left"].not_inspected > 0
+
+
+def test_a_model_of_one_category_with_a_region_of_its_own_judges_parts_of_any_name(tmp_path):
+    write_dataset(tmp_path / "fitted", category="bolt", train=8)
+    seen = write_dataset(tmp_path / "seen", category="parts", train=1)
+    left = np.zeros((64, 64), bool)
+    left[:, :32] = True
+    detector = short("padim").fit(tmp_path / "fitted", roi={"bolt": left})
+    result = evaluate(detector, seen).categories["parts"]
+    assert result.rule == detector.calibration_.rule(category="bolt") and result.not_inspected > 0
+    good = [sample for sample in open_dataset(seen).test if not sample.is_defect]
+    for _, _, made in planted_defects(good, detector, seed=0):
+        assert not (made.mask & ~left).any()
 
 
 def test_defects_outside_are_counted_as_not_inspected_and_change_no_metric(shapes, plates):

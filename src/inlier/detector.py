@@ -224,6 +224,7 @@ class Detector(Inspector, Generic[S, N]):
         deadline = None if time_limit is None else time.monotonic() + time_limit
         folder = Path(run_folder).expanduser() if run_folder else None
         with own_torch_state(), alone(folder):
+            vars(self).pop("runtime_", None)  # a fit that fails must not leave the old network with new regions
             kind = calibration or self.default_calibration
             self.settings_ = settings = self.complete()
             dataset = open_dataset(data, categories)

@@ -55,7 +55,7 @@ def evaluate(
     for note in dataset.notes:
         log.info("note: %s", note)
     for category in dataset.categories:  # what cannot be promised is said at once
-        inspector.calibration_.rule(alpha, confidence, category if category in inspector.categories_ else None)
+        inspector.calibration_.rule(alpha, confidence, inspector.category_of(category))
     with progress("checking images", len(dataset.test)) as show:
         report = check(replace(dataset, samples=dataset.test), workers, lambda done, _total: show(done))
     for note in report.warnings:
@@ -68,7 +68,7 @@ def evaluate(
             train = [sample for sample in dataset.train if sample.category == category]
             defect = [sample.is_defect for sample in samples]
             baselines = trivial.of_category(train, [look.cues for _, look in pairs], defect, workers)
-            known = category if category in inspector.categories_ else None
+            known = inspector.category_of(category)
             truth = _Pixels(samples, inspector.geometry_for(known))
             asked: dict[str, Any] = {"alpha": alpha, "confidence": confidence, "category": known}
             start = time.perf_counter()

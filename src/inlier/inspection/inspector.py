@@ -179,6 +179,12 @@ class Inspector:
             self._say_once(note)
         return (self._prediction(judged, rule, category) for judged in self._judged(batches, maps))
 
+    def category_of(self, name: str | None) -> str | None:
+        """The model's category that judges pictures of that name: its only one, or the same; None: it is not known."""
+        if len(self.categories_) == 1:
+            return self.categories_[0]
+        return name if name in self.categories_ else None
+
     def known(self, category: str | None) -> str | None:
         """The category, which needs no name where the model knows only one. Raises InlierError for another."""
         if category is not None and category not in self.categories_:

@@ -99,8 +99,7 @@ def _section(
 
     panels: dict[int, tuple[Any, ...]] = {}
     for case in itertools.chain(*gallery):
-        known = case.sample.category if case.sample.category in inspector.categories_ else None
-        p = inspector.inspect(case.sample.source, category=known)
+        p = inspector.inspect(case.sample.source, category=inspector.category_of(case.sample.category))
         assert p.map is not None
         mask = case.sample.read_mask()
         # at once: all pictures at full size would fill the memory
