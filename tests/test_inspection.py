@@ -148,6 +148,7 @@ def test_boxes_are_the_parts_of_the_region_highest_first(inspector):
                    geometry=Geometry(16))  # fmt: skip
     assert p.boxes() == [Box(4, 2, 6, 6, 1.0, 8), Box(8, 12, 12, 14, 1.0, 8)]
     assert [box.area for box in p.boxes()] == [8, 8] and Prediction("x").boxes() == []
+    assert p.region is p.region, "all boxes are of one region, which is computed once"
 
 
 def test_to_dict_is_plain_json(inspector):
