@@ -330,6 +330,8 @@ class Calibration:
 
     def extended(self, more: "Calibration") -> "Calibration":
         """With the scores of further good pictures, whose groups are others."""
+        if not len(self):
+            return more
         joined = {name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in ("scores", "peaks")}
         first = 1 + max(self.groups, default=-1) - min(more.groups, default=0)
         return Calibration(
