@@ -151,6 +151,18 @@ def test_mvtec_ad_2(tmp_path: Path) -> None:
         assert said in notes(root)
 
 
+def test_pictures_beside_the_folders_of_types_are_no_defects(tmp_path: Path) -> None:
+    stray = ("test_public/3.png", "test/4.png", "test_005.png")
+    root = touch(tmp_path / "can", "train/good/0.png", "test_public/bad/2.png", *stray)
+    assert roles(root) == {
+        ("can", "train", None): ["train/good/0.png"],
+        ("can", "test", "bad"): ["test_public/bad/2.png"],
+    }
+    (left,) = open_dataset(root).left_out
+    assert left.reason == "images outside train/good and test/TYPE are not used"
+    assert {path.relative_to(root).as_posix() for path in left.paths} == set(stray)
+
+
 def test_mvtec_3d(tmp_path: Path) -> None:
     root = touch(
         tmp_path / "bagel",

@@ -99,12 +99,9 @@ def _places(folder: Tree) -> _Category:
             found.masks.setdefault(split, {})[(parts[1], *parts[3:])] = parts
         elif split and len(parts) > 3 and inside[1] in DEPTH:
             found.left.setdefault("depth picture<|s> (xyz) <is|are> not used", []).append(parts)
-        elif head.startswith("test_"):
-            if split:
-                found.pictures[parts] = split, parts[1]
-            else:
-                reason = f"image<|s> of {parts[0]} <is|are> not used, <its|their> truth is not public"
-                found.left.setdefault(reason, []).append(parts)
+        elif head.startswith("test_") and not split and len(parts) > 1:
+            reason = f"image<|s> of {parts[0]} <is|are> not used, <its|their> truth is not public"
+            found.left.setdefault(reason, []).append(parts)
         elif split and len(parts) > 2 and (split == "test" or is_good(inside[0])):
             found.pictures[parts] = split, parts[1]
         else:
