@@ -812,6 +812,16 @@ def test_gaussians_judge_what_the_reconstruction_leaves_by_the_likeliest_categor
         torch.testing.assert_close(found[:, 1, 0].double(), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_a_category_of_one_fitted_picture_has_a_gaussian_too():
+    residuals = Residuals((2, 2))
+    good, made, other = torch.randn(3, 1, 5, 2, 2, generator=torch.Generator().manual_seed(0))
+    (sums,) = residuals.start(1, 5)
+    sums.add(residuals.differences([good], [made]))
+    residuals.finish([sums], 0.01)
+    apart = residuals.differences([other], [made]) - residuals.differences([good], [made])
+    torch.testing.assert_close(residuals([other], [made]).flatten(), apart.norm(dim=2).flatten() / 0.1)
+
+
 def test_a_model_whose_gaussians_judge_is_loaded_with_all_its_categories(plates, tmp_path):
     detector = tiny(judge="gaussian").fit(plates, calibration="none")
     detector.save(tmp_path / "m.inlier")
