@@ -226,7 +226,7 @@ def test_simulated_defects_lie_in_the_region_wherever_the_foreground_is():
     picture[:8] = 20
     for rule in (WHOLE, Foreground(100), Foreground(100, darker=True)):  # the last finds nothing inside the region
         for number in range(20):
-            made = Simulator(foreground=rule, opacity=(1, 1))(picture, (number,), mask)
+            made = Simulator(foreground=rule)(picture, (number,), mask)
             assert made.mask.any() and not (made.mask & ~mask).any() and not (made.foreground & ~mask).any()
             assert made.whole_image == rule.darker
             np.testing.assert_array_equal(made.image[~mask], picture[~mask])
