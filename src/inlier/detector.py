@@ -62,7 +62,6 @@ class Detector(Inspector, Generic[S, N]):
     name: ClassVar[str]
     presets: ClassVar[Mapping[str, Any]]  # name -> the method's Settings
     default_calibration: ClassVar[str] = "split"
-    minimum_images: ClassVar[int] = 2
     trains: ClassVar[bool] = True  # in steps, which can be logged
     maps_jump: ClassVar[bool] = (
         False  # maps are gradients, which change by leaps where rounding moves a unit over a kink
@@ -290,7 +289,7 @@ class Detector(Inspector, Generic[S, N]):
     def _check_can_fit(self, kind: str, n: int, device: torch.device) -> None:
         if kind not in calibration.KINDS:
             raise InlierError(f"unknown calibration '{kind}'. Known: {', '.join(calibration.KINDS)}")
-        needed = {"none": self.minimum_images, "split": 2 * self.minimum_images, "folds": self.minimum_images + 1}[kind]
+        needed = {"none": 2, "split": 4, "folds": 3}[kind]  # every fit needs two
         if n < needed:
             found = "no good training images" if n == 0 else f"only {n} good training image{'s'[: n > 1]}"
             raise InlierError(

@@ -90,10 +90,10 @@ def _detector(path: Path, device: str) -> Any:
     tensors, header = artifact.read(path)
     if "method" not in header:
         raise ArtifactError(f"{path}: is a training checkpoint, not a model; resume the training with --resume")
-    name = methods.today(str(header["method"]))
+    name = str(header["method"])
     if name not in methods.names():
         raise ArtifactError(
-            f"{path}: method {header['method']!r} is unknown to inlier {__version__}; if a package of its own brings "
+            f"{path}: method {name!r} is unknown to inlier {__version__}; if a package of its own brings "
             "it, install that package here"
         )
     return methods.get(name).from_artifact(path, tensors, header, device)
