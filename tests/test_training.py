@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from inlier import InlierError, artifact, training
+from inlier import InlierError, artifact, processes, training
 from inlier.progress import progress
 from inlier.training import Check, Run, alone, train
 
@@ -69,7 +69,7 @@ def test_randomness_depends_on_seed_and_step_alone():
 
 
 def test_one_process_does_the_whole_batch():
-    part, weight = Run().share(5)
+    part, weight = processes.share(5, "batch_size")
     assert list(range(5))[part] == [0, 1, 2, 3, 4] and weight == 1.0
 
 
@@ -79,7 +79,7 @@ def test_parts_of_a_batch_make_the_whole_and_weigh_what_they_hold(n, world, monk
     parts, weights = [], []
     for rank in range(world):
         monkeypatch.setenv("RANK", str(rank))
-        part, weight = Run().share(n)
+        part, weight = processes.share(n, "batch_size")
         parts.append(list(range(n))[part])
         weights.append(weight)
     assert [i for part in parts for i in part] == list(range(n))

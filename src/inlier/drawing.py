@@ -142,11 +142,6 @@ def shrink(image: Image.Image, mask: Mask | None, map: Map) -> tuple[Image.Image
     return to_rgb(image).resize(size, Image.Resampling.LANCZOS), mask, small
 
 
-def ground_truth(mask: Mask) -> Image.Image:
-    """Defects white on black."""
-    return Image.fromarray(mask)
-
-
 def colour_bar() -> Image.Image:
     """The palette from low to high, one pixel high."""
     return Image.fromarray(_palette()[None])
@@ -196,19 +191,14 @@ def _legible(sign: str) -> str:
     return next(filter(is_drawn, options), sign.encode("unicode_escape").decode())
 
 
-def evidence(
-    points: Sequence[tuple[int, float]],
-    limit: float,
-    change: tuple[int, int] | None,
-    size: tuple[int, int] = (900, 420),
-) -> Image.Image:
+def evidence(points: Sequence[tuple[int, float]], limit: float, change: tuple[int, int] | None) -> Image.Image:
     """RGB: how evidence of a change (powers of ten) grew over a stream, and the limit from which it is an alarm.
 
     points: (picture, evidence), ascending. change: pictures at which a change began and was seen.
     """
-    sheet = Image.new("RGB", size, "white")
+    sheet = Image.new("RGB", (900, 420), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    left, top, right, bottom = 60, 40, size[0] - 30, size[1] - 40
+    left, top, right, bottom = 60, 40, sheet.width - 30, sheet.height - 40
     last = max(points[-1][0], 1)
     low = math.floor(min(0.0, *(value for _, value in points)))
     high = math.ceil(max(limit, *(value for _, value in points))) + 1

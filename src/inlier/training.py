@@ -96,10 +96,6 @@ class Run:
         if self.tracker:
             self.tracker.add_image(name, np.asarray(picture), step, dataformats="HWC")
 
-    def share(self, n: int, setting: str = "batch_size") -> tuple[slice, float]:
-        """This process's part of a batch of n, and the weight of its mean loss; see `processes.share`."""
-        return processes.share(n, setting)
-
     def generator(self, *key: int) -> torch.Generator:
         """Randomness that depends on the seed and `key` alone, so step 1000 is the same after a restart.
 
@@ -267,7 +263,7 @@ def train(
     """Take `steps` steps; `loss(model, i)` draws the batch and noise of pass i from `run.generator(i)`.
 
     A step is `accumulation` passes, whose gradients are averaged. Several processes (started by torchrun) share each
-    pass: `loss` is the weighted mean of this one's part, see `Run.share`, and the result does not depend on how many
+    pass: `loss` is the weighted mean of this one's part (`processes.share`), and the result does not depend on how many
     there are, up to rounding. precision: fp32, or autocast to bf16 or fp16. ema: the model is a moving average of the
     weights with this decay (looks see the average too). schedule(step) is the share of their learning rates
     that the optimizers use (default: all). A checkpoint is kept in the run folder every half minute, on Ctrl-C or

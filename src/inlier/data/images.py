@@ -390,7 +390,7 @@ class Listing(NamedTuple):
     links: list[Path]  # to folders that are listed already, or that lead back up
 
 
-def find_pictures(folder: Path | str, recursive: bool = True) -> Listing:
+def find_pictures(folder: Path | str) -> Listing:
     """List the pictures in a folder, and what was left out although it may be meant.
 
     Hidden files and folders are passed over. Links are followed after all real folders, and no folder is listed twice,
@@ -411,7 +411,7 @@ def find_pictures(folder: Path | str, recursive: bool = True) -> Listing:
                 folders.clear()
                 continue
             seen.add(real)
-            below = [Path(parent, name) for name in folders if recursive and not name.startswith(".")]
+            below = [Path(parent, name) for name in folders if not name.startswith(".")]
             found.folders.extend(path for path in below if path.name.casefold() in NO_PICTURES)
             below = sorted((path for path in below if path.name.casefold() not in NO_PICTURES), key=_natural)
             starts.extend(str(path) for path in below if path.is_symlink())
@@ -425,9 +425,9 @@ def find_pictures(folder: Path | str, recursive: bool = True) -> Listing:
     return found
 
 
-def list_images(folder: Path | str, recursive: bool = True) -> list[Path]:
+def list_images(folder: Path | str) -> list[Path]:
     """The pictures of `find_pictures`. Files of kinds that are not read are named in a warning."""
-    found = find_pictures(folder, recursive)
+    found = find_pictures(folder)
     if found.unread:
         kinds = f"{count_kinds(found.unread)}, such as {found.unread[0].name}"
         log.warning("%s: files of kinds that are not read are left out: %s; save them as PNG", folder, kinds)

@@ -392,7 +392,7 @@ class MemSeg(Detector[Settings, Network]):
             simulators[category] = make_simulator(s, category, looked_at, textures, run.seed)
             log.info("%s: %s", category, simulators[category].describe())
         without_foreground = torch.zeros(len(images))
-        part, weight = run.share(s.batch_size)
+        part, weight = processes.share(s.batch_size, "batch_size")
 
         def simulate(index: int, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
             picture = to_8_bit(pixels[index])

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inlier import settings
+from inlier import processes, settings
 from inlier.detector import Detector
 from inlier.errors import InlierError
 from inlier.features import Backbone
@@ -265,7 +265,7 @@ def learn_head(cache: Tensor, mean: Tensor, std: Tensor, s: Settings, run: Run) 
 
     def loss(model: nn.Module, step: int) -> Tensor:
         patches = drawn(step)
-        part, weight = run.share(len(patches))
+        part, weight = processes.share(len(patches), "batch_size")
         features = patches[part].to(run.device).float()
         key = (step,) if s.patches else divmod(step, per_epoch)
         noise = torch.randn(patches.shape, generator=run.generator(*key))[part]

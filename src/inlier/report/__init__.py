@@ -141,7 +141,7 @@ def _row(case: Case, panels: tuple[Any, ...], pixel_threshold: float | None, sca
     drawn = [
         ("image", image, ""),
         *(("reconstruction", picture, "") for picture in repainted),
-        ("ground truth", None if mask is None else drawing.ground_truth(mask), truth),
+        ("ground truth", None if mask is None else Image.fromarray(mask), truth),
         ("heat map", drawing.heat_map(map, scale), ""),
         ("overlay", drawing.overlay(image, map, pixel_threshold, scale), ""),
     ]

@@ -124,7 +124,7 @@ def export(
             "log_maps": detector.log_maps,
             "maps_cost_extra": detector.maps_cost_extra,
             "geometry": {name: value for name, value in asdict(detector.geometry_).items() if name != "region"},
-            "graph": graph.described.header(),
+            "graph": asdict(graph.described),
             "precision": precision,
             "runtime": to,
             "torch": torch.__version__,

@@ -56,14 +56,14 @@ def open_folders(tree: Tree) -> Dataset | None:
     notes = [f"taken as good: {', '.join(unusual)}"] if unusual else []
     if "test_public" in names:
         notes.append("the test images are those of test_public")
-    notes += _of_validation(dataset, tree, found)
+    notes += _of_validation(dataset, found)
     dataset = replace(dataset, notes=tuple(notes))
     for reason, paths in left.items():
         dataset = dataset.leaving_out(reason, paths)
     return dataset
 
 
-def _of_validation(dataset: Dataset, tree: Tree, found: dict[str, Tree]) -> list[str]:
+def _of_validation(dataset: Dataset, found: dict[str, Tree]) -> list[str]:
     counts = Counter(sample.category for sample in dataset.validation)
     where = {
         category: next(p for p in found[category].pictures if SPLITS.get(p[0].casefold()) == "validation")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from inlier import processes
 from inlier.errors import InlierError
 from inlier.features import Backbone
 from inlier.gaussians import join
@@ -108,7 +109,7 @@ def learn_inversion(network: Inversion, images: Images, run: Run) -> None:
     network.mean.copy_(mean[:, None, None])
     network.std.copy_((square - mean.square()).clamp(min=1e-12).sqrt()[:, None, None])
     batch_of = batches(len(features), s.batch_size, run)
-    part, weight = run.share(s.batch_size)
+    part, weight = processes.share(s.batch_size, "batch_size")
 
     def loss(model: nn.Module, i: int) -> Tensor:
         chosen, random = batch_of(i)[part], run.generator(i)

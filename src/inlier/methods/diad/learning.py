@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from inlier import processes
 from inlier.errors import InlierError
 from inlier.good import to_input
 from inlier.machine import arithmetic
@@ -51,7 +52,7 @@ def learn_autoencoder(network: Network, pixels: Tensor, steps: int, run: Run) ->
         torch.manual_seed(run.seed)
         stage = FirstStage(network.autoencoder, s.is_adversarial).to(run.device)
     batch = batches(len(pixels), s.autoencoder_batch, run)
-    part, weight = run.share(s.autoencoder_batch, "autoencoder_batch")
+    part, weight = processes.share(s.autoencoder_batch, "autoencoder_batch")
     net: Any = network.autoencoder.net
     last = net.decoder.conv_out if s.autoencoder_kind == "kl" else net.decoder.layers[-1]
 
@@ -101,7 +102,7 @@ def learn_autoencoder(network: Network, pixels: Tensor, steps: int, run: Run) ->
 def learn_denoiser(network: Network, pixels: Tensor, moments: Tensor, run: Run) -> None:
     s = network.s
     batch = batches(len(pixels), s.batch_size, run)
-    part, weight = run.share(s.batch_size)
+    part, weight = processes.share(s.batch_size, "batch_size")
 
     def loss(model: nn.Module, i: int) -> Tensor:
         chosen, random = batch(i)[part], run.generator(i)

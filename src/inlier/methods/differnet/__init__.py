@@ -309,7 +309,7 @@ class DifferNet(Detector[Settings, Network]):
             pool = (pool - mean) @ matrix
         pixels = torch.empty(0) if s.view_pool else images.cache(run)[0]
         n_views = s.batch_size * s.views
-        part, weight = run.share(n_views)  # what this process does of a step's views
+        part, weight = processes.share(n_views, "batch_size")  # what this process does of a step's views
 
         def chosen(step: int) -> list[int]:
             """The images of a step: shuffled anew in every epoch."""
