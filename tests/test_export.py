@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import part
+from conftest import part, write_dataset
 from inlier import ArtifactError, InlierError, load, open_dataset
 from inlier.bench import profile
 from inlier.data.images import decode_image, read_image
@@ -17,6 +17,7 @@ from inlier.runtime import export as exporting
 from inlier.runtime import graph
 from inlier.runtime import load as loading
 from inlier.runtime.onnx import OnnxRuntime
+from inlier.runtime.parity import TOLERANCE
 from inlier.runtime.protobuf import pruned
 from test_contract import every_method, short
 
@@ -128,7 +129,7 @@ def the_file_says_what_the_model_said_and_how_it_differs(detector, model):
     for capability in ("log_maps", "repaints", "maps_cost_extra"):
         assert getattr(model, capability) == getattr(detector, capability)
     assert told["parity"]["flips"] == 0
-    assert told["parity"]["score"] <= exporting.TOLERANCE["f32"]
+    assert told["parity"]["score"] <= TOLERANCE["f32"]
     assert np.array_equal(model.regions_[""].mask, ROI)
     assert len(model.calibration_) == len(detector.calibration_)
 
@@ -217,7 +218,7 @@ def test_what_judges_differently_is_not_written_and_the_first_wrong_tensor_is_na
         detector.export(tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
     parity = detector.export(tmp_path / "m.onnx", force=True)
-    assert parity.score > exporting.TOLERANCE["f32"]
+    assert parity.score > TOLERANCE["f32"]
     assert load(tmp_path / "m.onnx").header()["parity"]["score"] == parity.score
 
 
@@ -395,14 +396,25 @@ def test_a_profile_of_the_model_knows_its_backbone_and_the_limit(inlier, plates,
 def test_a_smaller_precision_is_judged_by_its_own_measure(plates, tmp_path, suffix):
     detector = short("simplenet").fit(plates)
     parity = detector.export(tmp_path / f"m{suffix}", precision="f16", check=plates)
-    assert exporting.TOLERANCE["f32"] < parity.score <= exporting.TOLERANCE["f16"]
+    assert TOLERANCE["f32"] < parity.score <= TOLERANCE["f16"]
     assert load(tmp_path / f"m{suffix}").header()["precision"] == "f16"
 
 
 def test_int8_is_quantised_on_good_pictures(plates, tmp_path):
     detector = short("padim").fit(plates)
     parity = detector.export(tmp_path / "m.onnx", precision="int8", check=plates, force=True)
-    assert parity.score > exporting.TOLERANCE["f32"]
+    assert parity.score > TOLERANCE["f32"]
     assert parity.auroc is not None
     plain = detector.export(tmp_path / "f.onnx")
     assert plain.score < parity.score
+
+
+def test_int8_sees_the_region_of_each_category(tmp_path):
+    regions = dict(zip(("left", "right"), np.zeros((2, 64, 64), bool)))
+    for name, columns in (("left", slice(32)), ("right", slice(32, None))):
+        write_dataset(tmp_path / "parts", category=name, train=8)
+        regions[name][:, columns] = True
+    detector = short("padim").fit(tmp_path / "parts", roi=regions, keep=4)
+    for check, n in ((None, 4), (tmp_path / "parts", 24)):
+        parity = detector.export(tmp_path / "m.onnx", precision="int8", check=check, force=True)
+        assert parity.pictures == n and np.isfinite(parity.score)

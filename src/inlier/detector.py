@@ -43,7 +43,7 @@ from inlier.training import Run, alone
 from inlier.version import __version__
 
 if TYPE_CHECKING:
-    from inlier.runtime.export import Parity
+    from inlier.runtime.parity import Parity
 
 log = logging.getLogger("inlier")
 GIB = 2**30
