@@ -355,11 +355,11 @@ def test_the_command_writes_numbers_and_a_page(inlier, broken: Path, tmp_path: P
 
 
 def test_names_are_no_markup(inlier, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    write_dataset(tmp_path, train=2, good=1, defects=1, category="[red]a<b>")
+    write_dataset(tmp_path, train=2, good=1, defects=1, category="[red]a<b>\x1b")
     code, out, _ = inlier("check", tmp_path, "--report", tmp_path / "page")
     assert code == 0
-    assert "[red]a<b>" in out
-    assert "[red]a&lt;b&gt;" in (tmp_path / "page/index.html").read_text()
+    assert "[red]a<b>\\x1b" in out
+    assert "[red]a&lt;b&gt;\\x1b" in (tmp_path / "page/index.html").read_text()
 
 
 def test_the_page_is_not_written_among_the_pictures(inlier, odd: Path) -> None:  # type: ignore[no-untyped-def]
