@@ -254,9 +254,7 @@ class Network(nn.Module):
             learning = stages[compared:] if s.frozen else stages[:stem] + stages[compared:]
             self.backbone.unfreeze(learning, batch_statistics=not s.frozen)
         channels = self.backbone.channels
-        with torch.no_grad():
-            shapes = [m.shape[1:] for m in self.backbone(torch.zeros(1, 3, s.size, s.size))[1:4]]
-        for level, (c, h, w) in enumerate(shapes):
+        for level, (c, h, w) in enumerate(self.backbone.shapes(s.size)[1:4]):
             self.register_buffer(f"memory{level}", torch.zeros(s.memory, h, w, c))
             self.register_buffer(f"mean{level}", torch.zeros(c))
             self.register_buffer(f"std{level}", torch.ones(c))

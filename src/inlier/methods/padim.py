@@ -67,9 +67,7 @@ class Network(nn.Module):
     def __init__(self, s: Settings, seed: int):
         super().__init__()
         self.backbone = Backbone(s.backbone, s.taps)
-        with torch.no_grad():
-            shapes = [m.shape[-2:] for m in self.backbone(torch.zeros(1, 3, s.size, s.size))]
-        self.grid = tuple(shapes[s.grid])  # (h, w); P = h * w
+        self.grid = tuple(self.backbone.shapes(s.size)[s.grid][1:])  # (h, w); P = h * w
         self.selected = select_channels(self.backbone.channels, s.channels, seed)
         positions, d = self.grid[0] * self.grid[1], sum(len(index) for index in self.selected)
         self.register_buffer("mean", torch.zeros(positions, d))
@@ -159,11 +157,10 @@ class PaDiM(Detector[Settings, Network]):
 
     def memory_needed(self, s: Settings, n_images: int) -> int:
         backbone = Backbone(s.backbone, s.taps)
-        with torch.no_grad():
-            map_ = backbone(torch.zeros(1, 3, s.size, s.size))[s.grid]
+        _, height, width = backbone.shapes(s.size)[s.grid]
         matrix = 4 * (s.channels or sum(backbone.channels)) ** 2  # one position's float32 scatter
         # half as much again when it is packed for the file; float64 copies of a chunk; half a GiB for the rest
-        return round(1.5 * map_[0, 0].numel() * matrix) + 8 * CHUNK * matrix + 2**29
+        return round(1.5 * height * width * matrix) + 8 * CHUNK * matrix + 2**29
 
     def learn(self, network: Network, images: Images, run: Run) -> None:
         sums = GaussianSums(network.whitening)

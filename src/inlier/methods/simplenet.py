@@ -150,8 +150,7 @@ class Network(nn.Module):
             raise InlierError(f"setting 'features': {s.features} cannot be divided by the {len(s.taps)} taps")
         self.backbone = Backbone(s.backbone, s.taps)
         self.patches = nn.ModuleList(PatchFeatures(c, s.features, len(s.taps)) for c in self.backbone.channels)
-        with torch.no_grad():
-            self.grid = tuple(self.backbone(torch.zeros(1, 3, s.size, s.size))[0].shape[-2:])
+        self.grid = tuple(self.backbone.shapes(s.size)[0][1:])
         # each layer's part of the patch feature
         self.shares = [s.features // len(s.taps) if s.features else channels for channels in self.backbone.channels]
         self.register_buffer("matrix", torch.zeros(s.heads * s.hidden, sum(self.shares)))

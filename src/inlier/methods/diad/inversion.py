@@ -45,15 +45,14 @@ def invert(z: Tensor, predict: Callable[[Tensor, int], Tensor], timesteps: Seque
 
 def make_inverter(s: Settings, backbone: Backbone) -> tuple[Denoiser, tuple[int, int, int]]:
     """(denoiser, (channels, h, w) of the features that it knows)"""
-    with torch.no_grad():
-        maps = backbone(torch.zeros(1, 3, s.size, s.size))
-    side, halvings = maps[-1].shape[-1], 2 ** (len(s.channels) - 1)
+    shapes = backbone.shapes(s.size)
+    side, halvings = shapes[-1][-1], 2 ** (len(s.channels) - 1)
     if side % halvings:
         raise InlierError(
             f"settings 'size', 'taps', 'channels': features of {side} x {side} cannot be halved {len(s.channels) - 1} "
             "times"
         )
-    width = sum(m.shape[1] for m in maps)
+    width = sum(shape[0] for shape in shapes)
     config = unet_config((width, side), s.channels, s.attention, s.heads, s.groups, s.context_width)
     return Denoiser(config, s.context_tokens, None), (width, side, side)
 

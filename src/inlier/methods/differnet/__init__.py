@@ -139,8 +139,7 @@ class Network(nn.Module):
         self.strides = [2**i for i in range(s.scales)]
         smallest = s.size // self.strides[-1]
         try:
-            with torch.no_grad():
-                self.backbone(torch.zeros(1, 3, smallest, smallest))
+            self.backbone.shapes(smallest)
         except RuntimeError as error:
             raise InlierError(
                 f"setting 'size': {s.size} is too small, the last of {s.scales} scales has {smallest} pixels, of which "
@@ -284,10 +283,11 @@ class DifferNet(Detector[Settings, Network]):
 
     def memory_needed(self, s: Settings, n_images: int) -> int:
         with torch.device("meta"):
-            flow = Flow(count_features(s, Backbone(s.backbone, s.taps)), s)
+            dim = count_features(s, Backbone(s.backbone, s.taps))
+            flow = Flow(dim, s)
         # weights, gradients and Adam's two moments; the views of a step, twice read ahead; half a GiB for the rest
         views = 0 if s.view_pool != 0 else 3 * 4 * s.batch_size * s.views * 3 * s.size**2
-        matrices = 5 * 8 * count_features(s, Backbone(s.backbone, s.taps)) ** 2 if s.whiten else 0
+        matrices = 5 * 8 * dim**2 if s.whiten else 0
         return 16 * sum(parameter.numel() for parameter in flow.parameters()) + views + matrices + 2**29
 
     def learn(self, network: Network, images: Images, run: Run) -> None:
