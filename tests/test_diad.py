@@ -27,7 +27,6 @@ from inlier.methods.diad.compare import Residuals, anomaly_map, distances, image
 from inlier.methods.diad.inversion import invert
 from inlier.methods.diad.memory import memory_of_training
 from inlier.methods.diad.network import make_autoencoder, make_denoiser
-from inlier.methods.diad.passes import batches
 from inlier.methods.diad.sampler import add_noise, ddim, ddim_timesteps, noise_of, schedule
 from inlier.report import write_report
 
@@ -588,13 +587,6 @@ def test_a_run_stopped_in_either_stage_goes_on_bit_for_bit(plates, plain, tmp_pa
     assert same(plain, weights_of(resumed))
     resumed.save(tmp_path / "m.inlier")
     assert not (tmp_path / "run").exists()
-
-
-def test_the_passes_of_a_step_hold_the_pictures_of_one_large_batch():
-    four, two = (batches(10, size, training.Run(3)) for size in (4, 2))
-    for i in range(5):
-        assert torch.equal(torch.cat([two(2 * i), two(2 * i + 1)]), four(i))
-    assert sorted(torch.cat([two(i) for i in range(5)]).tolist()) == list(range(10))
 
 
 @pytest.mark.parametrize(

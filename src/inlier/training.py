@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -145,6 +145,37 @@ class Run:
                 folder.rmdir()
         if self.folder.is_dir():
             log.info("pictures and logs of the training: %s", self.folder)
+
+
+def batches(n: int, size: int, run: Run, key: Callable[[int], int] = lambda epoch: epoch) -> Callable[[int], Tensor]:
+    """Which of n pictures pass i sees, (size,): every one once, in a new order, before any comes again.
+
+    key: of the generator that draws the order of an epoch.
+    """
+
+    @functools.lru_cache(4)
+    def order(epoch: int) -> Tensor:
+        return torch.randperm(n, generator=run.generator(key(epoch)))
+
+    def batch(i: int) -> Tensor:
+        places = (divmod(place, n) for place in range(i * size, (i + 1) * size))
+        return torch.stack([order(epoch)[place] for epoch, place in places])
+
+    return batch
+
+
+def half_cosine(step: int, steps: int) -> float:
+    """From 1 to 0, first slowly, then fast, then slowly."""
+    return (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def fill(cache: Tensor, parts: Iterable[Tensor], words: str) -> None:
+    """Write parts (B, ...) into a cache (N, ...) as they are computed. words: of the progress bar."""
+    done = 0
+    with progress(words, len(cache)) as show:
+        for part in parts:
+            cache[done : done + len(part)] = part
+            show(done := done + len(part))
 
 
 @contextmanager

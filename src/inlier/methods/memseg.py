@@ -14,7 +14,6 @@ model and nothing looks at the test set; defects are simulated on the network's 
 the network would learn that whatever differs is a defect.
 """
 
-import functools
 import itertools
 import logging
 import math
@@ -41,7 +40,7 @@ from inlier.machine import in_double
 from inlier.maps import within
 from inlier.metrics import pixel_metrics
 from inlier.settings import setting
-from inlier.training import Check, Run, train
+from inlier.training import Check, Run, batches, half_cosine, train
 
 log = logging.getLogger("inlier")
 # What rounding may add to a sum of n products is, but for a chance of about exp(-CERTAINTY^2 / 2), CERTAINTY sqrt(n)
@@ -327,7 +326,7 @@ def learning_rate(step: int, s: Settings) -> float:
     rising = int(s.warm_up * s.steps)
     if step < rising:
         return s.lr_end + (s.lr - s.lr_end) * step / rising
-    return s.lr_end + (s.lr - s.lr_end) * (1 + math.cos(math.pi * (step - rising) / (s.steps - rising))) / 2
+    return s.lr_end + (s.lr - s.lr_end) * half_cosine(step - rising, s.steps - rising)
 
 
 class MemSeg(Detector[Settings, Network]):
@@ -411,20 +410,16 @@ class MemSeg(Detector[Settings, Network]):
         if s.hide_own and not hides:
             log.warning("memory: holds pictures of one part or copies alone, so each finds itself while it trains")
 
-        @functools.lru_cache(4)
-        def order(epoch: int) -> list[int]:
-            return [fitted[i] for i in torch.randperm(len(fitted), generator=run.generator(epoch))]
+        seen_in = batches(len(fitted), s.batch_size, run)
 
         def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
             """Good images and, every second one, simulated defects: (B, H, W, 3), masks (B, H, W), groups (B,).
 
             B: as many as this process does of them.
             """
-            pairs, indices = [], []
-            for place in range(s.batch_size)[part]:
-                epoch, i = divmod(step * s.batch_size + place, len(fitted))
-                index = order(epoch)[i]
-                indices.append(index)
+            indices = [fitted[i] for i in seen_in(step)[part]]
+            pairs = []
+            for place, index in zip(range(s.batch_size)[part], indices):
                 good = pixels[index], torch.zeros(s.size, s.size, dtype=torch.bool)
                 pairs.append(simulate(index, (step, place)) if place % 2 else good)
             pictures, masks = zip(*pairs)

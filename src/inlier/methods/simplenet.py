@@ -31,9 +31,8 @@ from inlier.features import Backbone
 from inlier.good import Images
 from inlier.machine import arithmetic, in_double
 from inlier.maps import smooth_upsample_matrix, within
-from inlier.progress import progress
 from inlier.settings import setting
-from inlier.training import Run, train
+from inlier.training import Run, fill, half_cosine, train
 
 log = logging.getLogger("inlier")
 RECENT = 20  # steps whose mean loss tells how a training ended
@@ -249,7 +248,7 @@ def learn_head(cache: Tensor, mean: Tensor, std: Tensor, s: Settings, run: Run) 
         head = Head(cache.shape[-1], s.hidden)
     head, mean, std = head.to(run.device), mean.to(run.device), std.to(run.device)
 
-    rows, images_a_step = cache.flatten(0, 1), s.batch_size
+    rows = cache.flatten(0, 1)
     per_epoch = math.ceil(len(rows) / s.patches) if s.patches else math.ceil(len(cache) / s.batch_size)
     steps = s.steps or s.epochs * per_epoch
 
@@ -259,7 +258,7 @@ def learn_head(cache: Tensor, mean: Tensor, std: Tensor, s: Settings, run: Run) 
             return rows[torch.randint(len(rows), (s.patches,), generator=run.generator(step, 1)).sort().values]
         epoch, i = divmod(step, per_epoch)
         order = torch.randperm(len(cache), generator=run.generator(epoch))
-        chosen = order[i * images_a_step : (i + 1) * images_a_step].sort().values
+        chosen = order[i * s.batch_size : (i + 1) * s.batch_size].sort().values
         return cache[chosen].flatten(0, 1)
 
     def loss(model: nn.Module, step: int) -> Tensor:
@@ -280,7 +279,7 @@ def learn_head(cache: Tensor, mean: Tensor, std: Tensor, s: Settings, run: Run) 
         loss,
         steps,
         run,
-        schedule=(lambda step: (1 + math.cos(math.pi * step / steps)) / 2) if s.decay else None,
+        schedule=(lambda step: half_cosine(step, steps)) if s.decay else None,
         precision=arithmetic(s.precision, run.device),
         rates="adapter_lr or discriminator_lr",
     )
@@ -297,12 +296,8 @@ def learn_head(cache: Tensor, mean: Tensor, std: Tensor, s: Settings, run: Run) 
 def cache_features(network: Network, images: Images, run: Run) -> Tensor:
     """(N, h * w, features) float16 patch features of all images."""
     cache = run.cache((len(images), math.prod(network.grid), network.matrix.shape[1]), torch.float16, "features")
-    done = 0
-    with progress("computing features", len(images)) as show, torch.inference_mode():
-        for batch in images.batches(8, run.device):
-            cache[done : done + len(batch)] = network.features(batch)
-            done += len(batch)
-            show(done)
+    with torch.inference_mode():
+        fill(cache, map(network.features, images.batches(8, run.device)), "computing features")
     return cache
 
 

@@ -24,11 +24,10 @@ from inlier.good import Images
 from inlier.machine import arithmetic
 from inlier.maps import smooth_upsample_matrix, within
 from inlier.methods.diad.denoiser import Denoiser, unet_config
-from inlier.methods.diad.passes import batches, rate
+from inlier.methods.diad.passes import before_passes, rate
 from inlier.methods.diad.sampler import add_noise, ddim_timesteps, schedule
 from inlier.methods.diad.settings import Settings
-from inlier.progress import progress
-from inlier.training import Run, train
+from inlier.training import Run, batches, fill, train
 
 
 def invert(z: Tensor, predict: Callable[[Tensor, int], Tensor], timesteps: Sequence[int], abar: Tensor) -> Tensor:
@@ -97,17 +96,15 @@ class Inversion(nn.Module):
 
 def learn_inversion(network: Inversion, images: Images, run: Run) -> None:
     """The noise in features of good pictures, at every level of noise."""
-    s, done = network.s, 0
+    s = network.s
     features = run.cache((len(images), *network.shape), torch.float32, "features")
-    with progress("computing features", len(images)) as show, torch.no_grad():
-        for batch in images.batches(8, run.device):
-            features[done : done + len(batch)] = network.features(batch).cpu()
-            show(done := done + len(batch))
+    with torch.no_grad():
+        fill(features, map(network.features, images.batches(8, run.device)), "computing features")
     sums = torch.stack([torch.stack([f.sum((1, 2)), f.square().sum((1, 2))]) for f in map(Tensor.double, features)])
     mean, square = sums.sum(0) / (len(features) * network.shape[1] * network.shape[2])
     network.mean.copy_(mean[:, None, None])
     network.std.copy_((square - mean.square()).clamp(min=1e-12).sqrt()[:, None, None])
-    batch_of = batches(len(features), s.batch_size, run)
+    batch_of = batches(len(features), s.batch_size, run, before_passes)
     part, weight = processes.share(s.batch_size, "batch_size")
 
     def loss(model: nn.Module, i: int) -> Tensor:

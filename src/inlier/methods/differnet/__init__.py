@@ -49,7 +49,7 @@ from inlier.methods.differnet.views import (
     turn,
 )
 from inlier.progress import progress
-from inlier.training import Run, train
+from inlier.training import Run, batches, train
 
 log = logging.getLogger("inlier")
 # Views in one pass bound the memory, whatever the batch and the number of views. At 448 pixels and EfficientNet-Lite0
@@ -310,26 +310,18 @@ class DifferNet(Detector[Settings, Network]):
         pixels = torch.empty(0) if s.view_pool else images.cache(run)[0]
         n_views = s.batch_size * s.views
         part, weight = processes.share(n_views, "batch_size")  # what this process does of a step's views
-
-        def chosen(step: int) -> list[int]:
-            """The images of a step: shuffled anew in every epoch."""
-            places = range(step * s.batch_size, (step + 1) * s.batch_size)
-            orders = {
-                epoch: torch.randperm(len(images), generator=run.generator(epoch))
-                for epoch in {place // len(images) for place in places}
-            }
-            return [int(orders[place // len(images)][place % len(images)]) for place in places]
+        chosen = batches(len(images), s.batch_size, run)
 
         def new_views(step: int) -> Tensor:
             """(part of batch_size * views, 3, H, W)"""
-            pairs = list(itertools.product(enumerate(chosen(step)), range(s.views)))[part]
+            pairs = list(itertools.product(enumerate(chosen(step).tolist()), range(s.views)))[part]
             drawn = [(i, draw_view(s, run.generator(step, place, k))) for (place, i), k in pairs]
             return torch.stack([look(to_input(pixels[i : i + 1])[0], view, s.fill) for i, view in drawn])
 
         def pool_views(step: int) -> Tensor:
             """(part of batch_size * views, dim) features"""
             members = torch.rand(s.batch_size, pool.shape[1], generator=run.generator(step, 0)).argsort(1)[:, : s.views]
-            return pool[torch.tensor(chosen(step))[:, None], members].flatten(0, 1)[part]
+            return pool[chosen(step)[:, None], members].flatten(0, 1)[part]
 
         stream: Generator[Tensor] | None = None
 
