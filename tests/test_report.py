@@ -198,7 +198,7 @@ def test_page_has_every_number(tmp_path):
         "paper",
         "resnet18",
         "99 good images",
-        "never used for fitting",
+        "held out from fitting",
         "The promise: of good parts, 1 % raise a false alarm on average",
         "with 95 % confidence at most 3 %",
         "(95 % interval 0.3\N{EN DASH}52.7 %)",

@@ -35,6 +35,10 @@ from scipy.special import betaincinv
 from inlier.errors import InlierError
 
 KINDS = ("split", "folds", "none")
+HOWS = {  # for people: what pictures a calibration consists of
+    "split": "held out from fitting",
+    "folds": "each scored by a model fitted without it: close to the promise in practice, no theorem",
+}
 DEFAULT_ALPHA = 0.01
 CONFIDENCE = 0.95  # of the second number where nobody asks for another
 Verdict = Literal["good", "defect"]
@@ -365,11 +369,7 @@ class Calibration:
         """What it consists of; what it promises is the matter of its rule."""
         if not len(self):
             return "none: raw scores only, no p-values and no verdicts"
-        hows = {
-            "split": "held out from fitting",
-            "folds": "each scored by a model fitted without it: close to the promise in practice, no theorem",
-        }
         pools = self.pools()
         few = min(pools, key=lambda pool: pool.n_groups)
         of = f", the fewest in one category {few.n_groups}" if len(pools) > 1 else ""
-        return f"{self.kind}, {self._counted()}{of} ({hows[self.kind]})"
+        return f"{self.kind}, {self._counted()}{of} ({HOWS[self.kind]})"

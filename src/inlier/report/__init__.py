@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from inlier import artifact, drawing
+from inlier.calibration import HOWS
 from inlier.data.cues import CUES
 from inlier.data.images import read_image
 from inlier.inspection.inspector import Inspector
@@ -161,13 +162,9 @@ def calibration_words(model: dict[str, Any]) -> str:
     kind, n = known.get("kind", "none"), known.get("n", 0)
     if not n:
         return "The model has no calibration: there are raw scores only, no p-values, no verdicts and no thresholds."
-    hows = {
-        "split": "that were never used for fitting",
-        "folds": "each scored by a model fitted without it (close to the promise in practice, not a theorem)",
-    }
     groups = known.get("groups", n)
     together = f" in {groups} groups, each of which counts as one" if groups < n else ""
-    return f"Calibrated on {n} good images{together}, {hows.get(kind, kind)}."
+    return f"Calibrated on {n} good pictures{together}, {HOWS.get(kind, kind)}."
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
