@@ -104,11 +104,12 @@ def test_defects_smaller_than_a_network_pixel_do_not_vanish() -> None:
         mask[100 + i // 4 : 103 + i // 4, 200 + i % 4] = True  # 3 x 1 pixels, where a network pixel has 4 x 4
     geometry = Geometry(256)
     assert {int(geometry.mask(mask).sum()) for mask in defects} == {1, 2}
-    assert sum(geometry.rescued(mask) for mask in defects) == 13  # nearest neighbour sees one column of four, if a row
+    # nearest neighbour sees one column of four, if a row
+    assert sum(geometry.mask_and_rescued(mask)[1] for mask in defects) == 13
     large = np.zeros((1024, 1024), bool)
     large[300:400, 500:720] = True
     nearest = np.asarray(Image.fromarray(large).resize((256, 256), Image.Resampling.NEAREST))
-    assert geometry.rescued(large) == 0
+    assert geometry.mask_and_rescued(large)[1] == 0
     np.testing.assert_array_equal(geometry.mask(large), nearest)
     np.testing.assert_array_equal(geometry.mask(large | defects[0]), nearest | geometry.mask(defects[0]))
 
@@ -117,7 +118,7 @@ def test_a_defect_outside_of_the_crop_is_not_brought_in() -> None:
     mask = np.zeros((64, 128), bool)
     mask[30, 2] = True
     assert not Geometry(16, 16).mask(mask).any()
-    assert Geometry(16, 16).rescued(mask) == 0
+    assert Geometry(16, 16).mask_and_rescued(mask)[1] == 0
 
 
 def test_a_crop_smaller_than_one_pixel_inspects_none() -> None:

@@ -158,8 +158,8 @@ class _Pixels:
         if sample.is_defect:
             truth = sample.read_mask()
             original = np.zeros(size, bool) if truth is None else truth
-            mask = self.geometry.mask(original)
-            self.rescued += self.geometry.rescued(original)
+            mask, rescued = self.geometry.mask_and_rescued(original)
+            self.rescued += rescued
             self.defect_pixels += original.sum()
             self.outside += original.sum() - original[self.geometry.seen(*size)].sum()
         if self.histogram:

@@ -136,28 +136,24 @@ class Geometry:
 
         A connected defect that would vanish so is kept: by each pixel here that a pixel's centre of it falls on.
         """
-        small, (y, x), _ = self._small(mask)
-        small[y, x] = True
-        return small
+        return self.mask_and_rescued(mask)[0]
 
-    def rescued(self, mask: np.ndarray) -> int:
-        """How many connected defects of bool (H, W) `mask` keeps though their nearest pixels miss them."""
-        return self._small(mask)[2]
-
-    def _small(self, mask: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray], int]:
-        """What nearest neighbour leaves, bool (size, size); rows and columns of the defects it misses; their number."""
+    def mask_and_rescued(self, mask: np.ndarray) -> tuple[np.ndarray, int]:
+        """`mask`, and how many connected defects would have vanished."""
         whole = self._whole(*mask.shape)
         labels, n = label(mask[whole.top : whole.bottom, whole.left : whole.right], np.ones((3, 3)))
-        small = np.asarray(self._resize_and_crop(Image.fromarray(labels.astype(np.int32)), Image.Resampling.NEAREST))
+        near = np.asarray(self._resize_and_crop(Image.fromarray(labels.astype(np.int32)), Image.Resampling.NEAREST))
         missed = np.ones(n + 1, bool)
-        missed[small] = missed[0] = False
+        missed[near] = missed[0] = False
         height, width = labels.shape
         rows, columns, top, left = self._place(height, width)
         y, x = np.nonzero(missed[labels])
         numbers = labels[y, x]
         y, x = (2 * y + 1) * rows // (2 * height) - top, (2 * x + 1) * columns // (2 * width) - left
         inside = (y >= 0) & (y < self.size) & (x >= 0) & (x < self.size)  # others are not inspected
-        return small > 0, (y[inside], x[inside]), len(np.unique(numbers[inside]))
+        small = near > 0
+        small[y[inside], x[inside]] = True
+        return small, len(np.unique(numbers[inside]))
 
     def grid(self, maps: np.ndarray, height: int, width: int) -> np.ndarray:
         """Maps (views, size, size) of an original -> (size, size) of the whole inspected part, NaN outside the region.
