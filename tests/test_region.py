@@ -11,7 +11,7 @@ from PIL import Image
 from conftest import part, write_dataset
 from inlier import InlierError, load, open_dataset
 from inlier.bench.trial import planted_defects
-from inlier.data.geometry import Box, Geometry
+from inlier.data.geometry import Geometry, View
 from inlier.data.images import read_image
 from inlier.data.region import Region, read_region
 from inlier.data.simulation.foreground import WHOLE, Foreground
@@ -68,10 +68,10 @@ def test_the_network_sees_the_box_around_the_region():
     mask = np.zeros((60, 100), bool)
     mask[10:30, 40:90] = True
     geometry = Geometry(32, region=Region(mask))
-    assert geometry.boxes(60, 100) == [Box(10, 40, 30, 90)]
-    assert geometry.boxes(120, 200) == [Box(20, 80, 60, 180)]  # twice the size, the same shape
+    assert geometry.views(60, 100) == [View(10, 40, 30, 90)]
+    assert geometry.views(120, 200) == [View(20, 80, 60, 180)]  # twice the size, the same shape
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 100, 3), np.uint8))
-    (view,) = geometry.views(picture)
+    (view,) = geometry.inputs(picture)
     np.testing.assert_array_equal(view, Geometry(32)(picture.crop((40, 10, 90, 30))))
     np.testing.assert_array_equal(geometry.seen(60, 100), mask)
     assert geometry.inspected(60, 100).all()
@@ -97,7 +97,7 @@ def test_maps_come_back_into_the_region_and_nowhere_else(height, width, seed, ti
     mask = rng.random((height, width)) > 0.7
     mask[height // 2, width // 2] = True
     geometry = Geometry(16, tile=tile, region=Region(mask))
-    n = len(geometry.boxes(height, width))
+    n = len(geometry.views(height, width))
     assert (
         geometry.inspected(height, width).shape == (n, 16, 16) and geometry.inspected(height, width).any((1, 2)).all()
     )

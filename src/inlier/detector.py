@@ -269,7 +269,7 @@ class Detector(Inspector, Generic[S, N]):
         for sample, number, size in zip(samples, groups, report.sizes, strict=True):
             geometry = self.geometry_for(sample.category)
             try:
-                views = len(geometry.boxes(*size))
+                views = len(geometry.views(*size))
             except InlierError as error:
                 raise InlierError(f"{sample.name}: {error}") from None
             pictures.append(Good(sample.source, sample.category, number, geometry, views))
