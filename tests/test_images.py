@@ -393,8 +393,9 @@ def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"gone.png: No such file"):
         read_image(tmp_path / "gone.png")
     (tmp_path / "empty.png").touch()
-    with pytest.raises(ImageError, match=r"empty.png: the file is empty"):
-        read_image(tmp_path / "empty.png")
+    for read in (read_image, read_mask):
+        with pytest.raises(ImageError, match=r"empty.png: the file is empty"):
+            read(tmp_path / "empty.png")
     (tmp_path / "text.png").write_text("not a picture at all")
     with pytest.raises(ImageError, match=r"text.png: not a PNG, JPEG, BMP, TIFF, WebP, PPM or JPEG 2000 image"):
         read_image(tmp_path / "text.png")

@@ -95,7 +95,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 
 def _replace(path: Path, fill: Callable[[Path], Any]) -> None:
-    target, temporary = _target(path), None
+    target = _target(path)
+    temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         old = target.stat() if target.exists() else None

@@ -302,7 +302,8 @@ class Calibration:
         except ValueError as error:
             name = str(self.categories[0])
             raise InlierError(f"{name}: {error}" if name else str(error)) from error
-        sure, k = confidence or CONFIDENCE, rank(n, alpha, confidence)
+        sure = confidence or CONFIDENCE
+        k = rank(n, alpha, confidence)
         if weights is None or confidence is not None:
             return Rule(alpha, confidence, score, peak, k / (n + 1), confident_rate(k, n, sure))
         # the scores decide how many groups reach above the threshold: all numbers that can come out are allowed for
@@ -320,7 +321,8 @@ class Calibration:
         lowest = smallest_alpha(few.n_groups, confidence)
         if lowest <= DEFAULT_ALPHA:
             return ""
-        name, surely = str(few.categories[0]), "" if confidence is None else f" with {100 * confidence:g} % confidence"
+        name = str(few.categories[0])
+        surely = "" if confidence is None else f" with {100 * confidence:g} % confidence"
         return (
             f"{name and name + ': '}{few._counted()} promise no false-alarm rate below {lowest:.4g}{surely}, so alpha "
             f"is {lowest:.4g} instead of {DEFAULT_ALPHA}; {needed_scores(DEFAULT_ALPHA, confidence)} would be needed"

@@ -63,9 +63,8 @@ class Detector(Inspector, Generic[S, N]):
     presets: ClassVar[Mapping[str, Any]]  # name -> the method's Settings
     default_calibration: ClassVar[str] = "split"
     trains: ClassVar[bool] = True  # in steps, which can be logged
-    maps_jump: ClassVar[bool] = (
-        False  # maps are gradients, which change by leaps where rounding moves a unit over a kink
-    )
+    # maps are gradients, which change by leaps where rounding moves a unit over a kink
+    maps_jump: ClassVar[bool] = False
     previews: ClassVar[bool] = False  # `preview` draws what it makes of good pictures
     candidates: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)  # settings beside `light` that are worth a try
     light_seconds: ClassVar[float] = 60.0  # about what `light` takes for 200 pictures on two cores
@@ -260,12 +259,14 @@ class Detector(Inspector, Generic[S, N]):
             run.clear()
             self._fit_and_calibrate(Images(pictures, workers, deadline), kind, run, backbone_weights)
             self.kept_ = [(good[i].category, encoded(good[i].source)) for i in evenly(len(good), keep)]
-            self.fingerprint_, self.cues_ = report.fingerprint, np.array(report.cues, np.float32)
+            self.fingerprint_ = report.fingerprint
+            self.cues_ = np.array(report.cues, np.float32)
             self._run = run  # its folder goes when the model is safe on disk
         return self
 
     def _good_pictures(self, samples: Sequence[Sample], report: Report, group: str | None) -> list[Good]:
-        groups, pictures = grouped(samples, report.groups, group), []
+        groups = grouped(samples, report.groups, group)
+        pictures = []
         for sample, number, size in zip(samples, groups, report.sizes, strict=True):
             geometry = self.geometry_for(sample.category)
             try:
@@ -326,7 +327,8 @@ class Detector(Inspector, Generic[S, N]):
         tiles = f" ({len(part)} tiles)" if self.geometry_.tile else ""
         log.info("fitting %s (%s) on %d good images%s, %s", self.name, self.preset, len(fitting), tiles, run.device)
         self.learn(network, part, run)
-        self.runtime_, self.calibration_ = self._runtime(network, run.device), Calibration(kind)
+        self.runtime_ = self._runtime(network, run.device)
+        self.calibration_ = Calibration(kind)
         if kind == "split":
             scores = self.held_out(*images.subset(held_out).sources_and_geometries(), images.workers)
             of = np.array(categories)[held_out], np.array(groups)[held_out]

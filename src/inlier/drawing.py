@@ -75,7 +75,8 @@ def overlay(image: Image.Image, map: Map, pixel_threshold: float | None, scale: 
     """
     if image.size != map.shape[::-1]:
         raise ValueError(f"picture and map differ in size: {image.size} and {map.shape[::-1]}")
-    drawn, width = Image.new("RGB", image.size), _width(map)
+    drawn = Image.new("RGB", image.size)
+    width = _width(map)
     for rows in _bands(map):
         box = (0, rows.start, image.width, rows.stop)
         pixels = np.array(to_rgb(image.crop(box)))

@@ -60,7 +60,8 @@ def evaluate(
         report = check(replace(dataset, samples=dataset.test), workers, lambda done, _total: show(done))
     for note in report.warnings:
         log.warning("%s", note)
-    results, total = {}, 0.0
+    results = {}
+    total = 0.0
     for category in dataset.categories:
         pairs = [pair for pair in zip(dataset.test, report.looks, strict=True) if pair[0].category == category]
         if pairs:

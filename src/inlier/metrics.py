@@ -133,13 +133,15 @@ def bootstrap_interval(
     if scores[defect].max() < scores[~defect].min():
         return {"auroc": exact_interval(0, pairs, confidence)}
     unique, rank = np.unique(-scores, return_inverse=True)  # rank 0 = highest score
-    rng, steps = np.random.default_rng(seed), len(unique)
+    rng = np.random.default_rng(seed)
+    steps = len(unique)
 
     def drawn(ranks: Array, rows: int) -> Floats:  # (rows, steps): drawn images at or above every unique score
         draws = rng.choice(ranks, (rows, len(ranks))) + steps * np.arange(rows)[:, None]
         return np.bincount(draws.ravel(), minlength=rows * steps).reshape(rows, steps).cumsum(1, dtype=np.float64)
 
-    found, chunk = [], max(1, 2**20 // len(scores))  # some megabytes at a time, however many images
+    found = []
+    chunk = max(1, 2**20 // len(scores))  # some megabytes at a time, however many images
     for start in range(0, resamples, chunk):
         rows = min(chunk, resamples - start)
         auroc, ap, f1 = _values(drawn(rank[~defect], rows), drawn(rank[defect], rows))
@@ -237,7 +239,8 @@ class PixelHistogram:
     def _steps(self, defects_first: bool = False) -> tuple[Array, ...]:
         """`_curve` of the bins, doubled; inside a bin defect and good are equal, or all defects come first."""
         bins = np.flatnonzero(self._good + self._defect)
-        n, scores = len(bins), np.append(2 * bins, 2 * bins + int(defects_first))
+        n = len(bins)
+        scores = np.append(2 * bins, 2 * bins + int(defects_first))
         defects, share = np.pad(self._defect[bins], (n, 0)), np.pad(self._share[bins], (n, 0))
         return _curve(scores, np.pad(self._good[bins], (0, n)), defects, share)
 

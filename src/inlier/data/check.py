@@ -25,7 +25,7 @@ from inlier.errors import ImageError, InlierError
 
 Value = TypeVar("Value")
 MOST = 0.9  # share of a category from which on those that differ in size or kind are worth a word; or all but one
-KINDS = {  # what Pillow calls a mode, and what people do
+MODES = {  # what Pillow calls a mode, and what people do
     "1": "black and white",
     "L": "grey",
     "LA": "grey",
@@ -78,7 +78,7 @@ class Report:
             found = sorted((problem for _, problem in self.problems), key=lambda problem: problem.kind)
             lines = [f"  {kind}: {message}" for kind, message in found]
             rest = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []
-            total = f"{len(lines)} problem" + ("s" if len(lines) > 1 else "")
+            total = counted(len(lines), "problem<|s>")
             raise InlierError("\n".join([f"{dataset.name}: {total}; mend or remove these files:", *lines[:20], *rest]))
         if not self.problems:
             return self
@@ -230,7 +230,7 @@ def _look(sample: Sample) -> Look:
 
 
 def _kind(stored: Image.Image) -> str:
-    name = "16-bit grey" if stored.mode.startswith("I") else KINDS.get(stored.mode, stored.mode)
+    name = "16-bit grey" if stored.mode.startswith("I") else MODES.get(stored.mode, stored.mode)
     return f"{name} with alpha" if stored.has_transparency_data else name
 
 

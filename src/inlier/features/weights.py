@@ -76,7 +76,8 @@ def find_weights(backbone: str, path: str | os.PathLike[str] | None = None) -> W
 
     Raises InlierError with every place that was tried and how to bring the file to a machine without internet.
     """
-    origin, tried = ORIGINS[backbone], []
+    origin = ORIGINS[backbone]
+    tried = []
     if path:
         return _read(
             Path(path), origin, f"file {Path(path).name} given by the user; {origin.licence} if it is that file"

@@ -287,7 +287,8 @@ class Inspector:
                 )
             new = self.calibration_.extended(new)
         self.calibration_ = new
-        self.cues_ = np.concatenate([self.cues_[: len(self.cues_) * extend], np.array(report.cues, np.float32)])
+        kept = self.cues_ if extend else self.cues_[:0]
+        self.cues_ = np.concatenate([kept, np.array(report.cues, np.float32)])
         log.info("calibration: %s", self.calibration_)
         return self
 

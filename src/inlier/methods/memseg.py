@@ -382,7 +382,8 @@ class MemSeg(Detector[Settings, Network]):
             log.warning("memory: %d places, filled with all %d good images", s.memory, len(remembered))
         network.remember(to_input(pixels[part]).to(run.device) for part in torch.tensor(remembered).split(8))
 
-        simulators, textures = {}, open_textures(s.textures)
+        simulators = {}
+        textures = open_textures(s.textures)
         for category in sorted(set(images.categories)):
             members = [i for i, of in enumerate(images.categories) if of == category][:LOOKED_AT]
             looked_at = [to_8_bit(pixels[i]).numpy() for i in members]
@@ -398,7 +399,8 @@ class MemSeg(Detector[Settings, Network]):
             if made.whole_image:
                 without_foreground[index] = 1
             # 16-bit pictures keep their fine steps outside of the defect: coarse ones would give it away
-            change, top = torch.from_numpy(made.image).int() - picture.int(), TOP[pixels.dtype]
+            change = torch.from_numpy(made.image).int() - picture.int()
+            top = TOP[pixels.dtype]
             changed = (pixels[index].int() + top // 255 * change).clamp(0, top).to(pixels.dtype)
             return changed, torch.from_numpy(made.mask)
 

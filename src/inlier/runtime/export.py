@@ -151,7 +151,8 @@ class Exporting(nn.Module):
 
 def trace(graph: Exporting) -> Any:
     """The ONNX program of a graph; the number of pictures is free."""
-    g, n = graph.described, 2
+    g = graph.described
+    n = 2
     try:
         from onnxscript import optimizer
     except ImportError as error:

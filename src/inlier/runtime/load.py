@@ -106,7 +106,8 @@ def _fastest(path: Path, device: str, candidates: list[str]) -> "Detector[Any, A
         raise InlierError(f"{path}: nothing here can read it: pip install {PACKAGES[needed[0]]}")
     models: dict[str, Any] = {}
     seconds: dict[str, float] = {}
-    truth, refused = None, list[str]()
+    truth = None
+    refused = list[str]()
     for name in candidates:
         try:
             model = _load(path, device, name)
@@ -136,7 +137,8 @@ def _fastest(path: Path, device: str, candidates: list[str]) -> "Detector[Any, A
 
 def _measured(runtime: "Runtime", images: Any) -> tuple[Any, float]:
     """(scores, seconds a picture), after one call that warms it up."""
-    scores, best = runtime(images, None, True).scores, np.inf
+    scores = runtime(images, None, True).scores
+    best = np.inf
     end = time.monotonic() + MEASURED
     while time.monotonic() < end:
         start = time.perf_counter()

@@ -76,10 +76,13 @@ def compare(detector: Inspector, exported: Inspector, pictures: Compared, worker
     """Judge the same pictures by both."""
     samples = sorted(pictures.samples, key=lambda sample: sample.category)
     defects = [sample.is_defect for sample in samples]
-    pairs, maps, flips = [], 0.0, 0
+    pairs = []
+    maps = 0.0
+    flips = 0
     with progress("comparing", len(samples)) as show:
         for name, own in itertools.groupby(samples, lambda sample: sample.category):
-            sources, category = [sample.source for sample in own], detector.category_of(name)
+            sources = [sample.source for sample in own]
+            category = detector.category_of(name)
             by_both = (judge.predict(sources, category=category, workers=workers) for judge in (detector, exported))
             for a, b in zip(*by_both, strict=True):  # one pair at a time: maps of thousands fill the memory
                 pairs.append((a.score, b.score))
@@ -109,7 +112,8 @@ def _map_difference(a: Prediction, b: Prediction) -> float:
 def drawn_pictures(geometry: Geometry) -> list[NDArray[np.uint8]]:
     """(H, W, 3) each: noise of three scales and a box; the same on every machine, in the shape that is inspected."""
     height, width = geometry.region.mask.shape if geometry.region else (geometry.size, geometry.size)
-    rng, pictures = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    pictures = []
     for _ in range(DRAWN):
         layers = [
             np.asarray(Image.fromarray(rng.integers(0, 256, (n, n, 3), np.uint8)).resize((width, height)), np.float64)

@@ -147,7 +147,8 @@ def join_rows(rows: Sequence[Row]) -> tuple[tuple[Sample, ...], tuple[str, ...]]
         kinds = dict.fromkeys(kind for s in (one, sample) if s.defect for kind in s.defect.split("+"))
         masks = tuple(dict.fromkeys(one.masks + sample.masks))
         samples[path, sample.split] = replace(one, defect="+".join(kinds) or None, masks=masks)
-    found, n = tuple(samples.values()), len(rows)
+    found = tuple(samples.values())
+    n = len(rows)
     if n == len(found):
         return found, ()
     return found, (f"{n} rows name {counted(len(found), 'picture<|s>')}: rows of one picture are joined",)

@@ -112,7 +112,8 @@ def _header(path: Path) -> list[str]:
             names = [name.strip().lower() for name in next(csv.reader(file, strict=True), [])]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InlierError(f"{path}: cannot be read as a CSV table in UTF-8 ({error})") from None
-    where, known = f"{path}, line 1", [MEANING[name] for name in names if name in MEANING]
+    where = f"{path}, line 1"
+    known = [MEANING[name] for name in names if name in MEANING]
     if "path" not in known:
         raise InlierError(f"{where}: no column path (or image); comma-separated names found: {names}")
     for column, count in Counter(known).items():

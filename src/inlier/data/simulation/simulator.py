@@ -132,7 +132,8 @@ class Simulator:
 
     def describe(self) -> str:
         """One sentence for people: where simulated defects lie, and what they are made of."""
-        where, pieces = self.foreground.describe(), "altered and shuffled pieces of the part itself"
+        where = self.foreground.describe()
+        pieces = "altered and shuffled pieces of the part itself"
         slow = f"; {100 * self.slow_share:.0f} % are slow changes of brightness instead" if self.slow_share else ""
         if not self.textures or not self.texture_share:
             return f"Simulated defects lie {where}; they are made of {pieces}{slow}."

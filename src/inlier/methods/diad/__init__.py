@@ -203,7 +203,8 @@ class DiAD(Detector[Settings, Network | Inversion]):
 
     def _start_from_others(self, network: Network) -> bool:
         """Fill in what others trained; returns whether a finished autoencoder is among it."""
-        s, is_whole = network.s, False
+        s = network.s
+        is_whole = False
         if s.pretrained:
             path = _find("pretrained", s.pretrained)
             kept = network.autoencoder if isinstance(network.autoencoder, Autoencoder) and not s.autoencoder else None

@@ -108,7 +108,8 @@ def learn_inversion(network: Inversion, images: Images, run: Run) -> None:
     part, weight = processes.share(s.batch_size, "batch_size")
 
     def loss(model: nn.Module, i: int) -> Tensor:
-        chosen, random = batch_of(i)[part], run.generator(i)
+        chosen = batch_of(i)[part]
+        random = run.generator(i)
         noise = torch.randn(s.batch_size, *network.shape, generator=random)[part].to(run.device)
         t = torch.randint(s.start + 1, (s.batch_size,), generator=random)[part].to(run.device)
         z = (features[chosen].to(run.device) - network.mean) / network.std

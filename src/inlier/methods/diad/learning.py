@@ -103,7 +103,8 @@ def learn_denoiser(network: Network, pixels: Tensor, moments: Tensor, run: Run) 
     part, weight = processes.share(s.batch_size, "batch_size")
 
     def loss(model: nn.Module, i: int) -> Tensor:
-        chosen, random = batch(i)[part], run.generator(i)
+        chosen = batch(i)[part]
+        random = run.generator(i)
         seen = network.normalise(to_input(pixels[chosen]).to(run.device))
         noises = torch.randn(2, s.batch_size, *network.latent_shape, generator=random)[:, part].to(run.device)
         # timesteps above the start are never asked for
@@ -137,7 +138,8 @@ def learn_residuals(network: Network, pixels: Tensor, categories: Sequence[str])
     for i, category in enumerate(categories):
         members.setdefault(category, []).append(i)
     chosen = [own[:: -(-len(own) // REPAINTED)] for own in members.values()]
-    device, done = network.abar.device, 0
+    device = network.abar.device
+    done = 0
     sums = residuals.start(len(chosen), sum(network.backbone.channels))
     with progress("repainting good pictures", sum(map(len, chosen))) as show, torch.no_grad():
         for own, of_category in zip(chosen, sums):

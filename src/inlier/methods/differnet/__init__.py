@@ -52,12 +52,12 @@ from inlier.progress import progress
 from inlier.training import Run, batches, train
 
 log = logging.getLogger("inlier")
-# Views in one pass bound the memory, whatever the batch and the number of views. At 448 pixels and EfficientNet-Lite0
-VIEWS_AT_ONCE = 16  # take about 1 GiB,
-GRADIENTS_AT_ONCE = 4  # about 1.5 GiB.
+# Views in one pass: they bound the memory, whatever the batch and the number of views.
+VIEWS_AT_ONCE = 16  # about 1 GiB at 448 pixels with EfficientNet-Lite0
+GRADIENTS_AT_ONCE = 4  # with their gradients: about 1.5 GiB
 LARGEST = 1e6  # bound of a block's output, as in the released code
 REPORTS = 10  # lines about the likelihood during training
-LOOKED_AT = 200  # pictures, at most, for that choice
+LOOKED_AT = 200  # pictures, at most, by which `choose_views` chooses
 PREVIEWED, SHOWN, GAP = 4, 6, 6  # pictures and views of each in a preview, pixels between them
 
 
@@ -409,7 +409,8 @@ def to_picture(picture: NDArray[np.uint8]) -> Tensor:
 
 def view_sheet(pictures: Sequence[NDArray[np.uint8]], s: Settings, seed: int) -> Image.Image:
     """A row for each picture (H, W, 3): itself, then views of it as training may see them."""
-    rows, n = [], min(s.view_pool or SHOWN, SHOWN)  # a pool has no more than those
+    rows = []
+    n = min(s.view_pool or SHOWN, SHOWN)  # a pool has no more than those
     for row, picture in enumerate(pictures):
         views = training_views(to_picture(picture), s, seed + row, n)
         panels = [picture, *((255 * view).byte().permute(1, 2, 0).numpy() for view in views)]
