@@ -64,7 +64,7 @@ def test_what_cannot_be_read_is_an_error_at_once(inspector, tmp_path):
     [
         ([], "the list of pictures is empty"),
         (7, "expected a picture, a folder or pictures, got int"),
-        (open_dataset([grey(0)]), "has no test images"),
+        (open_dataset([grey(0)]), "has no test pictures"),
     ],
 )
 def test_mistakes_are_said_at_the_call(inspector, data, words):
@@ -82,7 +82,7 @@ def test_alpha_is_checked_at_the_call(inspector, alpha):
 
 
 def test_an_empty_folder_is_said_at_the_call(inspector, tmp_path):
-    with pytest.raises(InlierError, match="holds no images"):
+    with pytest.raises(InlierError, match="holds no pictures"):
         inspector.predict(tmp_path)
 
 

@@ -181,7 +181,7 @@ class Detector(Inspector, Generic[S, N]):
         scores, peaks = np.empty(n, np.float32), np.empty(n, np.float32)
         folds = calibration.folds(*groups_and_categories(images), self.seed)
         for k, (fitting, held_out) in enumerate(folds):
-            log.info("fold %d of %d: fitting on %d images", k + 1, len(folds), len(fitting))
+            log.info("fold %d of %d: fitting on %d pictures", k + 1, len(folds), len(fitting))
             fold = self._network(run.device, backbone_weights)
             self.learn(fold, images.subset(fitting), run.fold(k))
             judge = Inspector(self._runtime(fold, run.device), self.geometry_)
@@ -209,7 +209,7 @@ class Detector(Inspector, Generic[S, N]):
         """Learn what good parts look like.
 
         data: a folder, a list or generator of paths, arrays or PIL images, a dataset's name, or a Dataset; only its
-        good training images are used. calibration: "split", "folds" or "none" (default: the method's own).
+        good training pictures are used. calibration: "split", "folds" or "none" (default: the method's own).
         roi: the region of interest, nothing outside of which counts: a mask (height, width), a picture of one (not
         black = inspected) or a .json file of polygons, or a dictionary of these by category. group: a regular
         expression that finds in a picture's path what part, lot or board it shows; such pictures are held out together
@@ -245,7 +245,7 @@ class Detector(Inspector, Generic[S, N]):
                 show(done)
                 pace.check(done)
 
-            with progress("checking images", len(dataset.samples)) as show:
+            with progress("checking pictures", len(dataset.samples)) as show:
                 report = check(dataset, workers, checked, training=True)
             for warning in report.warnings:
                 log.warning("%s", warning)
@@ -292,9 +292,9 @@ class Detector(Inspector, Generic[S, N]):
             raise InlierError(f"unknown calibration '{kind}'. Known: {', '.join(calibration.KINDS)}")
         needed = {"none": 2, "split": 4, "folds": 3}[kind]  # every fit needs two
         if n < needed:
-            found = "no good training images" if n == 0 else f"only {n} good training image{'s'[: n > 1]}"
             raise InlierError(
-                f"{found}: {self.name} with calibration '{kind}' needs at least {needed}, better 100 or more"
+                f"{self.name} with calibration '{kind}' needs at least {needed} good training pictures, better 100 or "
+                f"more; there {'is' if n == 1 else 'are'} {n or 'none'}"
             )
         memory, available = self.memory_needed(self.settings_, n), free_memory(device)
         if memory:
@@ -325,7 +325,7 @@ class Detector(Inspector, Generic[S, N]):
             fitting, held_out = calibration.split(groups, categories, self.seed)
         part = images.subset(fitting)
         tiles = f" ({len(part)} tiles)" if self.geometry_.tile else ""
-        log.info("fitting %s (%s) on %d good images%s, %s", self.name, self.preset, len(fitting), tiles, run.device)
+        log.info("fitting %s (%s) on %d good pictures%s, %s", self.name, self.preset, len(fitting), tiles, run.device)
         self.learn(network, part, run)
         self.runtime_ = self._runtime(network, run.device)
         self.calibration_ = Calibration(kind)

@@ -50,13 +50,13 @@ def evaluate(
     dataset = _select(open_dataset(data), categories or inspector.categories_, bool(categories))
     if not dataset.test:
         raise InlierError(
-            f"{dataset.name}: has no test images (looked for test/good and test/DEFECT; {dataset.layout})"
+            f"{dataset.name}: has no test pictures (looked for test/good and test/DEFECT; {dataset.layout})"
         )
     for note in dataset.notes:
         log.info("note: %s", note)
     for category in dataset.categories:  # what cannot be promised is said at once
         inspector.calibration_.rule(alpha, confidence, inspector.category_of(category))
-    with progress("checking images", len(dataset.test)) as show:
+    with progress("checking pictures", len(dataset.test)) as show:
         report = check(replace(dataset, samples=dataset.test), workers, lambda done, _total: show(done))
     for note in report.warnings:
         log.warning("%s", note)

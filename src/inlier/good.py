@@ -75,7 +75,7 @@ class Images:
         done = 0
         limited = any(picture.geometry.region for picture in self.pictures)
         regions = run.cache(shape[:3], torch.bool, "regions of interest") if limited else None
-        with progress("reading images", len(self)) as show:
+        with progress("reading pictures", len(self)) as show:
             for batch, inspected in self.batches_and_regions(8, torch.device("cpu")):
                 if pictures.dtype == torch.uint8 and not torch.equal(batch, (255 * batch).round() / 255):
                     deep = run.cache(shape, torch.uint16, "pictures of 16 bit")

@@ -55,7 +55,7 @@ def image_metrics(scores: ArrayLike, labels: ArrayLike) -> ImageMetrics:
     >>> image_metrics([0.1, 0.4, 0.35, 0.8], [False, False, True, True])
     ImageMetrics(auroc=0.75, ap=0.8333333333333333, f1_max=0.8, f1_threshold=0.35, reason='')
     >>> image_metrics([0.1, 0.4], [False, False]).reason
-    'no defect image among the test images: the metrics need defects and good ones'
+    'no defect picture among the test pictures: the metrics need defects and good ones'
     """
     scores, defect, reason = _scores_and_labels(scores, labels)
     if reason:
@@ -286,7 +286,7 @@ def _aupro(fp: Floats, found: Floats, limit: float) -> float:
 def _one_class(good: Array, defect: Array, unit: str) -> str:
     """Why there is nothing to measure; "" if there are both classes."""
     missing = [f"no {kind} {unit}" for kind, there in (("defect", defect.any()), ("good", good.any())) if not there]
-    return f"{' and '.join(missing)} among the test images: the metrics need defects and good ones" if missing else ""
+    return f"{' and '.join(missing)} among the test pictures: the metrics need defects and good ones" if missing else ""
 
 
 def _pixels(map: ArrayLike, mask: ArrayLike, name: str) -> tuple[Array, Floats]:
@@ -314,7 +314,7 @@ def _scores_and_labels(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, NDA
         raise ValueError(f"scores have shape {scores.shape} and labels {defect.shape}: both must be the same (N,)")
     if not np.isfinite(scores).all():
         raise ValueError(f"scores: {(~np.isfinite(scores)).sum()} of {len(scores)} are NaN or infinite")
-    return scores, defect, _one_class(~defect, defect, "image")
+    return scores, defect, _one_class(~defect, defect, "picture")
 
 
 def _floating(values: ArrayLike) -> Array:

@@ -225,7 +225,7 @@ def _finish(decoded: _Decoded, name: str) -> Image.Image:
     """Mode RGB, or F in [0, 1]."""
     image = decoded.image
     if 0 in image.size:
-        raise ImageError(f"{name}: an image without pixels")
+        raise ImageError(f"{name}: a picture without pixels")
     if _is_deep(image):
         unit = _unit(np.asarray(image), decoded.top, name)
         return Image.fromarray(1 - unit if decoded.inverted else unit)

@@ -345,7 +345,7 @@ def pictures_of(data: Any) -> Iterable[ImageSource]:
     """
     if isinstance(data, Dataset):
         if not data.test:
-            raise InlierError(f"{data.name}: has no test images ({data.layout}); pass a list of pictures")
+            raise InlierError(f"{data.name}: has no test pictures ({data.layout}); pass a list of pictures")
         return [sample.source for sample in data.test]
     if isinstance(data, (str, Path, np.ndarray, Image.Image)):
         return _expanded(data)
@@ -368,5 +368,5 @@ def _expanded(item: ImageSource) -> list[Any]:
         return [path if str(item).startswith("~") else item]  # named as it was given
     images = list_images(path)
     if not images:
-        raise InlierError(f"{item}: holds no images {SUFFIX_LIST}")
+        raise InlierError(f"{item}: holds no pictures {SUFFIX_LIST}")
     return images

@@ -140,7 +140,7 @@ def _row(case: Case, panels: tuple[Any, ...], pixel_threshold: float | None, sca
     outcomes = {"defect": "found" if is_defect else "false alarm", "good": "missed" if is_defect else "correct"}
     truth = "" if mask is not None else "no mask" if is_defect else "nothing to mark"
     drawn = [
-        ("image", image, ""),
+        ("picture", image, ""),
         *(("reconstruction", picture, "") for picture in repainted),
         ("ground truth", None if mask is None else Image.fromarray(mask), truth),
         ("heat map", drawing.heat_map(map, scale), ""),

@@ -42,8 +42,8 @@ def histogram(
     name: str,
     names: tuple[str, str] = ("good", "defect"),
 ) -> "Markup":
-    """Scores of good and defect images, or what else the two `names` say; `threshold` is (score, alpha)."""
-    figure, axes = _chart("image score (higher = more anomalous)", "images")
+    """Scores of good and defect pictures, or what else the two `names` say; `threshold` is (score, alpha)."""
+    figure, axes = _chart("image score (higher = more anomalous)", "pictures")
     axes.yaxis.get_major_locator().set_params(integer=True)
     edges, logarithmic = bin_edges(np.concatenate([good, defect]))
     if logarithmic:

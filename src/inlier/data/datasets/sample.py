@@ -164,7 +164,7 @@ def split_good(n: int) -> list[Split]:
 def unused_defects(samples: Iterable[Sample]) -> tuple[str, ...]:
     """A note, where defects lie outside of the test split."""
     unused = sum(s.is_defect and s.split != "test" for s in samples)
-    what = "defect image<|s> of the train split <is|are> not used for training"
+    what = "defect picture<|s> of the train split <is|are> not used for training"
     return (counted(unused, what),) if unused else ()
 
 
@@ -177,8 +177,8 @@ def count_categories(samples: Sequence[Sample]) -> str:
 def counted(n: int, what: str) -> str:
     """For people: a number and what it counts, with what differs between one and several.
 
-    >>> counted(1, "image<|s> <is|are> not used"), counted(2, "image<|s> <is|are> not used")
-    ('1 image is not used', '2 images are not used')
+    >>> counted(1, "picture<|s> <is|are> not used"), counted(2, "picture<|s> <is|are> not used")
+    ('1 picture is not used', '2 pictures are not used')
     """
     return f"{n} {agreeing(n, what)}"
 

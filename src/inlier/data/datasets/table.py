@@ -65,7 +65,9 @@ def open_table(path: Path) -> Dataset:
         empty.update(name for name in ("label", "split", "category") if row.get(name) == "")
         masks = (path.parent / row["mask"],) if row.get("mask") else ()
         if masks and not defect:
-            raise InlierError(f"{where}: a good image with a mask; name its defect under label, or leave the mask out")
+            raise InlierError(
+                f"{where}: a good picture with a mask; name its defect under label, or leave the mask out"
+            )
         split = read_split(row.get("split") or "train", where)
         category = row.get("category") or path.stem
         rows.append(Row(path, f"line {line}", Sample(path.parent / row["path"], category, split, defect, masks)))
