@@ -95,7 +95,7 @@ def test_what_fits_nowhere_is_named(tmp_path: Path) -> None:
     assert len(dataset.train) == 3
     assert len(dataset.test) == 4
     (note,) = dataset.notes
-    assert note.startswith("3 images outside train/good and test/TYPE are not used: ")
+    assert note.startswith("3 pictures outside train/good and test/TYPE are not used: ")
     assert all(name in note for name in ("extra.png", "loose.png", "1.png"))
 
 
