@@ -216,8 +216,8 @@ class Detector(Inspector, Generic[S, N]):
         and count as one. With `run_folder`, a killed fit can be resumed. log_with: "tensorboard" writes event files to
         the run folder. time_limit: seconds; OutOfTime is raised as soon as it is clear that reading or training will
         take longer. keep: so many of the good pictures go into the model's file, evenly spread, so that its exports can
-        be compared and quantised where the data is not. Raises InlierError for data that cannot be used, before
-        anything is learned.
+        be compared and quantised where the data is not. What was fitted before is forgotten, even if this fails. Raises
+        InlierError for data that cannot be used, before anything is learned.
         """
         deadline = None if time_limit is None else time.monotonic() + time_limit
         folder = Path(run_folder).expanduser() if run_folder else None
