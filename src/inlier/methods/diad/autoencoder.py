@@ -91,8 +91,7 @@ def divergence(mean: Tensor, std: Tensor) -> Tensor:
 class Discriminator(nn.Sequential):
     """PatchGAN: three strided 4x4 convolutions, a value for each patch."""
 
-    def __init__(self) -> None:
-        width = 64
+    def __init__(self, width: int = 64):
         layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
         for i, stride in enumerate((2, 2, 1)):
             layers.append(nn.Conv2d(width * 2**i, width * 2 ** (i + 1), 4, stride, 1, bias=False))
