@@ -248,6 +248,11 @@ def test_more_pictures_extend_a_calibration():
     np.testing.assert_array_equal(both.scores, np.concatenate([old.scores, new.scores]))
 
 
+def test_an_empty_calibration_that_is_extended_is_what_extends_it():
+    new = Calibration("split", *np.random.default_rng(9).normal(size=(2, 4)))
+    assert Calibration("none").extended(new) is new
+
+
 # -- who is held out --------------------------------------------------------------------------------------------------
 
 

@@ -80,7 +80,7 @@ def test_byte_equal_files_are_copies_wherever_they_lie_and_numbers_follow_appear
     report = check(dataset)
     assert report.groups == (0, 1, 0, 2, 1)
     assert report.warnings[0].startswith(
-        "2 training images are copies of others (2 byte-equal, 0 saved again) and count"
+        "2 training pictures are copies of others (2 byte-equal, 0 saved again) and count"
     )
 
 
@@ -140,7 +140,7 @@ def test_odd_pictures_are_named_in_warnings(odd: Path) -> None:
         "have another aspect ratio than most of plate": ["wide.png"],
     }
     warnings = check(open_dataset(odd)).warnings
-    assert f"1 image is of one colour, nothing is to be seen in it: {odd / 'flat.png'}" in warnings
+    assert f"1 picture is of one colour, nothing is to be seen in it: {odd / 'flat.png'}" in warnings
     assert len(warnings) == len(found)
 
 
@@ -148,7 +148,7 @@ def test_pictures_that_stand_are_told_from_those_that_lie(tmp_path: Path) -> Non
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 255, (40, 64), np.uint8) for _ in range(20)]
     (warning,) = check(open_dataset([*arrays, arrays[3].T[::-1] // 2])).warnings
-    assert warning == "1 image is turned by a quarter against most of parts: image 20"
+    assert warning == "1 picture is turned by a quarter against most of parts: image 20"
 
 
 @pytest.mark.parametrize("others", [2, 3, 9, 20])
@@ -156,7 +156,7 @@ def test_one_picture_of_another_size_is_named_however_few_the_others_are(others:
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 255, (side, side), np.uint8) for side in (8, *[128] * others)]
     (warning,) = check(open_dataset(arrays)).warnings
-    assert warning == "1 image has another size than most of parts (128 x 128): image 0"
+    assert warning == "1 picture has another size than most of parts (128 x 128): image 0"
 
 
 def test_of_two_sizes_that_are_both_common_none_is_odd() -> None:
@@ -184,7 +184,7 @@ def test_a_picture_that_is_good_and_a_defect(plates: Path, tmp_path: Path) -> No
     shutil.copy(folder / "dent/000.png", folder / "good/x.png")
     (warning,) = check(open_dataset(tmp_path / "data")).warnings
     good, defect = folder / "good/x.png", folder / "dent/000.png"
-    assert warning == f"1 image is there as good and as a defect, byte by byte: {good} = {defect}"
+    assert warning == f"1 picture is there as good and as a defect, byte by byte: {good} = {defect}"
 
 
 def test_a_good_picture_with_a_defect_in_its_mask(plates: Path, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_good_picture_with_a_defect_in_its_mask(plates: Path, tmp_path: Path) 
     assert check(open_dataset(tmp_path / "data")).warnings == ()
     shutil.copy(truth / "dent/001_mask.png", truth / "good/001_mask.png")
     (warning,) = check(open_dataset(tmp_path / "data")).warnings
-    assert warning.startswith("1 good image has a mask that shows a defect: ") and warning.endswith("good/001.png")
+    assert warning.startswith("1 good picture has a mask that shows a defect: ") and warning.endswith("good/001.png")
 
 
 def test_several_masks_are_one_truth(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_columns_that_say_nothing_are_named(tmp_path: Path) -> None:
 def test_the_same_picture_in_train_and_test_is_a_warning(tmp_path: Path) -> None:
     part(np.random.default_rng(0))[0].save(tmp_path / "a.png")
     dataset = table(tmp_path, "path,split\na.png,train\na.png,test\n")
-    assert check(dataset).warnings[0].startswith("1 test image is byte-equal to a training image")
+    assert check(dataset).warnings[0].startswith("1 test picture is byte-equal to a training picture")
 
 
 # --- the command
@@ -355,11 +355,11 @@ def test_the_command_writes_numbers_and_a_page(inlier, broken: Path, tmp_path: P
 
 
 def test_names_are_no_markup(inlier, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    write_dataset(tmp_path, train=2, good=1, defects=1, category="[red]a<b>")
+    write_dataset(tmp_path, train=2, good=1, defects=1, category="[red]a<b>\x1b")
     code, out, _ = inlier("check", tmp_path, "--report", tmp_path / "page")
     assert code == 0
-    assert "[red]a<b>" in out
-    assert "[red]a&lt;b&gt;" in (tmp_path / "page/index.html").read_text()
+    assert "[red]a<b>\\x1b" in out
+    assert "[red]a&lt;b&gt;\\x1b" in (tmp_path / "page/index.html").read_text()
 
 
 def test_the_page_is_not_written_among_the_pictures(inlier, odd: Path) -> None:  # type: ignore[no-untyped-def]
@@ -376,7 +376,7 @@ def test_training_warns_of_the_same(inlier, odd: Path, tmp_path: Path) -> None: 
     assert code == 0
     for said in (
         "1 file is of kinds that are not read (1 .gif)",
-        "1 image is of one colour",
-        "1 image is grey with alpha",
+        "1 picture is of one colour",
+        "1 picture is grey with alpha",
     ):
         assert said in err

@@ -107,7 +107,7 @@ def test_one_class_gives_null_and_a_sentence(inlier, model, plates, tmp_path):
     code, stdout, _ = inlier("evaluate", model, good, "--json", tmp_path / "r.json")
     plate = json.loads((tmp_path / "r.json").read_text())["categories"]["plate"]
     assert code == 0 and plate["image"]["auroc"] is None and plate["pixel"] is None
-    assert "no defect image among the test images" in stdout
+    assert "no defect picture among the test pictures" in stdout
 
 
 def test_predict_goes_on_after_a_bad_file_and_names_it(inlier, model, plates, tmp_path):

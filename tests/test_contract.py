@@ -476,17 +476,6 @@ def test_other_packages_bring_methods_that_load_again(tmp_path, monkeypatch, sha
         load(tmp_path / "m.inlier")
 
 
-def test_a_renamed_method_keeps_loading(tmp_path, monkeypatch, fitted):
-    monkeypatch.setitem(methods.RENAMED, "patch_distribution", "padim")
-    monkeypatch.setattr(inlier.PaDiM, "name", "patch_distribution")
-    fitted["padim"].save(tmp_path / "m.inlier")
-    monkeypatch.undo()
-    with pytest.raises(ArtifactError, match="'patch_distribution' is unknown"):
-        load(tmp_path / "m.inlier")
-    monkeypatch.setitem(methods.RENAMED, "patch_distribution", "padim")
-    assert type(load(tmp_path / "m.inlier")) is inlier.PaDiM
-
-
 def test_models_of_renamed_presets_and_dropped_settings_keep_loading(tmp_path, fitted, caplog, shapes):
     from inlier import artifact
 

@@ -72,7 +72,7 @@ def test_mvtec_many_categories_beside_other_things(tmp_path: Path) -> None:
     assert dataset.layout == "MVTec-AD layout, 2 categories"
     assert dataset.categories == ("metal nut ß", "screw")
     textures = tmp_path / "textures" / "a.png"
-    assert dataset.notes == (f"1 image is not used, it fits nowhere in this layout: {textures}",)
+    assert dataset.notes == (f"1 picture is not used, it fits nowhere in this layout: {textures}",)
     assert dataset.left_out[0].paths == (textures,)
     assert len(dataset.train) == 6
 
@@ -95,7 +95,7 @@ def test_what_fits_nowhere_is_named(tmp_path: Path) -> None:
     assert len(dataset.train) == 3
     assert len(dataset.test) == 4
     (note,) = dataset.notes
-    assert note.startswith("3 images outside train/good and test/TYPE are not used: ")
+    assert note.startswith("3 pictures outside train/good and test/TYPE are not used: ")
     assert all(name in note for name in ("extra.png", "loose.png", "1.png"))
 
 
@@ -193,7 +193,7 @@ def test_csv_table(tmp_path: Path) -> None:
     assert dataset.test[1].masks == (tmp_path / "f_mask.png",)
     assert dataset.test[2].source == tmp_path / "g.png"
     assert dataset.notes == (
-        "1 defect image of the train split is not used for training",
+        "1 defect picture of the train split is not used for training",
         "1 row without a label is taken as good",
         "1 row without a split is taken for training",
         "1 row without a category is taken as my parts",
@@ -215,7 +215,7 @@ def test_csv_with_the_column_image(tmp_path: Path) -> None:
         ("path,split\na.png,train\nb.png,vol\n", "line 3: split must be train, validation or test, got 'vol'"),
         ("path,split\n,train\n", "line 2: no path"),
         ("path,split\na,b.png,train\n", "line 2: more cells than columns"),
-        ("path,label,mask\na.png,good,m.png\n", "line 2: a good image with a mask"),
+        ("path,label,mask\na.png,good,m.png\n", "line 2: a good picture with a mask"),
     ],
 )
 def test_csv_errors_name_the_line(tmp_path: Path, text: str, message: str) -> None:
@@ -236,11 +236,11 @@ def test_a_folder_of_good_images(tmp_path: Path) -> None:
     picture(folder / "2.png")
     picture(folder / "monday" / "1.jpg")
     dataset = open_dataset(folder)
-    assert (dataset.name, dataset.layout) == ("Gehäuse links", "folder of good images")
+    assert (dataset.name, dataset.layout) == ("Gehäuse links", "folder of good pictures")
     assert dataset.categories == ("Gehäuse links",)
     assert [sample.source for sample in dataset.train] == [folder / n for n in ("2.png", "10.png", "monday/1.jpg")]
     assert dataset.test == ()
-    assert dataset.notes == ("images in folders inside Gehäuse links are taken as good too: monday",)
+    assert dataset.notes == ("pictures in folders inside Gehäuse links are taken as good too: monday",)
 
 
 @pytest.mark.parametrize("spelling", [".", "./", "../bottle", "../bottle/"])
@@ -257,17 +257,17 @@ def test_a_list_of_good_images(tmp_path: Path) -> None:
     path = picture(tmp_path / "a.png")
     array = np.arange(16, dtype=np.uint8).reshape(4, 4)
     dataset = open_dataset([path, str(path), array, Image.fromarray(array)])
-    assert dataset.layout == "list of 4 good images"
+    assert dataset.layout == "list of 4 good pictures"
     assert dataset.categories == ("parts",)
     assert [sample.name for sample in dataset.train] == [str(path), str(path), "image 2", "image 3"]
     (only,) = check(dataset).warnings
-    assert only.startswith("2 training images are copies of others (2 byte-equal, 0 saved again) and count as one")
+    assert only.startswith("2 training pictures are copies of others (2 byte-equal, 0 saved again) and count as one")
 
 
 def test_a_generator_of_good_images_is_as_good_as_a_list() -> None:
     pictures = [np.full((4, 4), i, np.uint8) for i in range(3)]
     dataset = open_dataset(picture for picture in pictures)
-    assert (dataset.layout, dataset.categories) == ("list of 3 good images", ("parts",))
+    assert (dataset.layout, dataset.categories) == ("list of 3 good pictures", ("parts",))
     assert all(sample.source is picture for sample, picture in zip(dataset.train, pictures, strict=True))
     assert dataset.train[2].name == "image 2"
 
@@ -301,7 +301,7 @@ def test_elpv_without_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     with pytest.raises(InlierError, match="pip install elpv-dataset"):
         open_dataset("elpv")
     picture(tmp_path / "elpv" / "a.png")
-    assert open_dataset("elpv").layout == "folder of good images"
+    assert open_dataset("elpv").layout == "folder of good pictures"
 
 
 # --- what cannot be opened
@@ -314,10 +314,10 @@ def test_missing_empty_and_imageless_folders(tmp_path: Path) -> None:
     with pytest.raises(InlierError, match=r"empty: holds no file at all"):
         open_dataset(tmp_path / "empty")
     (tmp_path / "empty" / "notes.txt").write_text("no picture")
-    with pytest.raises(InlierError, match="no images"):
+    with pytest.raises(InlierError, match="no pictures"):
         open_dataset(tmp_path / "empty")
     (tmp_path / "empty" / "train" / "good").mkdir(parents=True)
-    with pytest.raises(InlierError, match="no images"):
+    with pytest.raises(InlierError, match="no pictures"):
         open_dataset(tmp_path / "empty")
 
 
@@ -395,7 +395,7 @@ def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     assert first == "bottle: 5 problems; mend or remove these files:"
     expected = [
         ("defect without a mask: ", "new.png"),
-        ("mask of another size: ", "000_mask.png: 8 x 6 pixels, its image"),
+        ("mask of another size: ", "000_mask.png: 8 x 6 pixels, its picture"),
         ("unreadable image: ", "0.png: the file is empty"),
         ("unreadable image: ", "1.png: cannot be decoded"),
         ("unreadable mask: ", "001_mask.png: not a PNG"),
@@ -444,9 +444,9 @@ def test_equal_files_are_a_warning(tmp_path: Path) -> None:
     picture(root / "train" / "good" / "copy.png", 0)
     picture(root / "test" / "good" / "leak.png", 1)
     copies, leak = check(open_dataset(root)).warnings
-    assert copies.startswith("1 training image is a copy of another (1 byte-equal, 0 saved again) and counts as one")
+    assert copies.startswith("1 training picture is a copy of another (1 byte-equal, 0 saved again) and counts as one")
     good = root / "train" / "good" / "1.png"
-    assert leak.startswith("1 test image is byte-equal to a training image")
+    assert leak.startswith("1 test picture is byte-equal to a training picture")
     assert leak.endswith(f"{good} = {root / 'test' / 'good' / 'leak.png'}")
 
 
@@ -461,7 +461,7 @@ def test_16_bit_pictures_of_little_contrast_are_a_warning(tmp_path: Path, low: i
         pixels[4, i] = 0  # and a dead one
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
     warnings = check(open_dataset(tmp_path)).warnings
-    assert [text for text in warnings if "16-bit images use" in text and "stretch" in text] == list(warnings)
+    assert [text for text in warnings if "16-bit pictures use" in text and "stretch" in text] == list(warnings)
     assert len(warnings) == weak
 
 
@@ -476,7 +476,7 @@ def test_pictures_of_one_colour_are_a_warning(tmp_path: Path) -> None:
         picture(tmp_path / f"{i}.png", i)
     Image.new("RGB", (6, 8), (200, 100, 0)).save(tmp_path / "3.png")
     (warning,) = check(open_dataset(tmp_path)).warnings
-    assert warning == f"1 image is of one colour, nothing is to be seen in it: {tmp_path / '3.png'}"
+    assert warning == f"1 picture is of one colour, nothing is to be seen in it: {tmp_path / '3.png'}"
 
 
 def test_masks_that_mark_nearly_all_or_have_soft_edges_are_a_warning(tmp_path: Path) -> None:

@@ -27,7 +27,6 @@ from inlier.methods.diad.compare import Residuals, anomaly_map, distances, image
 from inlier.methods.diad.inversion import invert
 from inlier.methods.diad.memory import memory_of_training
 from inlier.methods.diad.network import make_autoencoder, make_denoiser
-from inlier.methods.diad.passes import batches
 from inlier.methods.diad.sampler import add_noise, ddim, ddim_timesteps, noise_of, schedule
 from inlier.report import write_report
 
@@ -590,13 +589,6 @@ def test_a_run_stopped_in_either_stage_goes_on_bit_for_bit(plates, plain, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_the_passes_of_a_step_hold_the_pictures_of_one_large_batch():
-    four, two = (batches(10, size, training.Run(3)) for size in (4, 2))
-    for i in range(5):
-        assert torch.equal(torch.cat([two(2 * i), two(2 * i + 1)]), four(i))
-    assert sorted(torch.cat([two(i) for i in range(5)]).tolist()) == list(range(10))
-
-
 @pytest.mark.parametrize(
     ("settings", "apart"),
     [
@@ -810,6 +802,16 @@ def test_gaussians_judge_what_the_reconstruction_leaves_by_the_likeliest_categor
         centred = rows - rows.mean(0)
         expected = (centred @ covariance.inverse() * centred).sum(1).sqrt()
         torch.testing.assert_close(found[:, 1, 0].double(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_category_of_one_fitted_picture_has_a_gaussian_too():
+    residuals = Residuals((2, 2))
+    good, made, other = torch.randn(3, 1, 5, 2, 2, generator=torch.Generator().manual_seed(0))
+    (sums,) = residuals.start(1, 5)
+    sums.add(residuals.differences([good], [made]))
+    residuals.finish([sums], 0.01)
+    apart = residuals.differences([other], [made]) - residuals.differences([good], [made])
+    torch.testing.assert_close(residuals([other], [made]).flatten(), apart.norm(dim=2).flatten() / 0.1)
 
 
 def test_a_model_whose_gaussians_judge_is_loaded_with_all_its_categories(plates, tmp_path):

@@ -218,7 +218,7 @@ def test_panels_shows_every_picture_unchanged():
 
 def test_panels_takes_what_is_drawn_elsewhere():
     grey = Image.fromarray(np.full((60, 80), 0.5, np.float32))
-    sheet = drawing.panels([grey, drawing.ground_truth(np.ones((60, 80), bool))], ["16 bit", "ground truth"])
+    sheet = drawing.panels([grey, Image.fromarray(np.ones((60, 80), bool))], ["16 bit", "ground truth"])
     assert painted(sheet, (128,) * 3).sum() >= 60 * 80
 
 

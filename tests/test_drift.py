@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from inlier import InlierError, drift
 from inlier.data.cues import WATCHED
-from inlier.drift import BETS, LEVEL, SCORE, Monitor, Stream, play, rank, shorten, waiting
+from inlier.drift import BETS, LEVEL, SCORE, Monitor, Stream, play, ranked_p, shorten, waiting
 
 PICTURES = 2000
 
@@ -20,7 +20,7 @@ def online(calibration, stream, ties):
     seen, found = sorted(calibration.tolist()), []
     for score, tie in zip(stream.tolist(), ties.tolist()):
         low, high = bisect.bisect_left(seen, score), bisect.bisect_right(seen, score)
-        found.append(rank(len(seen) - high, high - low, len(seen), tie))
+        found.append(ranked_p(len(seen) - high, high - low, len(seen), tie))
         seen.insert(high, score)
     return found
 
@@ -85,7 +85,7 @@ def test_bets_on_ranks_among_the_calibration_alone_alarm_without_any_change():
     for _ in range(100):
         calibration = np.sort(rng.gamma(9.0, size=40))
         above = 40 - np.searchsorted(calibration, rng.gamma(9.0, size=PICTURES))
-        rows.append(rank(above, 0, 40, rng.random(PICTURES)))
+        rows.append(ranked_p(above, 0, 40, rng.random(PICTURES)))
     assert np.mean(first_alarm(np.array(rows)) < np.inf) > 10 * LEVEL
 
 

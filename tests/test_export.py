@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import part
+from conftest import part, write_dataset
 from inlier import ArtifactError, InlierError, load, open_dataset
 from inlier.bench import profile
 from inlier.data.images import decode_image, read_image
 from inlier.methods.diad.sampler import noise_of
 from inlier.runtime import export as exporting
 from inlier.runtime import graph
+from inlier.runtime import load as loading
 from inlier.runtime.onnx import OnnxRuntime
+from inlier.runtime.parity import TOLERANCE
 from inlier.runtime.protobuf import pruned
 from test_contract import every_method, short
 
@@ -85,7 +87,7 @@ def test_an_exported_model_judges_like_the_detector(exported, pictures, name):
     for runtime in SUFFIXES:
         detector, model = both(exported, name, runtime)
         scores_maps_and_verdicts_are_those_of_the_detector(detector, model, pictures)
-        scores_alone_are_the_same_and_their_graph_has_nothing_else(model, pictures)
+        scores_alone_are_the_same_and_their_graph_has_nothing_else(detector, model, pictures)
         what_lies_outside_the_region_changes_nothing(model)
         the_file_says_what_the_model_said_and_how_it_differs(detector, model)
 
@@ -101,7 +103,7 @@ def scores_maps_and_verdicts_are_those_of_the_detector(detector, model, pictures
             np.testing.assert_allclose(theirs.reconstruction.astype(int), ours.reconstruction, atol=1)  # 8 bit
 
 
-def scores_alone_are_the_same_and_their_graph_has_nothing_else(model, pictures):
+def scores_alone_are_the_same_and_their_graph_has_nothing_else(detector, model, pictures):
     alone = [p.score for p in model.predict(pictures, maps=False)]
     assert alone == pytest.approx([p.score for p in model.predict(pictures)], rel=1e-6)
     if isinstance(model.runtime_, OnnxRuntime):
@@ -110,7 +112,7 @@ def scores_alone_are_the_same_and_their_graph_has_nothing_else(model, pictures):
         inputs = [one.name for one in whole.graph.input]
         theirs = onnx.utils.Extractor(whole).extract_model(inputs, ["scores"])
         assert [node.output for node in ours.graph.node] == [node.output for node in theirs.graph.node]
-        if model.maps_cost_extra:
+        if detector.maps_cost_extra:
             assert len(ours.graph.node) < len(whole.graph.node) / 2
 
 
@@ -125,8 +127,10 @@ def what_lies_outside_the_region_changes_nothing(model):
 def the_file_says_what_the_model_said_and_how_it_differs(detector, model):
     told, known = model.header(), ("method", "preset", "seed", "categories", "data", "weights")
     assert {key: told[key] for key in known} == {key: detector.header()[key] for key in known}
+    for capability in ("log_maps", "repaints", "maps_cost_extra"):
+        assert getattr(model, capability) == getattr(detector, capability)
     assert told["parity"]["flips"] == 0
-    assert told["parity"]["score"] <= exporting.TOLERANCE["f32"]
+    assert told["parity"]["score"] <= TOLERANCE["f32"]
     assert np.array_equal(model.regions_[""].mask, ROI)
     assert len(model.calibration_) == len(detector.calibration_)
 
@@ -215,7 +219,7 @@ def test_what_judges_differently_is_not_written_and_the_first_wrong_tensor_is_na
         detector.export(tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
     parity = detector.export(tmp_path / "m.onnx", force=True)
-    assert parity.score > exporting.TOLERANCE["f32"]
+    assert parity.score > TOLERANCE["f32"]
     assert load(tmp_path / "m.onnx").header()["parity"]["score"] == parity.score
 
 
@@ -260,6 +264,24 @@ def test_auto_takes_a_runtime_that_agrees(exported, pictures, caplog):
     assert model.inspect(pictures[0]).score == pytest.approx(detector.inspect(pictures[0]).score, rel=1e-4)
     with pytest.raises(InlierError, match="does not read it"):
         load(file, runtime="torch")
+
+
+def test_auto_takes_no_runtime_whose_scores_are_no_numbers(exported, monkeypatch, caplog):
+    measured = loading._measured
+
+    def broken(runtime, images):
+        scores, seconds = measured(runtime, images)
+        return (scores, seconds) if isinstance(runtime, OnnxRuntime) else (np.nan * scores, 0.0)
+
+    monkeypatch.setattr(loading, "_measured", broken)
+    assert isinstance(load(exported["padim", "onnx"][1], runtime="auto").runtime_, OnnxRuntime)
+    assert "openvino is not taken: its scores differ" in caplog.text
+
+
+def test_auto_says_why_no_runtime_can_judge(exported, tmp_path):
+    exported["padim", "onnx"][0].save(tmp_path / "m.inlier")
+    with pytest.raises(InlierError, match=r"no runtime here can judge: torch is not taken: device 'cuda:99' cannot be"):
+        load(tmp_path / "m.inlier", "cuda:99", runtime="auto")
 
 
 BLOCKED = """
@@ -375,14 +397,25 @@ def test_a_profile_of_the_model_knows_its_backbone_and_the_limit(inlier, plates,
 def test_a_smaller_precision_is_judged_by_its_own_measure(plates, tmp_path, suffix):
     detector = short("simplenet").fit(plates)
     parity = detector.export(tmp_path / f"m{suffix}", precision="f16", check=plates)
-    assert exporting.TOLERANCE["f32"] < parity.score <= exporting.TOLERANCE["f16"]
+    assert TOLERANCE["f32"] < parity.score <= TOLERANCE["f16"]
     assert load(tmp_path / f"m{suffix}").header()["precision"] == "f16"
 
 
 def test_int8_is_quantised_on_good_pictures(plates, tmp_path):
     detector = short("padim").fit(plates)
     parity = detector.export(tmp_path / "m.onnx", precision="int8", check=plates, force=True)
-    assert parity.score > exporting.TOLERANCE["f32"]
+    assert parity.score > TOLERANCE["f32"]
     assert parity.auroc is not None
     plain = detector.export(tmp_path / "f.onnx")
     assert plain.score < parity.score
+
+
+def test_int8_sees_the_region_of_each_category(tmp_path):
+    regions = dict(zip(("left", "right"), np.zeros((2, 64, 64), bool)))
+    for name, columns in (("left", slice(32)), ("right", slice(32, None))):
+        write_dataset(tmp_path / "parts", category=name, train=8)
+        regions[name][:, columns] = True
+    detector = short("padim").fit(tmp_path / "parts", roi=regions, keep=4)
+    for check, n in ((None, 4), (tmp_path / "parts", 24)):
+        parity = detector.export(tmp_path / "m.onnx", precision="int8", check=check, force=True)
+        assert parity.pictures == n and np.isfinite(parity.score)

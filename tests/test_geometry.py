@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from inlier.data.geometry import Box, Geometry
+from inlier.data.geometry import Geometry, View
 from inlier.data.images import read_image
 from inlier.data.region import Region
 from inlier.errors import InlierError
@@ -60,14 +60,14 @@ def test_a_thin_strip_does_not_fill_the_memory() -> None:
 
 
 def test_crop_box_in_pixels_of_the_original() -> None:
-    assert Geometry(256).crop_box(Box(0, 0, 100, 300)) == (0, 0, 100, 300)
-    assert Geometry(224, 256).crop_box(Box(0, 0, 512, 1024)) == (32, 288, 480, 736)
+    assert Geometry(256).crop_box(View(0, 0, 100, 300)) == (0, 0, 100, 300)
+    assert Geometry(224, 256).crop_box(View(0, 0, 512, 1024)) == (32, 288, 480, 736)
 
 
 @settings(deadline=None)
 @given(geometries, sides, sides)
 def test_the_crop_box_lies_inside_the_original(geometry: Geometry, height: int, width: int) -> None:
-    top, left, bottom, right = geometry.crop_box(Box(0, 0, height, width))
+    top, left, bottom, right = geometry.crop_box(View(0, 0, height, width))
     assert 0 <= top < bottom <= height + 1e-9
     assert 0 <= left < right <= width + 1e-9
 
@@ -88,7 +88,7 @@ def test_a_constant_map_stays_constant_and_nan_marks_what_was_not_inspected(
 ) -> None:
     back = geometry.to_original(np.full((geometry.size, geometry.size), value, np.float32)[None], height, width)
     assert (back.dtype, back.shape) == (np.float32, (height, width))
-    top, left, bottom, right = geometry.crop_box(Box(0, 0, height, width))
+    top, left, bottom, right = geometry.crop_box(View(0, 0, height, width))
     y, x = np.arange(height) + 0.5, np.arange(width) + 0.5
     slack = 1e-6  # pixels whose centre is on the very edge may fall on either side
     inside = np.outer((y > top + slack) & (y < bottom - slack), (x > left + slack) & (x < right - slack))
@@ -104,11 +104,12 @@ def test_defects_smaller_than_a_network_pixel_do_not_vanish() -> None:
         mask[100 + i // 4 : 103 + i // 4, 200 + i % 4] = True  # 3 x 1 pixels, where a network pixel has 4 x 4
     geometry = Geometry(256)
     assert {int(geometry.mask(mask).sum()) for mask in defects} == {1, 2}
-    assert sum(geometry.rescued(mask) for mask in defects) == 13  # nearest neighbour sees one column of four, if a row
+    # nearest neighbour sees one column of four, if a row
+    assert sum(geometry.mask_and_rescued(mask)[1] for mask in defects) == 13
     large = np.zeros((1024, 1024), bool)
     large[300:400, 500:720] = True
     nearest = np.asarray(Image.fromarray(large).resize((256, 256), Image.Resampling.NEAREST))
-    assert geometry.rescued(large) == 0
+    assert geometry.mask_and_rescued(large)[1] == 0
     np.testing.assert_array_equal(geometry.mask(large), nearest)
     np.testing.assert_array_equal(geometry.mask(large | defects[0]), nearest | geometry.mask(defects[0]))
 
@@ -117,7 +118,7 @@ def test_a_defect_outside_of_the_crop_is_not_brought_in() -> None:
     mask = np.zeros((64, 128), bool)
     mask[30, 2] = True
     assert not Geometry(16, 16).mask(mask).any()
-    assert Geometry(16, 16).rescued(mask) == 0
+    assert Geometry(16, 16).mask_and_rescued(mask)[1] == 0
 
 
 def test_a_crop_smaller_than_one_pixel_inspects_none() -> None:
@@ -141,7 +142,7 @@ def test_what_lies_in_the_original_comes_back_to_its_place(
     inner = np.zeros_like(off, bool)
     inner[margin:-margin, margin:-margin] = True
     inner &= np.isfinite(off)
-    top, left, bottom, right = geometry.crop_box(Box(0, 0, height, width))
+    top, left, bottom, right = geometry.crop_box(View(0, 0, height, width))
     inner &= (y > top + margin) & (y < bottom - margin) & (x > left + margin) & (x < right - margin)
     assert (off[inner] < 0.1).all()
 
@@ -151,7 +152,7 @@ def test_what_lies_in_the_original_comes_back_to_its_place(
 def test_a_blob_in_the_mask_comes_back_within_one_pixel(
     geometry: Geometry, height: int, width: int, data: st.DataObject
 ) -> None:
-    top, left, bottom, right = geometry.crop_box(Box(0, 0, height, width))
+    top, left, bottom, right = geometry.crop_box(View(0, 0, height, width))
     radius = 8
     cy = data.draw(st.integers(int(np.ceil(top)) + radius, max(int(np.ceil(top)) + radius, int(bottom) - radius)))
     cx = data.draw(st.integers(int(np.ceil(left)) + radius, max(int(np.ceil(left)) + radius, int(right) - radius)))

@@ -28,7 +28,7 @@ FLOORS = (
     ("data", "features", "training", "good"),
     ("inspection",),
     ("runtime.torch", "runtime.graph", "runtime.exported", "runtime.onnx", "runtime.openvino", "runtime.protobuf"),
-    ("runtime.export", "runtime.backward"),
+    ("runtime.export", "runtime.parity", "runtime.backward"),
     ("detector",),
     ("methods",),
     ("runtime.load",),

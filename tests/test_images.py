@@ -393,8 +393,9 @@ def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"gone.png: No such file"):
         read_image(tmp_path / "gone.png")
     (tmp_path / "empty.png").touch()
-    with pytest.raises(ImageError, match=r"empty.png: the file is empty"):
-        read_image(tmp_path / "empty.png")
+    for read in (read_image, read_mask):
+        with pytest.raises(ImageError, match=r"empty.png: the file is empty"):
+            read(tmp_path / "empty.png")
     (tmp_path / "text.png").write_text("not a picture at all")
     with pytest.raises(ImageError, match=r"text.png: not a PNG, JPEG, BMP, TIFF, WebP, PPM or JPEG 2000 image"):
         read_image(tmp_path / "text.png")
@@ -704,8 +705,6 @@ def test_images_are_listed_in_natural_order(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)] == names
-    flat = [path.name for path in list_images(tmp_path, recursive=False)]
-    assert flat == ["1.png", "2.JPG", "10.png", "c.tif"]
 
 
 def test_a_hidden_folder_that_was_asked_for_is_listed(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_what_cannot_be_read_is_an_error_at_once(inspector, tmp_path):
     [
         ([], "the list of pictures is empty"),
         (7, "expected a picture, a folder or pictures, got int"),
-        (open_dataset([grey(0)]), "has no test images"),
+        (open_dataset([grey(0)]), "has no test pictures"),
     ],
 )
 def test_mistakes_are_said_at_the_call(inspector, data, words):
@@ -82,7 +82,7 @@ def test_alpha_is_checked_at_the_call(inspector, alpha):
 
 
 def test_an_empty_folder_is_said_at_the_call(inspector, tmp_path):
-    with pytest.raises(InlierError, match="holds no images"):
+    with pytest.raises(InlierError, match="holds no pictures"):
         inspector.predict(tmp_path)
 
 
@@ -148,6 +148,7 @@ def test_boxes_are_the_parts_of_the_region_highest_first(inspector):
                    geometry=Geometry(16))  # fmt: skip
     assert p.boxes() == [Box(4, 2, 6, 6, 1.0, 8), Box(8, 12, 12, 14, 1.0, 8)]
     assert [box.area for box in p.boxes()] == [8, 8] and Prediction("x").boxes() == []
+    assert p.region is p.region, "all boxes are of one region, which is computed once"
 
 
 def test_to_dict_is_plain_json(inspector):

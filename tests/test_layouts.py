@@ -84,7 +84,7 @@ def test_the_defects_and_masks_of_a_category_alone_are_refused(tmp_path: Path) -
 def test_a_folder_of_good_parts_is_named_after_the_part(tmp_path: Path, name: str) -> None:
     touch(tmp_path / "bolt", f"{name}/0.png", f"{name}/monday/defect_free/1.png")
     dataset = open_dataset(tmp_path / "bolt" / name)
-    assert (dataset.categories, len(dataset.train), dataset.layout) == (("bolt",), 2, "folder of good images")
+    assert (dataset.categories, len(dataset.train), dataset.layout) == (("bolt",), 2, "folder of good pictures")
 
 
 def test_a_part_with_a_folder_good_alone(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_mvtec_loco(tmp_path: Path) -> None:
     assert dataset.layout == "MVTec LOCO AD layout, 1 category"
     assert dataset.validation[0].source == root / "box/validation/good/0.png"
     (note,) = dataset.notes
-    assert "1 good image of box/validation/good is neither fitted on nor tested on" in note
+    assert "1 good picture of box/validation/good is neither fitted on nor tested on" in note
     assert f"`inlier calibrate MODEL {root}/box/validation/good`" in note
 
 
@@ -147,8 +147,20 @@ def test_mvtec_ad_2(tmp_path: Path) -> None:
         ("can", "test", "bad"): ["test_public/bad/3.png +1"],
     }
     assert open_dataset(root).layout == "MVTec AD 2 layout, 1 category"
-    for said in ("those of test_public", "1 image of test_private is not", "1 image of test_private_mixed is not"):
+    for said in ("those of test_public", "1 picture of test_private is not", "1 picture of test_private_mixed is not"):
         assert said in notes(root)
+
+
+def test_pictures_beside_the_folders_of_types_are_no_defects(tmp_path: Path) -> None:
+    stray = ("test_public/3.png", "test/4.png", "test_005.png")
+    root = touch(tmp_path / "can", "train/good/0.png", "test_public/bad/2.png", *stray)
+    assert roles(root) == {
+        ("can", "train", None): ["train/good/0.png"],
+        ("can", "test", "bad"): ["test_public/bad/2.png"],
+    }
+    (left,) = open_dataset(root).left_out
+    assert left.reason == "pictures outside train/good and test/TYPE are not used"
+    assert {path.relative_to(root).as_posix() for path in left.paths} == set(stray)
 
 
 def test_mvtec_3d(tmp_path: Path) -> None:
@@ -168,14 +180,14 @@ def test_mvtec_3d(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["test/hole/mask/0.png", "test/hole/0_mask.png"])
 def test_masks_among_the_tests_are_refused(tmp_path: Path, name: str) -> None:
     touch(tmp_path / "p", "train/good/0.png", "test/hole/0.png", name)
-    with pytest.raises(InlierError, match="1 file among the images seems to be masks.*belong into .*ground_truth"):
+    with pytest.raises(InlierError, match="1 file among the pictures seems to be masks.*belong into .*ground_truth"):
         open_dataset(tmp_path / "p")
 
 
 def test_defects_inside_of_the_good_ones_are_refused(tmp_path: Path) -> None:
     touch(tmp_path / "p", "train/good/monday/0.png", "train/good/rejects/1.png")
     with pytest.raises(
-        InlierError, match=r"1 image of good parts lies in folders whose names say otherwise: .*rejects/1"
+        InlierError, match=r"1 picture of good parts lies in folders whose names say otherwise: .*rejects/1"
     ):
         open_dataset(tmp_path / "p")
 
@@ -209,7 +221,7 @@ def test_a_mask_that_matches_nothing_is_named_and_none_is_used_twice_by_chance(t
     assert found == {("hole", "1.png"): (masks[1],), ("hole", "1_gt.png"): (masks[0],)}
     assert free == masks[2:]
     touch(tmp_path / "p", "train/good/0.png", "test/hole/0.png", "ground_truth/hole/1.png", "ground_truth/2.png")
-    assert notes(tmp_path / "p").startswith("2 masks match no image: ")
+    assert notes(tmp_path / "p").startswith("2 masks match no picture: ")
 
 
 # --- other sets, as they are distributed
@@ -224,14 +236,14 @@ def test_visa_without_a_split(tmp_path: Path) -> None:
     assert (len(dataset.train), [s.defect for s in dataset.test]) == (8, [None, None, "anomaly"])
     assert dataset.test[2].masks == (root / defect[1],)
     assert dataset.notes == (
-        "good images are split 80 to 20 into train and test with a fixed seed: there is no split_csv/1cls.csv",
+        "good pictures are split 80 to 20 into train and test with a fixed seed: there is no split_csv/1cls.csv",
     )
     assert [s.split for s in open_dataset(root / "candle").samples] == [s.split for s in dataset.samples]
     (root / "split_csv").mkdir()
     rows = [f"candle,{'test' if i else 'train'},normal,{name}," for i, name in enumerate(images)]
     (root / "split_csv/1cls.csv").write_text("\n".join(["object,split,label,image,mask", *rows]))
     assert len(open_dataset(root / "candle").train) == len(open_dataset(root).train) == 1  # its parent knows the split
-    assert "2 images are not used" in notes(root)  # the defect is not in the table
+    assert "2 pictures are not used" in notes(root)  # the defect is not in the table
 
 
 def test_kolektor(tmp_path: Path) -> None:
@@ -247,8 +259,8 @@ def test_kolektor(tmp_path: Path) -> None:
         ("k", "test", "defect"): ["test/10002.png +1"],
     }
     assert open_dataset(tmp_path / "k").layout == "KolektorSDD2 layout, 1 category"
-    assert "1 defect image of the train split is not used" in notes(tmp_path / "k")
-    assert "1 image without a mask is not used" in notes(tmp_path / "k")
+    assert "1 defect picture of the train split is not used" in notes(tmp_path / "k")
+    assert "1 picture without a mask is not used" in notes(tmp_path / "k")
 
 
 def test_dagm(tmp_path: Path) -> None:
@@ -319,7 +331,7 @@ def test_one_table_of_realiad_and_broken_ones(tmp_path: Path) -> None:
         open_dataset(table)
     rows["train"] = [{"image_path": "gone.jpg", "anomaly_class": "OK"}]
     table.write_text(json.dumps(rows))
-    with pytest.raises(InlierError, match=r"the image audiojack/gone.jpg lies in no folder beside it"):
+    with pytest.raises(InlierError, match=r"the picture audiojack/gone.jpg lies in no folder beside it"):
         open_dataset(table)
 
 
@@ -332,7 +344,8 @@ def test_every_suffix_that_is_read_is_listed_in_any_case(tmp_path: Path) -> None
 
 
 def test_what_looks_like_a_picture_and_is_not_read_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    unread = sorted(LIKE_PICTURES - set(SUFFIXES))
+    assert not LIKE_PICTURES & set(SUFFIXES)
+    unread = sorted(LIKE_PICTURES)
     assert {".gif", ".heic", ".dng", ".nef", ".psd"} <= set(unread)
     touch(tmp_path / "parts", "0.png", *(f"x{suffix}" for suffix in unread), "notes.txt")
     assert f"{len(unread)} files are of kinds that are not read" in notes(tmp_path / "parts")

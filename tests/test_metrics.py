@@ -141,7 +141,11 @@ def test_bad_image_input_is_refused(scores, labels, message):
 
 @pytest.mark.parametrize(
     ("labels", "reason"),
-    [([0, 0], "^no defect image among"), ([1, 1], "^no good image among"), ([], "^no defect image and no good image")],
+    [
+        ([0, 0], "^no defect picture among"),
+        ([1, 1], "^no good picture among"),
+        ([], "^no defect picture and no good picture"),
+    ],
 )
 def test_one_class_of_images_gives_a_reason(labels, reason):
     found = image_metrics(np.arange(len(labels)), labels)

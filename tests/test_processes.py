@@ -108,7 +108,7 @@ def normalised(layer, shape):
     random = torch.Generator().manual_seed(0)
     x = 100 + torch.randn(*shape, generator=random)  # far from zero, where careless variances break
     wanted = torch.randn(*shape, generator=random)
-    mine, weight = Run().share(len(x))
+    mine, weight = processes.share(len(x), "batch_size")
     own = x[mine].requires_grad_()
     with processes.whole_batch_norm(layer.train()):
         y = layer(own)
@@ -162,7 +162,7 @@ def main(folder):
         "saved": saved,
     }
     try:
-        Run().share(1, "autoencoder_batch")
+        processes.share(1, "autoencoder_batch")
     except InlierError as error:
         found["empty"] = str(error)
     torch.save(found, folder / f"{processes.rank()}.pt")

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import part, write_dataset
-from inlier import InlierError, load
-from inlier.data.geometry import Box, Geometry
+from inlier import InlierError, load, open_dataset
+from inlier.bench.trial import planted_defects
+from inlier.data.geometry import Geometry, View
 from inlier.data.images import read_image
 from inlier.data.region import Region, read_region
 from inlier.data.simulation.foreground import WHOLE, Foreground
@@ -67,10 +68,10 @@ def test_the_network_sees_the_box_around_the_region():
     mask = np.zeros((60, 100), bool)
     mask[10:30, 40:90] = True
     geometry = Geometry(32, region=Region(mask))
-    assert geometry.boxes(60, 100) == [Box(10, 40, 30, 90)]
-    assert geometry.boxes(120, 200) == [Box(20, 80, 60, 180)]  # twice the size, the same shape
+    assert geometry.views(60, 100) == [View(10, 40, 30, 90)]
+    assert geometry.views(120, 200) == [View(20, 80, 60, 180)]  # twice the size, the same shape
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 100, 3), np.uint8))
-    (view,) = geometry.views(picture)
+    (view,) = geometry.inputs(picture)
     np.testing.assert_array_equal(view, Geometry(32)(picture.crop((40, 10, 90, 30))))
     np.testing.assert_array_equal(geometry.seen(60, 100), mask)
     assert geometry.inspected(60, 100).all()
@@ -96,7 +97,7 @@ def test_maps_come_back_into_the_region_and_nowhere_else(height, width, seed, ti
     mask = rng.random((height, width)) > 0.7
     mask[height // 2, width // 2] = True
     geometry = Geometry(16, tile=tile, region=Region(mask))
-    n = len(geometry.boxes(height, width))
+    n = len(geometry.views(height, width))
     assert (
         geometry.inspected(height, width).shape == (n, 16, 16) and geometry.inspected(height, width).any((1, 2)).all()
     )
@@ -147,6 +148,14 @@ def test_a_picture_of_another_shape_is_refused_and_costs_no_other_verdict(shapes
         short("padim").fit(shapes, roi=np.ones((40, 64), bool))
 
 
+def test_a_fit_that_fails_leaves_no_model_with_regions_that_it_was_not_fitted_with(shapes):
+    detector = short("padim").fit(shapes)
+    with pytest.raises(InlierError, match="region of interest was drawn for 64 x 40"):
+        detector.fit(shapes, roi=np.ones((40, 64), bool))
+    with pytest.raises(InlierError, match="not fitted yet"):
+        detector.inspect(shapes[0])
+
+
 def test_every_category_has_its_own(tmp_path):
     for name in ("left", "right"):
         write_dataset(tmp_path, category=name, train=8)
@@ -161,6 +170,19 @@ def test_every_category_has_its_own(tmp_path):
     with pytest.raises(InlierError, match="roi: the data has no category up, only: left, right"):
         short("padim").fit(tmp_path, roi={"up": left})
     assert evaluate(detector, tmp_path).categories["left"].not_inspected > 0
+
+
+def test_a_model_of_one_category_with_a_region_of_its_own_judges_parts_of_any_name(tmp_path):
+    write_dataset(tmp_path / "fitted", category="bolt", train=8)
+    seen = write_dataset(tmp_path / "seen", category="parts", train=1)
+    left = np.zeros((64, 64), bool)
+    left[:, :32] = True
+    detector = short("padim").fit(tmp_path / "fitted", roi={"bolt": left})
+    result = evaluate(detector, seen).categories["parts"]
+    assert result.rule == detector.calibration_.rule(category="bolt") and result.not_inspected > 0
+    good = [sample for sample in open_dataset(seen).test if not sample.is_defect]
+    for _, _, made in planted_defects(good, detector, seed=0):
+        assert not (made.mask & ~left).any()
 
 
 def test_defects_outside_are_counted_as_not_inspected_and_change_no_metric(shapes, plates):
@@ -204,7 +226,7 @@ def test_simulated_defects_lie_in_the_region_wherever_the_foreground_is():
     picture[:8] = 20
     for rule in (WHOLE, Foreground(100), Foreground(100, darker=True)):  # the last finds nothing inside the region
         for number in range(20):
-            made = Simulator(foreground=rule, opacity=(1, 1))(picture, (number,), mask)
+            made = Simulator(foreground=rule)(picture, (number,), mask)
             assert made.mask.any() and not (made.mask & ~mask).any() and not (made.foreground & ~mask).any()
             assert made.whole_image == rule.darker
             np.testing.assert_array_equal(made.image[~mask], picture[~mask])

@@ -12,7 +12,7 @@ from PIL import Image
 from conftest import part
 from inlier import InlierError, load
 from inlier.data.batches import read_batches
-from inlier.data.geometry import Box, Geometry
+from inlier.data.geometry import Geometry, View
 from test_contract import every_method, short, tiny
 
 
@@ -20,18 +20,18 @@ from test_contract import every_method, short, tiny
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(8, 64), st.floats(0, 0.8))
 def test_tiles_cover_every_pixel_and_overlap_as_asked(height, width, tile, overlap):
     geometry = Geometry(16, tile=tile, overlap=overlap)
-    boxes = geometry.boxes(height, width)
+    views = geometry.views(height, width)
     count = np.zeros((height, width), int)
-    for box in boxes:
-        assert (box.bottom - box.top, box.right - box.left) == (min(tile, height), min(tile, width))
-        count[box.top : box.bottom, box.left : box.right] += 1
+    for view in views:
+        assert (view.bottom - view.top, view.right - view.left) == (min(tile, height), min(tile, width))
+        count[view.top : view.bottom, view.left : view.right] += 1
     assert count.min() >= 1
-    rows = sorted({box.top for box in boxes})
+    rows = sorted({view.top for view in views})
     assert all(below - above <= max(1, tile * (1 - overlap)) + 1 for above, below in itertools.pairwise(rows))
 
 
 def test_a_picture_that_one_tile_holds_is_one_tile():
-    assert Geometry(16, tile=64).boxes(64, 40) == [Box(0, 0, 64, 40)]
+    assert Geometry(16, tile=64).views(64, 40) == [View(0, 0, 64, 40)]
     with pytest.raises(InlierError, match="tile and shorter_side"):
         Geometry(16, 32, tile=64)
 
@@ -42,7 +42,7 @@ def test_a_smooth_map_is_put_together_without_seams(overlap):
     geometry = Geometry(32, tile=64, overlap=overlap)
     y, x = np.mgrid[:150, :210].astype(np.float32)
     ramp = y + 2 * x
-    views = np.stack([view[0] for view in geometry.views(Image.fromarray(ramp / 1000))])
+    views = np.stack([view[0] for view in geometry.inputs(Image.fromarray(ramp / 1000))])
     back = 1000 * geometry.to_original(views, 150, 210)
     inner = np.abs(back - ramp)[4:-4, 4:-4]
     assert inner.max() < (4.5 if overlap == 0 else 1.5)  # a tile's own edge sees one side only, by half a network pixel
@@ -94,7 +94,7 @@ def test_a_small_defect_in_a_large_picture_is_found_and_outlined():
 def test_memory_is_bounded_by_the_batch_not_by_the_picture():
     large = np.zeros((2000, 3000, 3), np.uint8)
     geometry = Geometry(64, tile=64)
-    n = len(geometry.boxes(2000, 3000))
+    n = len(geometry.views(2000, 3000))
     tracemalloc.start()
     seen, most = 0, 0
     for batch in read_batches([large], geometry, batch_size=8, workers=1):

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from inlier import InlierError, artifact, training
+from inlier import InlierError, artifact, processes, training
 from inlier.progress import progress
-from inlier.training import Check, Run, alone, train
+from inlier.training import Check, Run, alone, batches, train
 
 
 def fit(run, steps, explode_at=None):
@@ -68,8 +68,17 @@ def test_randomness_depends_on_seed_and_step_alone():
     assert len({tuple(draw(*key)) for key in keys}) == len(keys)
 
 
+def test_every_picture_is_seen_once_before_any_comes_again_whatever_the_size_of_batches():
+    four, two = (batches(10, size, Run(3)) for size in (4, 2))
+    for i in range(5):
+        assert torch.equal(torch.cat([two(2 * i), two(2 * i + 1)]), four(i))
+    epochs = torch.cat([two(i) for i in range(10)]).view(2, 10).tolist()
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10)) and epochs[0] != epochs[1]
+    assert torch.equal(batches(10, 10, Run(3), lambda epoch: epoch + 1)(0), torch.tensor(epochs[1]))
+
+
 def test_one_process_does_the_whole_batch():
-    part, weight = Run().share(5)
+    part, weight = processes.share(5, "batch_size")
     assert list(range(5))[part] == [0, 1, 2, 3, 4] and weight == 1.0
 
 
@@ -79,7 +88,7 @@ def test_parts_of_a_batch_make_the_whole_and_weigh_what_they_hold(n, world, monk
     parts, weights = [], []
     for rank in range(world):
         monkeypatch.setenv("RANK", str(rank))
-        part, weight = Run().share(n)
+        part, weight = processes.share(n, "batch_size")
         parts.append(list(range(n))[part])
         weights.append(weight)
     assert [i for part in parts for i in part] == list(range(n))

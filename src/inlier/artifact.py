@@ -95,7 +95,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 
 def _replace(path: Path, fill: Callable[[Path], Any]) -> None:
-    target, temporary = _target(path), None
+    target = _target(path)
+    temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         old = target.stat() if target.exists() else None
@@ -140,17 +141,17 @@ def _is_mounted(path: Path) -> bool:
     return any(line.split(b" ")[4] == place for line in MOUNTS.read_bytes().split(b"\n") if line)
 
 
-def read(path: str | os.PathLike[str], device: str = "cpu") -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     """(tensors, header) of an artifact. Raises ArtifactError for a file that is missing, foreign, damaged or newer."""
-    return _read(Path(path), device)
+    return _read(Path(path))
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The header alone: quick, whatever the size, but nothing is checked against the checksum. Raises ArtifactError."""
-    return _read(Path(path), "cpu", header_only=True)[1]
+    return _read(Path(path), header_only=True)[1]
 
 
-def _read(path: Path, device: str, header_only: bool = False) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+def _read(path: Path, header_only: bool = False) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
     from safetensors import safe_open
 
     path = path.expanduser()
@@ -162,7 +163,7 @@ def _read(path: Path, device: str, header_only: bool = False) -> tuple[dict[str,
             # a safetensors file starts with eight bytes of length, which may be anything, and a brace
             if start[8:] != b"{" and start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
                 raise ArtifactError(f"{path}: is a pickle (PyTorch) file. inlier never opens those: they can run code")
-            with safe_open(_utf8(path, source.fileno()), framework="pt", device=device) as file:
+            with safe_open(_utf8(path, source.fileno()), framework="pt") as file:
                 header = _header(path, (file.metadata() or {}).get("inlier"))
                 if header_only:
                     return {}, header

@@ -35,6 +35,10 @@ from scipy.special import betaincinv
 from inlier.errors import InlierError
 
 KINDS = ("split", "folds", "none")
+HOWS = {  # for people: what pictures a calibration consists of
+    "split": "held out from fitting",
+    "folds": "each scored by a model fitted without it: close to the promise in practice, no theorem",
+}
 DEFAULT_ALPHA = 0.01
 CONFIDENCE = 0.95  # of the second number where nobody asks for another
 Verdict = Literal["good", "defect"]
@@ -298,7 +302,8 @@ class Calibration:
         except ValueError as error:
             name = str(self.categories[0])
             raise InlierError(f"{name}: {error}" if name else str(error)) from error
-        sure, k = confidence or CONFIDENCE, rank(n, alpha, confidence)
+        sure = confidence or CONFIDENCE
+        k = rank(n, alpha, confidence)
         if weights is None or confidence is not None:
             return Rule(alpha, confidence, score, peak, k / (n + 1), confident_rate(k, n, sure))
         # the scores decide how many groups reach above the threshold: all numbers that can come out are allowed for
@@ -316,7 +321,8 @@ class Calibration:
         lowest = smallest_alpha(few.n_groups, confidence)
         if lowest <= DEFAULT_ALPHA:
             return ""
-        name, surely = str(few.categories[0]), "" if confidence is None else f" with {100 * confidence:g} % confidence"
+        name = str(few.categories[0])
+        surely = "" if confidence is None else f" with {100 * confidence:g} % confidence"
         return (
             f"{name and name + ': '}{few._counted()} promise no false-alarm rate below {lowest:.4g}{surely}, so alpha "
             f"is {lowest:.4g} instead of {DEFAULT_ALPHA}; {needed_scores(DEFAULT_ALPHA, confidence)} would be needed"
@@ -330,6 +336,8 @@ class Calibration:
 
     def extended(self, more: "Calibration") -> "Calibration":
         """With the scores of further good pictures, whose groups are others."""
+        if not len(self):
+            return more
         joined = {name: np.concatenate([getattr(self, name), getattr(more, name)]) for name in ("scores", "peaks")}
         first = 1 + max(self.groups, default=-1) - min(more.groups, default=0)
         return Calibration(
@@ -363,11 +371,7 @@ class Calibration:
         """What it consists of; what it promises is the matter of its rule."""
         if not len(self):
             return "none: raw scores only, no p-values and no verdicts"
-        hows = {
-            "split": "held out from fitting",
-            "folds": "each scored by a model fitted without it: close to the promise in practice, no theorem",
-        }
         pools = self.pools()
         few = min(pools, key=lambda pool: pool.n_groups)
         of = f", the fewest in one category {few.n_groups}" if len(pools) > 1 else ""
-        return f"{self.kind}, {self._counted()}{of} ({hows[self.kind]})"
+        return f"{self.kind}, {self._counted()}{of} ({HOWS[self.kind]})"

@@ -43,7 +43,7 @@ from inlier.training import Run, alone
 from inlier.version import __version__
 
 if TYPE_CHECKING:
-    from inlier.runtime.export import Parity
+    from inlier.runtime.parity import Parity
 
 log = logging.getLogger("inlier")
 GIB = 2**30
@@ -62,11 +62,9 @@ class Detector(Inspector, Generic[S, N]):
     name: ClassVar[str]
     presets: ClassVar[Mapping[str, Any]]  # name -> the method's Settings
     default_calibration: ClassVar[str] = "split"
-    minimum_images: ClassVar[int] = 2
     trains: ClassVar[bool] = True  # in steps, which can be logged
-    maps_jump: ClassVar[bool] = (
-        False  # maps are gradients, which change by leaps where rounding moves a unit over a kink
-    )
+    # maps are gradients, which change by leaps where rounding moves a unit over a kink
+    maps_jump: ClassVar[bool] = False
     previews: ClassVar[bool] = False  # `preview` draws what it makes of good pictures
     candidates: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)  # settings beside `light` that are worth a try
     light_seconds: ClassVar[float] = 60.0  # about what `light` takes for 200 pictures on two cores
@@ -183,7 +181,7 @@ class Detector(Inspector, Generic[S, N]):
         scores, peaks = np.empty(n, np.float32), np.empty(n, np.float32)
         folds = calibration.folds(*groups_and_categories(images), self.seed)
         for k, (fitting, held_out) in enumerate(folds):
-            log.info("fold %d of %d: fitting on %d images", k + 1, len(folds), len(fitting))
+            log.info("fold %d of %d: fitting on %d pictures", k + 1, len(folds), len(fitting))
             fold = self._network(run.device, backbone_weights)
             self.learn(fold, images.subset(fitting), run.fold(k))
             judge = Inspector(self._runtime(fold, run.device), self.geometry_)
@@ -211,19 +209,20 @@ class Detector(Inspector, Generic[S, N]):
         """Learn what good parts look like.
 
         data: a folder, a list or generator of paths, arrays or PIL images, a dataset's name, or a Dataset; only its
-        good training images are used. calibration: "split", "folds" or "none" (default: the method's own).
+        good training pictures are used. calibration: "split", "folds" or "none" (default: the method's own).
         roi: the region of interest, nothing outside of which counts: a mask (height, width), a picture of one (not
         black = inspected) or a .json file of polygons, or a dictionary of these by category. group: a regular
         expression that finds in a picture's path what part, lot or board it shows; such pictures are held out together
         and count as one. With `run_folder`, a killed fit can be resumed. log_with: "tensorboard" writes event files to
         the run folder. time_limit: seconds; OutOfTime is raised as soon as it is clear that reading or training will
         take longer. keep: so many of the good pictures go into the model's file, evenly spread, so that its exports can
-        be compared and quantised where the data is not. Raises InlierError for data that cannot be used, before
-        anything is learned.
+        be compared and quantised where the data is not. What was fitted before is forgotten, even if this fails. Raises
+        InlierError for data that cannot be used, before anything is learned.
         """
         deadline = None if time_limit is None else time.monotonic() + time_limit
         folder = Path(run_folder).expanduser() if run_folder else None
         with own_torch_state(), alone(folder):
+            vars(self).pop("runtime_", None)  # a fit that fails must not leave the old network with new regions
             kind = calibration or self.default_calibration
             self.settings_ = settings = self.complete()
             dataset = open_dataset(data, categories)
@@ -246,7 +245,7 @@ class Detector(Inspector, Generic[S, N]):
                 show(done)
                 pace.check(done)
 
-            with progress("checking images", len(dataset.samples)) as show:
+            with progress("checking pictures", len(dataset.samples)) as show:
                 report = check(dataset, workers, checked, training=True)
             for warning in report.warnings:
                 log.warning("%s", warning)
@@ -260,16 +259,18 @@ class Detector(Inspector, Generic[S, N]):
             run.clear()
             self._fit_and_calibrate(Images(pictures, workers, deadline), kind, run, backbone_weights)
             self.kept_ = [(good[i].category, encoded(good[i].source)) for i in evenly(len(good), keep)]
-            self.fingerprint_, self.cues_ = report.fingerprint, np.array(report.cues, np.float32)
+            self.fingerprint_ = report.fingerprint
+            self.cues_ = np.array(report.cues, np.float32)
             self._run = run  # its folder goes when the model is safe on disk
         return self
 
     def _good_pictures(self, samples: Sequence[Sample], report: Report, group: str | None) -> list[Good]:
-        groups, pictures = grouped(samples, report.groups, group), []
+        groups = grouped(samples, report.groups, group)
+        pictures = []
         for sample, number, size in zip(samples, groups, report.sizes, strict=True):
             geometry = self.geometry_for(sample.category)
             try:
-                views = len(geometry.boxes(*size))
+                views = len(geometry.views(*size))
             except InlierError as error:
                 raise InlierError(f"{sample.name}: {error}") from None
             pictures.append(Good(sample.source, sample.category, number, geometry, views))
@@ -289,11 +290,11 @@ class Detector(Inspector, Generic[S, N]):
     def _check_can_fit(self, kind: str, n: int, device: torch.device) -> None:
         if kind not in calibration.KINDS:
             raise InlierError(f"unknown calibration '{kind}'. Known: {', '.join(calibration.KINDS)}")
-        needed = {"none": self.minimum_images, "split": 2 * self.minimum_images, "folds": self.minimum_images + 1}[kind]
+        needed = {"none": 2, "split": 4, "folds": 3}[kind]  # every fit needs two
         if n < needed:
-            found = "no good training images" if n == 0 else f"only {n} good training image{'s'[: n > 1]}"
             raise InlierError(
-                f"{found}: {self.name} with calibration '{kind}' needs at least {needed}, better 100 or more"
+                f"{self.name} with calibration '{kind}' needs at least {needed} good training pictures, better 100 or "
+                f"more; there {'is' if n == 1 else 'are'} {n or 'none'}"
             )
         memory, available = self.memory_needed(self.settings_, n), free_memory(device)
         if memory:
@@ -324,9 +325,10 @@ class Detector(Inspector, Generic[S, N]):
             fitting, held_out = calibration.split(groups, categories, self.seed)
         part = images.subset(fitting)
         tiles = f" ({len(part)} tiles)" if self.geometry_.tile else ""
-        log.info("fitting %s (%s) on %d good images%s, %s", self.name, self.preset, len(fitting), tiles, run.device)
+        log.info("fitting %s (%s) on %d good pictures%s, %s", self.name, self.preset, len(fitting), tiles, run.device)
         self.learn(network, part, run)
-        self.runtime_, self.calibration_ = self._runtime(network, run.device), Calibration(kind)
+        self.runtime_ = self._runtime(network, run.device)
+        self.calibration_ = Calibration(kind)
         if kind == "split":
             scores = self.held_out(*images.subset(held_out).sources_and_geometries(), images.workers)
             of = np.array(categories)[held_out], np.array(groups)[held_out]

@@ -5,6 +5,7 @@ A colour scale is (low, high) in raw scores; whoever draws several maps passes t
 
 import bisect
 import functools
+import io
 import math
 import unicodedata
 from collections.abc import Sequence
@@ -74,7 +75,8 @@ def overlay(image: Image.Image, map: Map, pixel_threshold: float | None, scale: 
     """
     if image.size != map.shape[::-1]:
         raise ValueError(f"picture and map differ in size: {image.size} and {map.shape[::-1]}")
-    drawn, width = Image.new("RGB", image.size), _width(map)
+    drawn = Image.new("RGB", image.size)
+    width = _width(map)
     for rows in _bands(map):
         box = (0, rows.start, image.width, rows.stop)
         pixels = np.array(to_rgb(image.crop(box)))
@@ -93,12 +95,16 @@ def overlay(image: Image.Image, map: Map, pixel_threshold: float | None, scale: 
 
 def marked(image: Image.Image, region: Mask) -> Image.Image:
     """RGB at panel size: the picture, dark outside of a region (H, W), with the region's outline. image: H x W."""
-    factor = min(PANEL_HEIGHT / image.height, PANEL_WIDTH / image.width)
-    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
-    inside = np.asarray(Image.fromarray(region).resize(size, Image.Resampling.NEAREST))
-    pixels = np.array(to_rgb(image).resize(size, Image.Resampling.LANCZOS))
+    inside = np.asarray(Image.fromarray(region).resize(_panel(image), Image.Resampling.NEAREST))
+    pixels = np.array(to_rgb(image).resize(_panel(image), Image.Resampling.LANCZOS))
     pixels[~inside] //= 3
-    line, rim = outline(inside, 2)
+    return outlined(Image.fromarray(pixels), inside, 2)
+
+
+def outlined(image: Image.Image, region: Mask, width: int | None = None) -> Image.Image:
+    """RGB: the picture with the `outline` of a region (H, W)."""
+    pixels = np.array(to_rgb(image))
+    line, rim = outline(region, width)
     pixels[rim], pixels[line] = RIM, OUTLINE
     return Image.fromarray(pixels)
 
@@ -134,17 +140,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def shrink(image: Image.Image, mask: Mask | None, map: Map) -> tuple[Image.Image, Mask | None, Map]:
     """A picture, its mask and its map at panel size, aspect kept."""
-    factor = min(PANEL_HEIGHT / image.height, PANEL_WIDTH / image.width)
-    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+    size = _panel(image)
     small = np.asarray(Image.fromarray(map).resize(size, Image.Resampling.BILINEAR))
     if mask is not None:  # a pixel that holds any defect stays one: small defects must not vanish
         mask = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BOX)) > 0
     return to_rgb(image).resize(size, Image.Resampling.LANCZOS), mask, small
 
 
-def ground_truth(mask: Mask) -> Image.Image:
-    """Defects white on black."""
-    return Image.fromarray(mask)
+def as_file(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """The bytes of a file of this kind, such as "png"; options: of Pillow's writer."""
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
 
 
 def colour_bar() -> Image.Image:
@@ -196,19 +203,14 @@ def _legible(sign: str) -> str:
     return next(filter(is_drawn, options), sign.encode("unicode_escape").decode())
 
 
-def evidence(
-    points: Sequence[tuple[int, float]],
-    limit: float,
-    change: tuple[int, int] | None,
-    size: tuple[int, int] = (900, 420),
-) -> Image.Image:
+def evidence(points: Sequence[tuple[int, float]], limit: float, change: tuple[int, int] | None) -> Image.Image:
     """RGB: how evidence of a change (powers of ten) grew over a stream, and the limit from which it is an alarm.
 
     points: (picture, evidence), ascending. change: pictures at which a change began and was seen.
     """
-    sheet = Image.new("RGB", size, "white")
+    sheet = Image.new("RGB", (900, 420), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    left, top, right, bottom = 60, 40, size[0] - 30, size[1] - 40
+    left, top, right, bottom = 60, 40, sheet.width - 30, sheet.height - 40
     last = max(points[-1][0], 1)
     low = math.floor(min(0.0, *(value for _, value in points)))
     high = math.ceil(max(limit, *(value for _, value in points))) + 1
@@ -233,6 +235,12 @@ def evidence(
     draw.text(place(0, limit), " alarm", LIMIT, font, anchor="lb")
     draw.line([place(*point) for point in points], CURVE, 3)
     return sheet
+
+
+def _panel(image: Image.Image) -> tuple[int, int]:
+    """Width and height of a picture at panel size."""
+    factor = min(PANEL_HEIGHT / image.height, PANEL_WIDTH / image.width)
+    return max(1, round(image.width * factor)), max(1, round(image.height * factor))
 
 
 def _bands(map: Map) -> list[slice]:

@@ -55,10 +55,10 @@ REMEMBERED = 100_000  # pictures
 SCORE = "score"  # what a monitor watches, unless it is a cue
 
 
-def rank(above: int, equal: int, n: int, tie: float) -> float:
+def ranked_p(above: int, equal: int, n: int, tie: float) -> float:
     """p-value in (0, 1) of a score that so many of n others lie above and so many equal; tie: uniform on (0, 1).
 
-    >>> rank(above=9, equal=0, n=99, tie=0.5)
+    >>> ranked_p(above=9, equal=0, n=99, tie=0.5)
     0.095
     """
     return (above + tie * (equal + 1)) / (n + 1)
@@ -184,7 +184,7 @@ class Monitor:
         place = self._count(float(score))
         above, equal = sum(self.counts[place + 1 :]), self.counts[place] - 1
         others = sum(self.counts) - 1
-        p = rank(above, equal, others, np.random.default_rng([self.seed, self.pictures]).random())
+        p = ranked_p(above, equal, others, np.random.default_rng([self.seed, self.pictures]).random())
         self.capital = play(np.array(self.capital), self.pictures, p, self.tolerated).tolist()
         self.pictures += 1
         for k, gain in enumerate(gains(p, self.tolerated).tolist()):

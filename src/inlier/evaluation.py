@@ -50,17 +50,18 @@ def evaluate(
     dataset = _select(open_dataset(data), categories or inspector.categories_, bool(categories))
     if not dataset.test:
         raise InlierError(
-            f"{dataset.name}: has no test images (looked for test/good and test/DEFECT; {dataset.layout})"
+            f"{dataset.name}: has no test pictures (looked for test/good and test/DEFECT; {dataset.layout})"
         )
     for note in dataset.notes:
         log.info("note: %s", note)
     for category in dataset.categories:  # what cannot be promised is said at once
-        inspector.calibration_.rule(alpha, confidence, category if category in inspector.categories_ else None)
-    with progress("checking images", len(dataset.test)) as show:
+        inspector.calibration_.rule(alpha, confidence, inspector.category_of(category))
+    with progress("checking pictures", len(dataset.test)) as show:
         report = check(replace(dataset, samples=dataset.test), workers, lambda done, _total: show(done))
     for note in report.warnings:
         log.warning("%s", note)
-    results, total = {}, 0.0
+    results = {}
+    total = 0.0
     for category in dataset.categories:
         pairs = [pair for pair in zip(dataset.test, report.looks, strict=True) if pair[0].category == category]
         if pairs:
@@ -68,7 +69,7 @@ def evaluate(
             train = [sample for sample in dataset.train if sample.category == category]
             defect = [sample.is_defect for sample in samples]
             baselines = trivial.of_category(train, [look.cues for _, look in pairs], defect, workers)
-            known = category if category in inspector.categories_ else None
+            known = inspector.category_of(category)
             truth = _Pixels(samples, inspector.geometry_for(known))
             asked: dict[str, Any] = {"alpha": alpha, "confidence": confidence, "category": known}
             start = time.perf_counter()
@@ -158,8 +159,8 @@ class _Pixels:
         if sample.is_defect:
             truth = sample.read_mask()
             original = np.zeros(size, bool) if truth is None else truth
-            mask = self.geometry.mask(original)
-            self.rescued += self.geometry.rescued(original)
+            mask, rescued = self.geometry.mask_and_rescued(original)
+            self.rescued += rescued
             self.defect_pixels += original.sum()
             self.outside += original.sum() - original[self.geometry.seen(*size)].sum()
         if self.histogram:

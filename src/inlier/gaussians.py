@@ -46,8 +46,8 @@ class GaussianSums:
         self.mean += m / self.n * apart
 
     def covariance(self, positions: slice) -> Tensor:
-        """(chunk, d, d) float64, unbiased (n - 1), without the regularisation"""
-        return in_double(self.scatter[positions]) / (self.n - 1)
+        """(chunk, d, d) float64, unbiased (n - 1), without the regularisation; zero where there is one picture"""
+        return in_double(self.scatter[positions]) / max(1, self.n - 1)
 
 
 def inverse_factor(covariance: Tensor, epsilon: float) -> Tensor:

@@ -52,7 +52,8 @@ class Images:
 
     def batches_and_regions(self, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor | None]]:
         """The same, with what shows the region of interest, bool (B, size, size); None: everything."""
-        pace, done = Pace(self.deadline, len(self)), 0
+        pace = Pace(self.deadline, len(self))
+        done = 0
         for batch in read_batches(*self.sources_and_geometries(), batch_size, self.workers):
             inspected = None if batch.inspected is None else torch.from_numpy(batch.inspected).to(device)
             yield torch.from_numpy(batch.images).to(device), inspected
@@ -70,10 +71,11 @@ class Images:
         """
         size = self.pictures[0].geometry.size
         shape = (len(self), size, size, 3)
-        pictures, done = run.cache(shape, torch.uint8, "pictures"), 0
+        pictures = run.cache(shape, torch.uint8, "pictures")
+        done = 0
         limited = any(picture.geometry.region for picture in self.pictures)
         regions = run.cache(shape[:3], torch.bool, "regions of interest") if limited else None
-        with progress("reading images", len(self)) as show:
+        with progress("reading pictures", len(self)) as show:
             for batch, inspected in self.batches_and_regions(8, torch.device("cpu")):
                 if pictures.dtype == torch.uint8 and not torch.equal(batch, (255 * batch).round() / 255):
                     deep = run.cache(shape, torch.uint16, "pictures of 16 bit")

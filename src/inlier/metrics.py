@@ -55,7 +55,7 @@ def image_metrics(scores: ArrayLike, labels: ArrayLike) -> ImageMetrics:
     >>> image_metrics([0.1, 0.4, 0.35, 0.8], [False, False, True, True])
     ImageMetrics(auroc=0.75, ap=0.8333333333333333, f1_max=0.8, f1_threshold=0.35, reason='')
     >>> image_metrics([0.1, 0.4], [False, False]).reason
-    'no defect image among the test images: the metrics need defects and good ones'
+    'no defect picture among the test pictures: the metrics need defects and good ones'
     """
     scores, defect, reason = _scores_and_labels(scores, labels)
     if reason:
@@ -133,13 +133,15 @@ def bootstrap_interval(
     if scores[defect].max() < scores[~defect].min():
         return {"auroc": exact_interval(0, pairs, confidence)}
     unique, rank = np.unique(-scores, return_inverse=True)  # rank 0 = highest score
-    rng, steps = np.random.default_rng(seed), len(unique)
+    rng = np.random.default_rng(seed)
+    steps = len(unique)
 
     def drawn(ranks: Array, rows: int) -> Floats:  # (rows, steps): drawn images at or above every unique score
         draws = rng.choice(ranks, (rows, len(ranks))) + steps * np.arange(rows)[:, None]
         return np.bincount(draws.ravel(), minlength=rows * steps).reshape(rows, steps).cumsum(1, dtype=np.float64)
 
-    found, chunk = [], max(1, 2**20 // len(scores))  # some megabytes at a time, however many images
+    found = []
+    chunk = max(1, 2**20 // len(scores))  # some megabytes at a time, however many images
     for start in range(0, resamples, chunk):
         rows = min(chunk, resamples - start)
         auroc, ap, f1 = _values(drawn(rank[~defect], rows), drawn(rank[defect], rows))
@@ -237,7 +239,8 @@ class PixelHistogram:
     def _steps(self, defects_first: bool = False) -> tuple[Array, ...]:
         """`_curve` of the bins, doubled; inside a bin defect and good are equal, or all defects come first."""
         bins = np.flatnonzero(self._good + self._defect)
-        n, scores = len(bins), np.append(2 * bins, 2 * bins + int(defects_first))
+        n = len(bins)
+        scores = np.append(2 * bins, 2 * bins + int(defects_first))
         defects, share = np.pad(self._defect[bins], (n, 0)), np.pad(self._share[bins], (n, 0))
         return _curve(scores, np.pad(self._good[bins], (0, n)), defects, share)
 
@@ -283,7 +286,7 @@ def _aupro(fp: Floats, found: Floats, limit: float) -> float:
 def _one_class(good: Array, defect: Array, unit: str) -> str:
     """Why there is nothing to measure; "" if there are both classes."""
     missing = [f"no {kind} {unit}" for kind, there in (("defect", defect.any()), ("good", good.any())) if not there]
-    return f"{' and '.join(missing)} among the test images: the metrics need defects and good ones" if missing else ""
+    return f"{' and '.join(missing)} among the test pictures: the metrics need defects and good ones" if missing else ""
 
 
 def _pixels(map: ArrayLike, mask: ArrayLike, name: str) -> tuple[Array, Floats]:
@@ -311,7 +314,7 @@ def _scores_and_labels(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, NDA
         raise ValueError(f"scores have shape {scores.shape} and labels {defect.shape}: both must be the same (N,)")
     if not np.isfinite(scores).all():
         raise ValueError(f"scores: {(~np.isfinite(scores)).sum()} of {len(scores)} are NaN or infinite")
-    return scores, defect, _one_class(~defect, defect, "image")
+    return scores, defect, _one_class(~defect, defect, "picture")
 
 
 def _floating(values: ArrayLike) -> Array:

@@ -71,7 +71,8 @@ class CategoryResult:
         """Why there are no image metrics, or an interval for one of them alone."""
         if self.image.auroc not in (0, 1):
             return self.image.reason
-        where, pairs = "above" if self.image.auroc else "below", min(self.n_good, self.n_defect)
+        where = "above" if self.image.auroc else "below"
+        pairs = min(self.n_good, self.n_defect)
         return (
             f"every defect scores {where} every good picture, so resampling them would change nothing: the interval of "
             f"the AUROC is the exact one of {counted(pairs, '<pair|pairs>')} of pictures, AP and F1-max have none"

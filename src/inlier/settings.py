@@ -96,7 +96,8 @@ class Settings:
                 raise InlierError(f"unknown setting '{name}'.{hint} Known: {', '.join(known)}")
         changed = dataclasses.replace(self, **changes)
         for f in fields(self):
-            ruled, value = f.metadata["instead_of"], getattr(changed, f.name)
+            ruled = f.metadata["instead_of"]
+            value = getattr(changed, f.name)
             if ruled in changes and f.name not in changes and value is not None:
                 raise InlierError(
                     f"setting '{ruled}' changes nothing where '{f.name}' is {value}: change that, or set it to none too"
@@ -124,7 +125,8 @@ class Settings:
     @classmethod
     def parse(cls, texts: Sequence[str]) -> dict[str, Any]:
         """`["epochs=40", "taps=8,16"]` -> values of the right types. Raises InlierError that names the setting."""
-        hints, values = typing.get_type_hints(cls), {}
+        hints = typing.get_type_hints(cls)
+        values = {}
         for text in texts:
             name, equals, value = text.partition("=")
             if not equals:

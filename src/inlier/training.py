@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -96,10 +96,6 @@ class Run:
         if self.tracker:
             self.tracker.add_image(name, np.asarray(picture), step, dataformats="HWC")
 
-    def share(self, n: int, setting: str = "batch_size") -> tuple[slice, float]:
-        """This process's part of a batch of n, and the weight of its mean loss; see `processes.share`."""
-        return processes.share(n, setting)
-
     def generator(self, *key: int) -> torch.Generator:
         """Randomness that depends on the seed and `key` alone, so step 1000 is the same after a restart.
 
@@ -149,6 +145,37 @@ class Run:
                 folder.rmdir()
         if self.folder.is_dir():
             log.info("pictures and logs of the training: %s", self.folder)
+
+
+def batches(n: int, size: int, run: Run, key: Callable[[int], int] = lambda epoch: epoch) -> Callable[[int], Tensor]:
+    """Which of n pictures pass i sees, (size,): every one once, in a new order, before any comes again.
+
+    key: of the generator that draws the order of an epoch.
+    """
+
+    @functools.lru_cache(4)
+    def order(epoch: int) -> Tensor:
+        return torch.randperm(n, generator=run.generator(key(epoch)))
+
+    def batch(i: int) -> Tensor:
+        places = (divmod(place, n) for place in range(i * size, (i + 1) * size))
+        return torch.stack([order(epoch)[place] for epoch, place in places])
+
+    return batch
+
+
+def half_cosine(step: int, steps: int) -> float:
+    """From 1 to 0, first slowly, then fast, then slowly."""
+    return (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def fill(cache: Tensor, parts: Iterable[Tensor], words: str) -> None:
+    """Write parts (B, ...) into a cache (N, ...) as they are computed. words: of the progress bar."""
+    done = 0
+    with progress(words, len(cache)) as show:
+        for part in parts:
+            cache[done : done + len(part)] = part
+            show(done := done + len(part))
 
 
 @contextmanager
@@ -267,7 +294,7 @@ def train(
     """Take `steps` steps; `loss(model, i)` draws the batch and noise of pass i from `run.generator(i)`.
 
     A step is `accumulation` passes, whose gradients are averaged. Several processes (started by torchrun) share each
-    pass: `loss` is the weighted mean of this one's part, see `Run.share`, and the result does not depend on how many
+    pass: `loss` is the weighted mean of this one's part (`processes.share`), and the result does not depend on how many
     there are, up to rounding. precision: fp32, or autocast to bf16 or fp16. ema: the model is a moving average of the
     weights with this decay (looks see the average too). schedule(step) is the share of their learning rates
     that the optimizers use (default: all). A checkpoint is kept in the run folder every half minute, on Ctrl-C or

@@ -131,7 +131,7 @@ def in_order(candidates: Sequence[Model], seen: Seen) -> list[Model]:
 
 
 def _pixels(s: Settings, seen: Seen) -> int:
-    return s.size**2 * len(geometry_of(s).boxes(seen.height, seen.width))
+    return s.size**2 * len(geometry_of(s).views(seen.height, seen.width))
 
 
 def _declared(name: str, seen: Seen) -> list[Model]:

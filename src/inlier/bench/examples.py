@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inlier import drawing
-from inlier.bench.trial import Trial, known_category, planted_defects
+from inlier.bench.trial import Trial, planted_defects
 from inlier.data.datasets.sample import Sample
 from inlier.inspection.inspector import Inspector
 
@@ -43,7 +43,7 @@ def _example(
 ) -> Example:
     picture, _, planted = made
     sample = samples[picture]
-    map_ = inspector.inspect(planted.image, category=known_category(inspector, sample)).map
+    map_ = inspector.inspect(planted.image, category=inspector.category_of(sample.category)).map
     assert map_ is not None
     image, mask, small = drawing.shrink(Image.fromarray(planted.image), planted.mask, map_)
     assert mask is not None

@@ -85,7 +85,7 @@ def _profile(inspector: Inspector, name: str, sources: Sequence[Any]) -> Timing:
 
     encoded = timed("read", lambda: [one if isinstance(one, bytes) else read_bytes(one) for one in sources])
     images = timed("decode", lambda: [decode_image(data, "picture") for data in encoded])
-    views = timed("resize", lambda: np.concatenate([list(geometry.views(image)) for image in images]))
+    views = timed("resize", lambda: np.concatenate([list(geometry.inputs(image)) for image in images]))
     sizes = [(image.height, image.width) for image in images]
     inspected = _inspected(geometry, sizes)
     runtime = inspector.runtime_

@@ -102,7 +102,7 @@ def stress(
     names = [name for name in dataset.categories if category in (None, name)]
     if len(names) != 1:
         raise InlierError(f"{dataset.name}: one category at a time; choose one of {', '.join(dataset.categories)}")
-    known = names[0] if names[0] in inspector.categories_ else None
+    known = inspector.category_of(names[0])
     rule = inspector.calibration_.rule(alpha, confidence, known)
     if rule is None:
         raise InlierError("the model has no calibration, so it makes no promise that a change could break")

@@ -111,7 +111,7 @@ def planted_defects(
             continue
         picture = as_8_bit(read_image(sample.source))
         region: Mask | None = None
-        geometry = inspector.geometry_for(sample.category)
+        geometry = inspector.geometry_for(inspector.category_of(sample.category))
         if geometry.region is not None or geometry.shorter_side is not None:
             region = geometry.seen(*picture.shape[:2])
         for k in wanted:
@@ -138,7 +138,7 @@ def run(
     pace = Pace(deadline, PLANTED * len(samples))
     with progress("scoring planted defects", PLANTED * len(samples)) as show:
         for i, picture, made in planted_defects(samples, inspector, seed, textures):
-            category = known_category(inspector, samples[i])
+            category = inspector.category_of(samples[i].category)
             geometry = inspector.geometry_for(category)
             if i not in good:
                 alone = inspector.inspect(picture, category=category, maps=False).score
@@ -168,13 +168,9 @@ def milliseconds(inspector: Inspector, samples: Sequence[Sample]) -> float:
     times = []
     for sample in samples[: TIMED + 1]:
         start = time.perf_counter()
-        inspector.inspect(sample.source, category=known_category(inspector, sample), maps=False)
+        inspector.inspect(sample.source, category=inspector.category_of(sample.category), maps=False)
         times.append(time.perf_counter() - start)
     return 1000 * float(np.median(times[1:] or times))  # the first one warms up
-
-
-def known_category(inspector: Inspector, sample: Sample) -> str | None:
-    return sample.category if sample.category in inspector.categories_ else None
 
 
 def as_8_bit(image: Image.Image) -> Pixels:

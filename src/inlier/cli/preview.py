@@ -1,6 +1,5 @@
 """`inlier preview`: what a training will see, before hours of it."""
 
-import io
 import logging
 from collections.abc import Sequence
 from contextlib import closing
@@ -52,7 +51,7 @@ def preview(
     from inlier.data.region import open_regions, region_for
     from inlier.data.simulation.foreground import LOOKED_AT
     from inlier.detector import geometry_of
-    from inlier.drawing import stacked
+    from inlier.drawing import as_file, stacked
 
     if not methods.get(method).previews:
         able = ", ".join(name for name in methods.names() if methods.get(name).previews)
@@ -90,9 +89,7 @@ def preview(
         found = f"{len(failures)} picture{'s'[: len(failures) > 1]} cannot be used; mend or remove:"
         raise InlierError("\n  ".join([f"{dataset.name}: {found}", *failures]))
     for name, (sheet, description) in sheets.items():
-        content = io.BytesIO()
-        sheet.save(content, Image.registered_extensions()[out.suffix.lower()])
-        artifact.write_bytes(targets[name], content.getvalue())
+        artifact.write_bytes(targets[name], as_file(sheet, Image.registered_extensions()[out.suffix.lower()]))
         say(f"{shown(targets[name])}: {shown(description)}")
 
 

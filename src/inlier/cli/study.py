@@ -200,8 +200,7 @@ def _scores(
 
     if inspector is None:
         return None, None
-    category = candidates[0][0].category
-    known = category if category in inspector.categories_ else None
+    known = inspector.category_of(candidates[0][0].category)
     found: list[float] = []
     with progress("looking for borderline parts", len(candidates)) as show:
         for p in inspector.predict([of[0].source for of in candidates], alpha=alpha, category=known, maps=False):

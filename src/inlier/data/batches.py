@@ -47,10 +47,10 @@ def prepare(source: ImageSource, name: str, geometry: Geometry, number: int = 0)
     """Read a picture, called `name` in errors, and make its views. Raises ImageError."""
     try:
         image, size = read_scaled(source, name, geometry.least)
-        geometry.boxes(*size)  # refuses what the region of interest does not fit
-        made = None if geometry.tile else list(geometry.views(image))
+        geometry.views(*size)  # refuses what the region of interest does not fit
+        made = None if geometry.tile else list(geometry.inputs(image))
         return Prepared(
-            Picture(number, source, geometry, size), lambda: geometry.views(image) if made is None else made
+            Picture(number, source, geometry, size), lambda: geometry.inputs(image) if made is None else made
         )
     except ImageError:
         raise

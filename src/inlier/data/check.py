@@ -25,7 +25,7 @@ from inlier.errors import ImageError, InlierError
 
 Value = TypeVar("Value")
 MOST = 0.9  # share of a category from which on those that differ in size or kind are worth a word; or all but one
-KINDS = {  # what Pillow calls a mode, and what people do
+MODES = {  # what Pillow calls a mode, and what people do
     "1": "black and white",
     "L": "grey",
     "LA": "grey",
@@ -61,7 +61,7 @@ class Look(NamedTuple):
 class Report:
     """What `examine` found in a dataset."""
 
-    fingerprint: str  # sha256, hexadecimal, of the sorted sha256 of the good training images
+    fingerprint: str  # sha256, hexadecimal, of the sorted sha256 of the good training pictures
     order: str  # the same of the unsorted ones: a run that is resumed needs the same order
     groups: tuple[int, ...]  # of each good training image, in their order; copies of one another share a number
     sizes: tuple[tuple[int, int], ...]  # of each of them: height, width
@@ -78,7 +78,7 @@ class Report:
             found = sorted((problem for _, problem in self.problems), key=lambda problem: problem.kind)
             lines = [f"  {kind}: {message}" for kind, message in found]
             rest = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []
-            total = f"{len(lines)} problem" + ("s" if len(lines) > 1 else "")
+            total = counted(len(lines), "problem<|s>")
             raise InlierError("\n".join([f"{dataset.name}: {total}; mend or remove these files:", *lines[:20], *rest]))
         if not self.problems:
             return self
@@ -98,7 +98,7 @@ def check(
 
     `progress` is called with (done, total). Raises one InlierError that lists all problems: images and masks that
     cannot be read, masks of another size than their image, defects without a mask where others have one. training:
-    only problems of good training images are raised, those of others become a warning.
+    only problems of good training pictures are raised, those of others become a warning.
     """
     return examine(dataset, workers, progress).require(dataset, training)
 
@@ -143,7 +143,7 @@ def examine(dataset: Dataset, workers: int = 2, progress: Callable[[int, int], N
             *_copies(train, groups),
             *_same_pictures(pairs),
             *(
-                f"{counted(len(samples), f'image<|s> {what}')}: {first_names([s.name for s in samples])}"
+                f"{counted(len(samples), f'picture<|s> {what}')}: {first_names([s.name for s in samples])}"
                 for what, samples in suspicious
             ),
             *_masks(pairs, masked),
@@ -224,13 +224,15 @@ def _look(sample: Sample) -> Look:
     if mask is None:
         return look
     if mask.shape != (image.height, image.width):
-        sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, its image {sample.name} has {image.width} x {image.height}"
+        sizes = (
+            f"{mask.shape[1]} x {mask.shape[0]} pixels, its picture {sample.name} has {image.width} x {image.height}"
+        )
         return look._replace(problem=Problem("mask of another size", f"{sample.masks[0]}: {sizes}"))
     return look._replace(mask_notes=notes, mask_share=float(mask.mean()))
 
 
 def _kind(stored: Image.Image) -> str:
-    name = "16-bit grey" if stored.mode.startswith("I") else KINDS.get(stored.mode, stored.mode)
+    name = "16-bit grey" if stored.mode.startswith("I") else MODES.get(stored.mode, stored.mode)
     return f"{name} with alpha" if stored.has_transparency_data else name
 
 
@@ -276,7 +278,7 @@ def _copies(train: Sequence[tuple[Sample, Look]], groups: Sequence[int]) -> Iter
         equal = sum(one[1].digest == other[1].digest for one, other in again)
         names = first_names([f"{one[0].name} = {other[0].name}" for one, other in again])
         yield (
-            f"{counted(len(again), 'training <image is a copy of another|images are copies of others>')} "
+            f"{counted(len(again), 'training <picture is a copy of another|pictures are copies of others>')} "
             f"({equal} byte-equal, {len(again) - equal} saved again) and "
             f"{agreeing(len(again), '<counts as one with it|count as one with them>')}: {names}"
         )
@@ -294,11 +296,11 @@ def _same_pictures(pairs: Sequence[tuple[Sample, Look]]) -> Iterator[str]:
     both = [f"{train[look.digest]} = {s.name}" for s, look in pairs if s.split == "test" and look.digest in train]
     if both:
         names = first_names(both)
-        count = counted(len(both), "test image<|s> <is|are> byte-equal to <a training image|training images>")
+        count = counted(len(both), "test picture<|s> <is|are> byte-equal to <a training picture|training pictures>")
         yield f"{count}, results will look too good: {names}"
     both = [f"{good[look.digest]} = {s.name}" for s, look in pairs if s.is_defect and look.digest in good]
     if both:
-        count = counted(len(both), "image<|s> <is|are>")
+        count = counted(len(both), "picture<|s> <is|are>")
         yield f"{count} there as good and as a defect, byte by byte: {first_names(both)}"
 
 
@@ -315,7 +317,7 @@ def _masks(pairs: Sequence[tuple[Sample, Look]], masked: set[str]) -> Iterator[s
         yield f"{counted(len(noted), '<mask has|masks have>')} more than two values; the first, {noted[0]}"
     marked = [s.name for s, look in pairs if not s.is_defect and look.mask_share]
     if marked:
-        count = counted(len(marked), "good <image has a mask that shows|images have masks that show>")
+        count = counted(len(marked), "good <picture has a mask that shows|pictures have masks that show>")
         yield f"{count} a defect: {first_names(marked)}"
     unmasked = sorted({s.category for s, _ in pairs if s.is_defect} - masked)
     if unmasked:

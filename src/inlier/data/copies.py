@@ -24,11 +24,9 @@ AGREEMENT = 0.3  # correlation of the noise: other shots have 0 +- .05, copies .
 # noise alone: pairs that do not agree (.15) are all equally far apart (1 % quantile over median: .86 to .93 seen, of
 # real pictures .24 to .41), and nearly none agree a little (of real ones some per cent)
 DISAGREE, FAR, LITTLE = 0.15, 0.7, 0.001
-BLOCK, SAMPLE, TYPICAL = (
-    1024,
-    2000,
-    500,
-)  # pictures compared at once; that give mean and spread; all pairs of which give limits
+BLOCK = 1024  # pictures compared at once
+SAMPLE = 2000  # pictures that give mean and spread
+TYPICAL = 500  # pictures of which all pairs give the limits
 
 
 def small(image: Image.Image) -> NDArray[np.uint16]:

@@ -21,7 +21,7 @@ from inlier.errors import InlierError
 FILTERS = {name: Image.Resampling[name.upper()] for name in ("bilinear", "bicubic", "lanczos")}
 
 
-class Box(NamedTuple):
+class View(NamedTuple):
     """A part of an original picture, whole pixels; right and bottom lie just outside."""
 
     top: int
@@ -89,45 +89,45 @@ class Geometry:
             return np.repeat(pixels.clip(0, 1)[None], 3, axis=0)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32) / 255
 
-    def views(self, image: Image.Image) -> Iterator[np.ndarray]:
-        """All views of an image of `read_image`, one after the other, as `boxes` lists them."""
-        boxes = self.boxes(image.height, image.width)
+    def inputs(self, image: Image.Image) -> Iterator[np.ndarray]:
+        """float32 (3, size, size) of each of the `views` of an image of `read_image`, one after the other."""
+        views = self.views(image.height, image.width)
         image = self._painted(image)
-        for box in boxes:
-            is_whole = box == (0, 0, image.height, image.width)
-            yield self(image if is_whole else image.crop((box.left, box.top, box.right, box.bottom)))
+        for view in views:
+            is_whole = view == (0, 0, image.height, image.width)
+            yield self(image if is_whole else image.crop((view.left, view.top, view.right, view.bottom)))
 
-    def boxes(self, height: int, width: int) -> list[Box]:
+    def views(self, height: int, width: int) -> list[View]:
         """Where the views of an original of height x width lie; tiles without an inspected pixel are left out."""
         region = None if self.region is None else self.region.of_size(height, width)
-        whole = Box(0, 0, height, width)
+        whole = View(0, 0, height, width)
         if region is not None:
             rows, columns = (np.flatnonzero(region.any(axis)) for axis in (1, 0))
-            whole = Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+            whole = View(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
         if self.tile is None:
             return [whole]
         tops, lefts = self._starts(whole.bottom - whole.top), self._starts(whole.right - whole.left)
         tiles = [
-            Box(y, x, min(y + self.tile, whole.bottom), min(x + self.tile, whole.right))
+            View(y, x, min(y + self.tile, whole.bottom), min(x + self.tile, whole.right))
             for y in (whole.top + top for top in tops)
             for x in (whole.left + left for left in lefts)
         ]
-        return [b for b in tiles if region is None or region[b.top : b.bottom, b.left : b.right].any()]
+        return [v for v in tiles if region is None or region[v.top : v.bottom, v.left : v.right].any()]
 
     def inspected(self, height: int, width: int) -> NDArray[np.bool_] | None:
         """(views, size, size): which pixels of the inputs show the region; None: all do."""
         if self.region is None:
             return None
         region = self.region.of_size(height, width)
-        masks = [self._nearest(region[b.top : b.bottom, b.left : b.right]) for b in self.boxes(height, width)]
+        masks = [self._nearest(region[v.top : v.bottom, v.left : v.right]) for v in self.views(height, width)]
         # a part of less than half a pixel must not leave a view without any
         return np.stack([mask if mask.any() else np.ones_like(mask) for mask in masks])
 
     def seen(self, height: int, width: int) -> NDArray[np.bool_]:
         """(height, width): which pixels of an original are inspected: inside the region, not cropped off."""
         inside = np.zeros((height, width), bool)
-        for box in self.boxes(height, width):
-            top, left, bottom, right = (math.ceil(edge - 0.5) for edge in self.crop_box(box))
+        for view in self.views(height, width):
+            top, left, bottom, right = (math.ceil(edge - 0.5) for edge in self.crop_box(view))
             inside[top:bottom, left:right] = True
         return inside if self.region is None else inside & self.region.of_size(height, width)
 
@@ -136,28 +136,24 @@ class Geometry:
 
         A connected defect that would vanish so is kept: by each pixel here that a pixel's centre of it falls on.
         """
-        small, (y, x), _ = self._small(mask)
-        small[y, x] = True
-        return small
+        return self.mask_and_rescued(mask)[0]
 
-    def rescued(self, mask: np.ndarray) -> int:
-        """How many connected defects of bool (H, W) `mask` keeps though their nearest pixels miss them."""
-        return self._small(mask)[2]
-
-    def _small(self, mask: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray], int]:
-        """What nearest neighbour leaves, bool (size, size); rows and columns of the defects it misses; their number."""
+    def mask_and_rescued(self, mask: np.ndarray) -> tuple[np.ndarray, int]:
+        """`mask`, and how many connected defects would have vanished."""
         whole = self._whole(*mask.shape)
         labels, n = label(mask[whole.top : whole.bottom, whole.left : whole.right], np.ones((3, 3)))
-        small = np.asarray(self._resize_and_crop(Image.fromarray(labels.astype(np.int32)), Image.Resampling.NEAREST))
+        near = np.asarray(self._resize_and_crop(Image.fromarray(labels.astype(np.int32)), Image.Resampling.NEAREST))
         missed = np.ones(n + 1, bool)
-        missed[small] = missed[0] = False
+        missed[near] = missed[0] = False
         height, width = labels.shape
         rows, columns, top, left = self._place(height, width)
         y, x = np.nonzero(missed[labels])
         numbers = labels[y, x]
         y, x = (2 * y + 1) * rows // (2 * height) - top, (2 * x + 1) * columns // (2 * width) - left
         inside = (y >= 0) & (y < self.size) & (x >= 0) & (x < self.size)  # others are not inspected
-        return small > 0, (y[inside], x[inside]), len(np.unique(numbers[inside]))
+        small = near > 0
+        small[y[inside], x[inside]] = True
+        return small, len(np.unique(numbers[inside]))
 
     def grid(self, maps: np.ndarray, height: int, width: int) -> np.ndarray:
         """Maps (views, size, size) of an original -> (size, size) of the whole inspected part, NaN outside the region.
@@ -189,24 +185,24 @@ class Geometry:
 
     def _stitched(self, maps: np.ndarray, height: int, width: int) -> np.ndarray:
         """(height, width); where tiles overlap each counts the more the deeper a pixel lies in it, so no seam shows."""
-        boxes = self.boxes(height, width)
-        if len(boxes) == 1:
-            place, part = self._enlarged(maps[0], boxes[0])
+        views = self.views(height, width)
+        if len(views) == 1:
+            place, part = self._enlarged(maps[0], views[0])
             out = np.full((height, width), np.nan, np.float32)  # now, as enlarging takes its own share of the memory
             out[place] = part
             return out
         weights, out = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
-        for box, map_ in zip(boxes, maps, strict=True):
-            place, part = self._enlarged(map_, box)
+        for view, map_ in zip(views, maps, strict=True):
+            place, part = self._enlarged(map_, view)
             depth = np.minimum.outer(_depth(part.shape[0]), _depth(part.shape[1]))
             out[place] += depth * part
             weights[place] += depth
         out[weights == 0] = np.nan
         return np.divide(out, weights, out=out, where=weights > 0)
 
-    def _enlarged(self, map_: np.ndarray, box: Box) -> tuple[tuple[slice, slice], np.ndarray]:
+    def _enlarged(self, map_: np.ndarray, view: View) -> tuple[tuple[slice, slice], np.ndarray]:
         """Which pixels of the original one view's map covers, and its values there."""
-        top, left, bottom, right = self.crop_box(box)
+        top, left, bottom, right = self.crop_box(view)
         y, x = self.size / (bottom - top), self.size / (right - left)  # map pixels per original pixel
         y0, x0, y1, x1 = (math.ceil(edge - 0.5) for edge in (top, left, bottom, right))
         place = slice(y0, y1), slice(x0, x1)
@@ -218,20 +214,20 @@ class Geometry:
         part = ((x0 - left) * x + pad, (y0 - top) * y + pad, (x1 - left) * x + pad, (y1 - top) * y + pad)
         return place, np.asarray(padded.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=part))
 
-    def _whole(self, height: int, width: int) -> Box:
+    def _whole(self, height: int, width: int) -> View:
         """The box around everything that is inspected, before a crop."""
-        boxes = self.boxes(height, width)
-        return Box(*(min(side) for side in list(zip(*boxes))[:2]), *(max(side) for side in list(zip(*boxes))[2:]))
+        views = self.views(height, width)
+        return View(*(min(side) for side in list(zip(*views))[:2]), *(max(side) for side in list(zip(*views))[2:]))
 
-    def crop_box(self, box: Box) -> tuple[float, float, float, float]:
-        """What the network sees of a box (top, left, bottom, right), in pixels of the original."""
-        rows, columns, top, left = self._place(box.bottom - box.top, box.right - box.left)
-        y, x = (box.bottom - box.top) / rows, (box.right - box.left) / columns
+    def crop_box(self, view: View) -> tuple[float, float, float, float]:
+        """What the network sees of a view (top, left, bottom, right), in pixels of the original."""
+        rows, columns, top, left = self._place(view.bottom - view.top, view.right - view.left)
+        y, x = (view.bottom - view.top) / rows, (view.right - view.left) / columns
         return (
-            box.top + top * y,
-            box.left + left * x,
-            box.top + (top + self.size) * y,
-            box.left + (left + self.size) * x,
+            view.top + top * y,
+            view.left + left * x,
+            view.top + (top + self.size) * y,
+            view.left + (left + self.size) * x,
         )
 
     def _starts(self, length: int) -> list[int]:

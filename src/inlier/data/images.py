@@ -22,7 +22,7 @@ log = logging.getLogger("inlier")
 
 ImageSource = Path | str | np.ndarray | Image.Image
 # a closed list: some of Pillow's readers start other programs
-KINDS = {
+SUFFIXES_OF = {
     "PNG": (".png",),
     "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe"),
     "BMP": (".bmp",),
@@ -31,8 +31,8 @@ KINDS = {
     "PPM": (".ppm", ".pgm", ".pnm", ".pbm"),
     "JPEG2000": (".jp2", ".j2k"),
 }
-FORMATS = tuple(KINDS)
-SUFFIXES = tuple(suffix for suffixes in KINDS.values() for suffix in suffixes)
+FORMATS = tuple(SUFFIXES_OF)
+SUFFIXES = tuple(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
 SUFFIX_LIST = f"({' '.join(SUFFIXES)})"  # as messages name them
 FORMAT_LIST = "PNG, JPEG, BMP, TIFF, WebP, PPM or JPEG 2000"
 
@@ -54,13 +54,12 @@ SMEAR = 17  # JPEG spreads an edge over blocks of 8 pixels, to both sides
 TWO_VALUES = "save masks as PNG with two values, 0 for good and 255 for defect"
 Result = TypeVar("Result")
 
-# suffixes that people take for pictures; those of SUFFIXES are read, files of the others are counted and named
+# suffixes of files that people take for pictures and that are not read: they are counted and named
 LIKE_PICTURES = frozenset(
     (".3fr", ".apng", ".arw", ".avi", ".avif", ".cr2", ".cr3", ".cur", ".dcm", ".dds", ".dib", ".dng", ".emf", ".eps")
-    + (".exr", ".fits", ".gif", ".hdr", ".heic", ".heif", ".icns", ".ico", ".iiq", ".j2c", ".j2k", ".jfif", ".jif")
-    + (".jp2", ".jpc", ".jpe", ".jpf", ".jpx", ".jxl", ".jxr", ".mov", ".mp4", ".mpo", ".nef", ".orf", ".pam", ".pbm")
-    + (".pcx", ".pef", ".pfm", ".pgm", ".pnm", ".ppm", ".psb", ".psd", ".raf", ".raw", ".rw2", ".sgi", ".srw", ".svg")
-    + (".tga", ".wmf", ".xbm", ".xcf", ".xpm")
+    + (".exr", ".fits", ".gif", ".hdr", ".heic", ".heif", ".icns", ".ico", ".iiq", ".j2c", ".jif", ".jpc", ".jpf")
+    + (".jpx", ".jxl", ".jxr", ".mov", ".mp4", ".mpo", ".nef", ".orf", ".pam", ".pcx", ".pef", ".pfm", ".psb", ".psd")
+    + (".raf", ".raw", ".rw2", ".sgi", ".srw", ".svg", ".tga", ".wmf", ".xbm", ".xcf", ".xpm")
 )
 NO_PICTURES = frozenset(  # folders of storage servers and systems, lower case; what they hold was made by no camera
     ("@eadir", "__macosx", "thumbs", "thumbnails", "@recycle", "#recycle", "$recycle.bin", "#snapshot", "~snapshot")
@@ -121,9 +120,8 @@ def read_scaled(
     if least is None or not isinstance(source, (str, Path)):
         image = read_image(source, name)
         return image, (image.height, image.width)
-    name, data = str(source), read_bytes(source)
-    if not data:
-        return decode_image(data, name), (0, 0)  # says what is wrong
+    name = str(source)
+    data = read_bytes(source)
 
     def decoded() -> tuple[Image.Image, tuple[int, int]]:
         found = _decode(data, name, least)
@@ -145,20 +143,21 @@ def encoded(source: ImageSource) -> bytes:
     """The picture's file, as it is; of an array or PIL image a file without loss that `decode_image` reads."""
     if isinstance(source, (str, Path)):
         return read_bytes(source)
-    image, content = read_image(source), io.BytesIO()
+    image = read_image(source)
+    content = io.BytesIO()
     image.save(content, "TIFF" if image.mode == "F" else "PNG")
     return content.getvalue()
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
     """`read_image` for the bytes of a file that were already read; `name` is used in messages."""
-    if not data:
-        raise ImageError(f"{name}: the file is empty")
     return _explained(lambda: _finish(_decode(data, name), name), name)
 
 
 def _decode(data: bytes, name: str, least: tuple[int, int] | None = None) -> _Decoded:
     """A file's first picture, upright. Raises whatever the decoders raise. least: see `read_scaled`."""
+    if not data:
+        raise ImageError(f"{name}: the file is empty")
     if not data.startswith(whole.PNG):
         return _open(data, name, least)
     bare = whole.bare_png(data)
@@ -176,7 +175,8 @@ def _open(data: bytes, name: str, least: tuple[int, int] | None = None) -> _Deco
         _said_pages.add(kind)
         log.warning("%s: holds %d pages; the first is taken, here and in every %s file", name, pages, kind)
     stream.strict = kind != "JPEG2000"  # whose reader looks for more, to the very end
-    orientation, jpeg = _orientation(image), None
+    orientation = _orientation(image)
+    jpeg = None
     if kind in ("JPEG", "MPO"):
         jpeg = whole.decode_jpeg(data, image.mode, _turned_size(least or (0, 0), orientation))
     if jpeg is None:
@@ -225,7 +225,7 @@ def _finish(decoded: _Decoded, name: str) -> Image.Image:
     """Mode RGB, or F in [0, 1]."""
     image = decoded.image
     if 0 in image.size:
-        raise ImageError(f"{name}: an image without pixels")
+        raise ImageError(f"{name}: a picture without pixels")
     if _is_deep(image):
         unit = _unit(np.asarray(image), decoded.top, name)
         return Image.fromarray(1 - unit if decoded.inverted else unit)
@@ -390,7 +390,7 @@ class Listing(NamedTuple):
     links: list[Path]  # to folders that are listed already, or that lead back up
 
 
-def find_pictures(folder: Path | str, recursive: bool = True) -> Listing:
+def find_pictures(folder: Path | str) -> Listing:
     """List the pictures in a folder, and what was left out although it may be meant.
 
     Hidden files and folders are passed over. Links are followed after all real folders, and no folder is listed twice,
@@ -411,7 +411,7 @@ def find_pictures(folder: Path | str, recursive: bool = True) -> Listing:
                 folders.clear()
                 continue
             seen.add(real)
-            below = [Path(parent, name) for name in folders if recursive and not name.startswith(".")]
+            below = [Path(parent, name) for name in folders if not name.startswith(".")]
             found.folders.extend(path for path in below if path.name.casefold() in NO_PICTURES)
             below = sorted((path for path in below if path.name.casefold() not in NO_PICTURES), key=_natural)
             starts.extend(str(path) for path in below if path.is_symlink())
@@ -425,9 +425,9 @@ def find_pictures(folder: Path | str, recursive: bool = True) -> Listing:
     return found
 
 
-def list_images(folder: Path | str, recursive: bool = True) -> list[Path]:
+def list_images(folder: Path | str) -> list[Path]:
     """The pictures of `find_pictures`. Files of kinds that are not read are named in a warning."""
-    found = find_pictures(folder, recursive)
+    found = find_pictures(folder)
     if found.unread:
         kinds = f"{count_kinds(found.unread)}, such as {found.unread[0].name}"
         log.warning("%s: files of kinds that are not read are left out: %s; save them as PNG", folder, kinds)

@@ -42,14 +42,14 @@ def doubts(seen: Sequence[Levels]) -> Iterator[str]:
         low, high = (round(65535 * float(np.median(values))) for values in zip(*(s[:2] for s in deep)))
         share = 100 * (high - low) / 65535
         yield (
-            f"the 16-bit images use {share:.2g} % of their range, {low} to {high} of 65535 (12-bit data in 16-bit "
+            f"the 16-bit pictures use {share:.2g} % of their range, {low} to {high} of 65535 (12-bit data in 16-bit "
             "files look so, and temperatures): the network sees next to nothing; stretch what matters to the full "
-            "range, all images by the same two numbers"
+            "range, all pictures by the same two numbers"
         )
     if shallow and np.median([s.high for s in shallow]) < DARK:
         yield (
-            "the images are nearly black (12-bit colour in 16-bit files is read so): the network sees next to "
+            "the pictures are nearly black (12-bit colour in 16-bit files is read so): the network sees next to "
             "nothing; stretch them to the full range, all by the same factor"
         )
     elif shallow and np.median([s.contrast for s in shallow]) < LEAST:
-        yield "the images have next to no contrast: the network sees next to nothing; check light and exposure"
+        yield "the pictures have next to no contrast: the network sees next to nothing; check light and exposure"

@@ -75,8 +75,7 @@ class Backbone(nn.Module):
         if isinstance(self.net, FromTimm):
             self.channels = self.net.channels
         else:
-            with torch.no_grad():
-                self.channels = [m.shape[1] for m in self(torch.zeros(1, 3, 128, 128))]
+            self.channels = [shape[0] for shape in self.shapes(128)]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
@@ -87,6 +86,11 @@ class Backbone(nn.Module):
             x = stage(x)
             maps[layer] = x
         return [maps[layer] for layer in self.layers]
+
+    def shapes(self, size: int) -> list[torch.Size]:
+        """(channels, h, w) of the maps of a picture of size x size pixels."""
+        with torch.no_grad():
+            return [m.shape[1:] for m in self(torch.zeros(1, 3, size, size))]
 
     def stages(self) -> list[str]:
         """Names of all layers in the order of computation; a network of timm is one frozen whole and names none."""

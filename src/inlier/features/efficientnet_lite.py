@@ -90,7 +90,8 @@ def efficientnet_lite0() -> nn.Sequential:
     net.add_module("conv_stem", _conv(3, 32, 3, stride=2))
     net.add_module("bn1", nn.BatchNorm2d(32, eps=BN_EPS))
     net.add_module("act", nn.ReLU6())  # not in place: "bn1" may be tapped
-    blocks, channels = nn.Sequential(), 32
+    blocks = nn.Sequential()
+    channels = 32
     for kernel, stride, expansion, width, repeats in STAGES:
         stage = nn.Sequential()
         for i in range(repeats):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from inlier.errors import InlierError
-from inlier.features.weights import SUFFIXES, Weights
+from inlier.features.weights import SUFFIXES, Weights, in_folder
 
 PREFIX = "timm:"
 # what makes a transformer take pictures of other sizes than it was trained on, where it can: position embeddings are
@@ -70,7 +70,8 @@ class FromTimm(nn.Module):
     def load(self, path: str | os.PathLike[str] | None = None) -> Weights:
         """Fill in weights: a given file as timm saves it, one in INLIER_WEIGHTS, else timm's own from the hub."""
         timm = import_timm(self.name)
-        file = Path(path) if path else _in_folder(self.name)
+        places = in_folder(*(f"{self.name}{suffix}" for suffix in SUFFIXES))
+        file = Path(path) if path else next(filter(Path.is_file, places), None)
         if file and not file.is_file():
             raise InlierError(f"{file}: no such weight file")
         given = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
@@ -100,9 +101,3 @@ def import_timm(name: str) -> Any:
             f"from one index, such as https://download.pytorch.org/whl/cpu ({error})"
         ) from error
     return timm
-
-
-def _in_folder(name: str) -> Path | None:
-    folder = os.environ.get("INLIER_WEIGHTS")
-    candidates = [Path(folder) / f"{name}{suffix}" for suffix in SUFFIXES] if folder else []
-    return next((path for path in candidates if path.is_file()), None)

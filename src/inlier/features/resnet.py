@@ -64,7 +64,8 @@ def _resnet(block: type[BasicBlock] | type[Bottleneck], blocks: tuple[int, ...],
     net.add_module("maxpool", nn.MaxPool2d(3, 2, padding=1))
     channels = 64
     for i, count in enumerate(blocks):
-        width, layer = 64 * 2**i, nn.Sequential()
+        width = 64 * 2**i
+        layer = nn.Sequential()
         for j in range(count):
             layer.append(block(channels, width, stride=2 if i > 0 and j == 0 else 1, wide=wide))
             channels = width * block.expansion

@@ -65,25 +65,29 @@ class Weights:
     fresh: tuple[str, ...] = ()  # layers that the source lacks and that start with random weights
 
 
+def in_folder(*names: str) -> list[Path]:
+    """Where these files would lie in the folder that INLIER_WEIGHTS names; none where it is not set."""
+    folder = os.environ.get("INLIER_WEIGHTS")
+    return [Path(folder) / name for name in names] if folder else []
+
+
 def find_weights(backbone: str, path: str | os.PathLike[str] | None = None) -> Weights:
     """Read the weights of `backbone`.
 
     Raises InlierError with every place that was tried and how to bring the file to a machine without internet.
     """
-    origin, tried = ORIGINS[backbone], []
+    origin = ORIGINS[backbone]
+    tried = []
     if path:
         return _read(
             Path(path), origin, f"file {Path(path).name} given by the user; {origin.licence} if it is that file"
         )
 
-    folder = os.environ.get("INLIER_WEIGHTS")
-    if folder:
-        for candidate in (Path(folder) / f"{backbone}{suffix}" for suffix in SUFFIXES):
-            if candidate.is_file():
-                return _read(candidate, origin, f"{origin.licence} (as the file's name says)")
-        tried.append(f"INLIER_WEIGHTS={folder}: holds no {backbone}.safetensors or {backbone}.pth")
-    else:
-        tried.append("INLIER_WEIGHTS: not set")
+    places = in_folder(*(f"{backbone}{suffix}" for suffix in SUFFIXES))
+    if found := next(filter(Path.is_file, places), None):
+        return _read(found, origin, f"{origin.licence} (as the file's name says)")
+    missing = f"={places[0].parent}: holds no {backbone}.safetensors or {backbone}.pth" if places else ": not set"
+    tried.append(f"INLIER_WEIGHTS{missing}")
 
     if origin.package:
         spec = importlib.util.find_spec(origin.package.replace("-", "_"))

@@ -29,7 +29,7 @@ def judged(
     """A row for each picture, in order: its verdict, or why it could not be read. name: of the model, for the row."""
     import pyarrow as pa
 
-    category = part.category if part.category in model.categories_ else None
+    category = model.category_of(part.category)
     found = model.predict(
         list(map(str, paths)), alpha=part.alpha, category=category, workers=readers, errors="keep", maps=False
     )

@@ -46,7 +46,7 @@ def _said(model: Inspector, kept: Sequence[Sample], alpha: float | None, seed: i
     found |= {"alpha": rule.alpha, "average": rule.average, "confident": rule.confident}
     if not kept:
         return found
-    of = [trial.known_category(model, sample) for sample in kept]
+    of = [model.category_of(sample.category) for sample in kept]
     limits = {name: model.calibration_.rule(alpha, category=name) for name in of}
     thresholds = np.array([limit.threshold for name in of if (limit := limits[name])])
     tried = trial.run(model, kept, seed, maps=False)

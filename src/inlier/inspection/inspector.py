@@ -179,6 +179,12 @@ class Inspector:
             self._say_once(note)
         return (self._prediction(judged, rule, category) for judged in self._judged(batches, maps))
 
+    def category_of(self, name: str | None) -> str | None:
+        """The model's category that judges pictures of that name: its only one, or the same; None: it is not known."""
+        if len(self.categories_) == 1:
+            return self.categories_[0]
+        return name if name in self.categories_ else None
+
     def known(self, category: str | None) -> str | None:
         """The category, which needs no name where the model knows only one. Raises InlierError for another."""
         if category is not None and category not in self.categories_:
@@ -281,7 +287,8 @@ class Inspector:
                 )
             new = self.calibration_.extended(new)
         self.calibration_ = new
-        self.cues_ = np.concatenate([self.cues_[: len(self.cues_) * extend], np.array(report.cues, np.float32)])
+        kept = self.cues_ if extend else self.cues_[:0]
+        self.cues_ = np.concatenate([kept, np.array(report.cues, np.float32)])
         log.info("calibration: %s", self.calibration_)
         return self
 
@@ -338,7 +345,7 @@ def pictures_of(data: Any) -> Iterable[ImageSource]:
     """
     if isinstance(data, Dataset):
         if not data.test:
-            raise InlierError(f"{data.name}: has no test images ({data.layout}); pass a list of pictures")
+            raise InlierError(f"{data.name}: has no test pictures ({data.layout}); pass a list of pictures")
         return [sample.source for sample in data.test]
     if isinstance(data, (str, Path, np.ndarray, Image.Image)):
         return _expanded(data)
@@ -361,5 +368,5 @@ def _expanded(item: ImageSource) -> list[Any]:
         return [path if str(item).startswith("~") else item]  # named as it was given
     images = list_images(path)
     if not images:
-        raise InlierError(f"{item}: holds no images {SUFFIX_LIST}")
+        raise InlierError(f"{item}: holds no pictures {SUFFIX_LIST}")
     return images

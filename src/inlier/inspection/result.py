@@ -72,7 +72,7 @@ class Prediction:
         planes = [self.geometry.to_original(self.network_reconstructions[:, c], *self.size) for c in range(3)]
         return np.rint(255 * np.nan_to_num(np.stack(planes, -1)).clip(0, 1)).astype(np.uint8)
 
-    @property
+    @functools.cached_property
     def region(self) -> NDArray[np.bool_] | None:
         """(height, width) True where the map is above the pixel threshold; None without calibration or map."""
         if self.map is None or self.pixel_threshold is None:

@@ -18,7 +18,6 @@ from inlier.errors import InlierError
 if TYPE_CHECKING:
     from inlier.detector import Detector
 
-RENAMED: dict[str, str] = {}  # a method's old name -> today's, so that old model files keep loading
 DEMONSTRATED = ("padim", "simplenet")  # quick enough for `inlier demo`
 PREVIEWED = "memseg"  # by `inlier preview`, where no method is named
 
@@ -37,11 +36,6 @@ def list_methods(pattern: str = "*") -> list[str]:
     return fnmatch.filter(names(), pattern)
 
 
-def today(name: str) -> str:
-    """Today's name of a method that was renamed."""
-    return RENAMED.get(name, name)
-
-
 def summary(name: str) -> str:
     """First line of the method's file, without importing it."""
     spec = importlib.util.find_spec(_module(name))
@@ -51,7 +45,6 @@ def summary(name: str) -> str:
 
 def get(name: str) -> "type[Detector[Any, Any]]":
     """The detector class of a method. Raises InlierError for an unknown name."""
-    name = today(name)
     if name not in names():
         close = difflib.get_close_matches(name, names(), n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""

@@ -14,7 +14,6 @@ model and nothing looks at the test set; defects are simulated on the network's 
 the network would learn that whatever differs is a defect.
 """
 
-import functools
 import itertools
 import logging
 import math
@@ -41,7 +40,7 @@ from inlier.machine import in_double
 from inlier.maps import within
 from inlier.metrics import pixel_metrics
 from inlier.settings import setting
-from inlier.training import Check, Run, train
+from inlier.training import Check, Run, batches, half_cosine, train
 
 log = logging.getLogger("inlier")
 # What rounding may add to a sum of n products is, but for a chance of about exp(-CERTAINTY^2 / 2), CERTAINTY sqrt(n)
@@ -254,9 +253,7 @@ class Network(nn.Module):
             learning = stages[compared:] if s.frozen else stages[:stem] + stages[compared:]
             self.backbone.unfreeze(learning, batch_statistics=not s.frozen)
         channels = self.backbone.channels
-        with torch.no_grad():
-            shapes = [m.shape[1:] for m in self.backbone(torch.zeros(1, 3, s.size, s.size))[1:4]]
-        for level, (c, h, w) in enumerate(shapes):
+        for level, (c, h, w) in enumerate(self.backbone.shapes(s.size)[1:4]):
             self.register_buffer(f"memory{level}", torch.zeros(s.memory, h, w, c))
             self.register_buffer(f"mean{level}", torch.zeros(c))
             self.register_buffer(f"std{level}", torch.ones(c))
@@ -330,7 +327,7 @@ def learning_rate(step: int, s: Settings) -> float:
     rising = int(s.warm_up * s.steps)
     if step < rising:
         return s.lr_end + (s.lr - s.lr_end) * step / rising
-    return s.lr_end + (s.lr - s.lr_end) * (1 + math.cos(math.pi * (step - rising) / (s.steps - rising))) / 2
+    return s.lr_end + (s.lr - s.lr_end) * half_cosine(step - rising, s.steps - rising)
 
 
 class MemSeg(Detector[Settings, Network]):
@@ -386,14 +383,15 @@ class MemSeg(Detector[Settings, Network]):
             log.warning("memory: %d places, filled with all %d good images", s.memory, len(remembered))
         network.remember(to_input(pixels[part]).to(run.device) for part in torch.tensor(remembered).split(8))
 
-        simulators, textures = {}, open_textures(s.textures)
+        simulators = {}
+        textures = open_textures(s.textures)
         for category in sorted(set(images.categories)):
             members = [i for i, of in enumerate(images.categories) if of == category][:LOOKED_AT]
             looked_at = [to_8_bit(pixels[i]).numpy() for i in members]
             simulators[category] = make_simulator(s, category, looked_at, textures, run.seed)
             log.info("%s: %s", category, simulators[category].describe())
         without_foreground = torch.zeros(len(images))
-        part, weight = run.share(s.batch_size)
+        part, weight = processes.share(s.batch_size, "batch_size")
 
         def simulate(index: int, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
             picture = to_8_bit(pixels[index])
@@ -402,7 +400,8 @@ class MemSeg(Detector[Settings, Network]):
             if made.whole_image:
                 without_foreground[index] = 1
             # 16-bit pictures keep their fine steps outside of the defect: coarse ones would give it away
-            change, top = torch.from_numpy(made.image).int() - picture.int(), TOP[pixels.dtype]
+            change = torch.from_numpy(made.image).int() - picture.int()
+            top = TOP[pixels.dtype]
             changed = (pixels[index].int() + top // 255 * change).clamp(0, top).to(pixels.dtype)
             return changed, torch.from_numpy(made.mask)
 
@@ -414,20 +413,16 @@ class MemSeg(Detector[Settings, Network]):
         if s.hide_own and not hides:
             log.warning("memory: holds pictures of one part or copies alone, so each finds itself while it trains")
 
-        @functools.lru_cache(4)
-        def order(epoch: int) -> list[int]:
-            return [fitted[i] for i in torch.randperm(len(fitted), generator=run.generator(epoch))]
+        seen_in = batches(len(fitted), s.batch_size, run)
 
         def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
             """Good images and, every second one, simulated defects: (B, H, W, 3), masks (B, H, W), groups (B,).
 
             B: as many as this process does of them.
             """
-            pairs, indices = [], []
-            for place in range(s.batch_size)[part]:
-                epoch, i = divmod(step * s.batch_size + place, len(fitted))
-                index = order(epoch)[i]
-                indices.append(index)
+            indices = [fitted[i] for i in seen_in(step)[part]]
+            pairs = []
+            for place, index in zip(range(s.batch_size)[part], indices):
                 good = pixels[index], torch.zeros(s.size, s.size, dtype=torch.bool)
                 pairs.append(simulate(index, (step, place)) if place % 2 else good)
             pictures, masks = zip(*pairs)

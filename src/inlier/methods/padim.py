@@ -67,11 +67,11 @@ class Network(nn.Module):
     def __init__(self, s: Settings, seed: int):
         super().__init__()
         self.backbone = Backbone(s.backbone, s.taps)
-        with torch.no_grad():
-            shapes = [m.shape[-2:] for m in self.backbone(torch.zeros(1, 3, s.size, s.size))]
-        self.grid = tuple(shapes[s.grid])  # (h, w); P = h * w
+        _, height, width = self.backbone.shapes(s.size)[s.grid]
+        self.grid = height, width  # P = h * w
         self.selected = select_channels(self.backbone.channels, s.channels, seed)
-        positions, d = self.grid[0] * self.grid[1], sum(len(index) for index in self.selected)
+        positions = height * width
+        d = sum(len(index) for index in self.selected)
         self.register_buffer("mean", torch.zeros(positions, d))
         self.register_buffer("whitening", torch.zeros(positions, d, d))
         for axis, n in zip("yx", self.grid):
@@ -117,7 +117,8 @@ def leave_out(
     m, less the mean of all, the scatter of the others is that of all less V V', where V = [U', sum(U)' / sqrt(n - m)],
     and the Woodbury identity inverts the difference of the two in m + 1 dimensions. deadline: as for `whiten`.
     """
-    n, pace = embedding.shape[1], Pace(deadline, len(embedding))
+    n = embedding.shape[1]
+    pace = Pace(deadline, len(embedding))
     found = torch.empty(embedding.shape[:2], dtype=torch.float32)
     for start in range(0, len(embedding), CHUNK):
         x = in_double(embedding[start : start + CHUNK])
@@ -159,11 +160,10 @@ class PaDiM(Detector[Settings, Network]):
 
     def memory_needed(self, s: Settings, n_images: int) -> int:
         backbone = Backbone(s.backbone, s.taps)
-        with torch.no_grad():
-            map_ = backbone(torch.zeros(1, 3, s.size, s.size))[s.grid]
+        _, height, width = backbone.shapes(s.size)[s.grid]
         matrix = 4 * (s.channels or sum(backbone.channels)) ** 2  # one position's float32 scatter
         # half as much again when it is packed for the file; float64 copies of a chunk; half a GiB for the rest
-        return round(1.5 * map_[0, 0].numel() * matrix) + 8 * CHUNK * matrix + 2**29
+        return round(1.5 * height * width * matrix) + 8 * CHUNK * matrix + 2**29
 
     def learn(self, network: Network, images: Images, run: Run) -> None:
         sums = GaussianSums(network.whitening)
@@ -178,7 +178,9 @@ class PaDiM(Detector[Settings, Network]):
         self, network: Network, images: Images, run: Run, backbone_weights: dict[str, Tensor]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         shape = (len(network.mean), len(images), network.mean.shape[1])
-        embedding, shown, done = run.cache(shape, torch.float32, "embeddings"), list[Tensor | None](), 0
+        embedding = run.cache(shape, torch.float32, "embeddings")
+        shown = list[Tensor | None]()
+        done = 0
         with progress("calibrating", len(images)) as show, torch.inference_mode():
             for batch, inspected in images.batches_and_regions(BATCH, run.device):
                 embedding[:, done : done + len(batch)] = network.embed(batch).cpu()
@@ -196,7 +198,8 @@ class PaDiM(Detector[Settings, Network]):
             distances = leave_out(embedding, list(members.values()), self.settings.epsilon, run.deadline)
             scores = np.full(len(images.pictures), -np.inf, np.float32)
             for view, picture in enumerate(images.owners):
-                map_, inspected = network.maps(distances[:, view : view + 1].to(run.device)), shown[view]
+                map_ = network.maps(distances[:, view : view + 1].to(run.device))
+                inspected = shown[view]
                 peak = within(map_, None if inspected is None else inspected[None]).amax().item()
                 scores[picture] = max(scores[picture], peak)
         return scores, scores.copy()  # PaDiM's image score is the peak of its map

@@ -24,16 +24,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inlier import settings
+from inlier import processes, settings
 from inlier.detector import Detector
 from inlier.errors import InlierError
 from inlier.features import Backbone
 from inlier.good import Images
 from inlier.machine import arithmetic, in_double
 from inlier.maps import smooth_upsample_matrix, within
-from inlier.progress import progress
 from inlier.settings import setting
-from inlier.training import Run, train
+from inlier.training import Run, fill, half_cosine, train
 
 log = logging.getLogger("inlier")
 RECENT = 20  # steps whose mean loss tells how a training ended
@@ -150,8 +149,7 @@ class Network(nn.Module):
             raise InlierError(f"setting 'features': {s.features} cannot be divided by the {len(s.taps)} taps")
         self.backbone = Backbone(s.backbone, s.taps)
         self.patches = nn.ModuleList(PatchFeatures(c, s.features, len(s.taps)) for c in self.backbone.channels)
-        with torch.no_grad():
-            self.grid = tuple(self.backbone(torch.zeros(1, 3, s.size, s.size))[0].shape[-2:])
+        self.grid = tuple(self.backbone.shapes(s.size)[0][1:])
         # each layer's part of the patch feature
         self.shares = [s.features // len(s.taps) if s.features else channels for channels in self.backbone.channels]
         self.register_buffer("matrix", torch.zeros(s.heads * s.hidden, sum(self.shares)))
@@ -250,7 +248,7 @@ def learn_head(cache: Tensor, mean: Tensor, std: Tensor, s: Settings, run: Run) 
         head = Head(cache.shape[-1], s.hidden)
     head, mean, std = head.to(run.device), mean.to(run.device), std.to(run.device)
 
-    rows, images_a_step = cache.flatten(0, 1), s.batch_size
+    rows = cache.flatten(0, 1)
     per_epoch = math.ceil(len(rows) / s.patches) if s.patches else math.ceil(len(cache) / s.batch_size)
     steps = s.steps or s.epochs * per_epoch
 
@@ -260,12 +258,12 @@ def learn_head(cache: Tensor, mean: Tensor, std: Tensor, s: Settings, run: Run) 
             return rows[torch.randint(len(rows), (s.patches,), generator=run.generator(step, 1)).sort().values]
         epoch, i = divmod(step, per_epoch)
         order = torch.randperm(len(cache), generator=run.generator(epoch))
-        chosen = order[i * images_a_step : (i + 1) * images_a_step].sort().values
+        chosen = order[i * s.batch_size : (i + 1) * s.batch_size].sort().values
         return cache[chosen].flatten(0, 1)
 
     def loss(model: nn.Module, step: int) -> Tensor:
         patches = drawn(step)
-        part, weight = run.share(len(patches))
+        part, weight = processes.share(len(patches), "batch_size")
         features = patches[part].to(run.device).float()
         key = (step,) if s.patches else divmod(step, per_epoch)
         noise = torch.randn(patches.shape, generator=run.generator(*key))[part]
@@ -281,7 +279,7 @@ def learn_head(cache: Tensor, mean: Tensor, std: Tensor, s: Settings, run: Run) 
         loss,
         steps,
         run,
-        schedule=(lambda step: (1 + math.cos(math.pi * step / steps)) / 2) if s.decay else None,
+        schedule=(lambda step: half_cosine(step, steps)) if s.decay else None,
         precision=arithmetic(s.precision, run.device),
         rates="adapter_lr or discriminator_lr",
     )
@@ -298,12 +296,8 @@ def learn_head(cache: Tensor, mean: Tensor, std: Tensor, s: Settings, run: Run) 
 def cache_features(network: Network, images: Images, run: Run) -> Tensor:
     """(N, h * w, features) float16 patch features of all images."""
     cache = run.cache((len(images), math.prod(network.grid), network.matrix.shape[1]), torch.float16, "features")
-    done = 0
-    with progress("computing features", len(images)) as show, torch.inference_mode():
-        for batch in images.batches(8, run.device):
-            cache[done : done + len(batch)] = network.features(batch)
-            done += len(batch)
-            show(done)
+    with torch.inference_mode():
+        fill(cache, map(network.features, images.batches(8, run.device)), "computing features")
     return cache
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from inlier import artifact, drawing
+from inlier.calibration import HOWS
 from inlier.data.cues import CUES
 from inlier.data.images import read_image
 from inlier.inspection.inspector import Inspector
@@ -99,8 +100,7 @@ def _section(
 
     panels: dict[int, tuple[Any, ...]] = {}
     for case in itertools.chain(*gallery):
-        known = case.sample.category if case.sample.category in inspector.categories_ else None
-        p = inspector.inspect(case.sample.source, category=known)
+        p = inspector.inspect(case.sample.source, category=inspector.category_of(case.sample.category))
         assert p.map is not None
         mask = case.sample.read_mask()
         # at once: all pictures at full size would fill the memory
@@ -140,9 +140,9 @@ def _row(case: Case, panels: tuple[Any, ...], pixel_threshold: float | None, sca
     outcomes = {"defect": "found" if is_defect else "false alarm", "good": "missed" if is_defect else "correct"}
     truth = "" if mask is not None else "no mask" if is_defect else "nothing to mark"
     drawn = [
-        ("image", image, ""),
+        ("picture", image, ""),
         *(("reconstruction", picture, "") for picture in repainted),
-        ("ground truth", None if mask is None else drawing.ground_truth(mask), truth),
+        ("ground truth", None if mask is None else Image.fromarray(mask), truth),
         ("heat map", drawing.heat_map(map, scale), ""),
         ("overlay", drawing.overlay(image, map, pixel_threshold, scale), ""),
     ]
@@ -162,13 +162,9 @@ def calibration_words(model: dict[str, Any]) -> str:
     kind, n = known.get("kind", "none"), known.get("n", 0)
     if not n:
         return "The model has no calibration: there are raw scores only, no p-values, no verdicts and no thresholds."
-    hows = {
-        "split": "that were never used for fitting",
-        "folds": "each scored by a model fitted without it (close to the promise in practice, not a theorem)",
-    }
     groups = known.get("groups", n)
     together = f" in {groups} groups, each of which counts as one" if groups < n else ""
-    return f"Calibrated on {n} good images{together}, {hows.get(kind, kind)}."
+    return f"Calibrated on {n} good pictures{together}, {HOWS.get(kind, kind)}."
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

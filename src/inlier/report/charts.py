@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from inlier.drawing import as_file
 from inlier.errors import InlierError
 from inlier.metrics import roc_curve
 
@@ -27,12 +28,11 @@ LONG_LABEL = 28  # characters of a legend, of which half a chart is as wide
 
 def data_uri(image: Image.Image) -> str:
     """The picture inside a URI: photos as JPEG, two-colour pictures and thin strips (exact and small) as PNG."""
-    data = io.BytesIO()
     if image.mode == "1" or image.height == 1:
-        image.save(data, kind := "png", optimize=True)
+        data = as_file(image, kind := "png", optimize=True)
     else:  # full colour resolution, or thin coloured lines turn grey; Pillow cannot optimize a noisy picture
-        image.save(data, kind := "jpeg", quality=85, subsampling=0)
-    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
+        data = as_file(image, kind := "jpeg", quality=85, subsampling=0)
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def histogram(
@@ -42,8 +42,8 @@ def histogram(
     name: str,
     names: tuple[str, str] = ("good", "defect"),
 ) -> "Markup":
-    """Scores of good and defect images, or what else the two `names` say; `threshold` is (score, alpha)."""
-    figure, axes = _chart("image score (higher = more anomalous)", "images")
+    """Scores of good and defect pictures, or what else the two `names` say; `threshold` is (score, alpha)."""
+    figure, axes = _chart("image score (higher = more anomalous)", "pictures")
     axes.yaxis.get_major_locator().set_params(integer=True)
     edges, logarithmic = bin_edges(np.concatenate([good, defect]))
     if logarithmic:

@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from inlier import artifact, drawing
 from inlier.bench.choice import Choice, Row, able, difference
 from inlier.bench.examples import Example
@@ -77,15 +74,12 @@ def _gallery(examples: Sequence[Example]) -> dict[str, Any]:
 
 
 def _panels(example: Example, scale: drawing.Scale) -> dict[str, Any]:
-    outlined = np.array(example.image)
-    line, rim = drawing.outline(example.mask)
-    outlined[rim], outlined[line] = drawing.RIM, drawing.OUTLINE
     return {
         "example": example,
         "size": example.image.size,
         "panels": [
             ("picture", data_uri(example.image)),
-            ("what was planted", data_uri(Image.fromarray(outlined))),
+            ("what was planted", data_uri(drawing.outlined(example.image, example.mask))),
             ("map", data_uri(drawing.heat_map(example.map, scale))),
         ],
     }

@@ -14,6 +14,7 @@ from inlier.data.datasets.sample import Dataset, Sample
 from inlier.data.images import read_image
 from inlier.errors import ImageError, InlierError
 from inlier.report.charts import data_uri
+from inlier.report.pages import render
 
 SHOWN = 6  # pictures of each role
 SIDE = 160  # pixels
@@ -29,8 +30,6 @@ def write_contact_sheet(
     dataset: Dataset, found: Report, folder: Path, roles: Callable[[Sequence[Sample]], dict[str, list[Sample]]]
 ) -> Path:
     """Write folder/index.html and return its path. Masks are outlined. Raises ArtifactError if it cannot be written."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     sections = []
     for category in dataset.categories:
         of = roles([s for s in dataset.samples if s.category == category])
@@ -42,15 +41,10 @@ def write_contact_sheet(
         if first.setdefault(group, sample) is not sample and group >= 0
     ]
     shown = [s for pair in copies[: SHOWN // 2] for s in pair]
-    strange = [(f"{what}", len(own), [_tile(s) for s in own[:SHOWN]]) for what, own in found.suspicious]
+    strange = [(what, len(own), [_tile(s) for s in own[:SHOWN]]) for what, own in found.suspicious]
     if copies:
         strange.append(("are copies of one another", len(copies), [_tile(s) for s in shown]))
-    environment = Environment(
-        loader=PackageLoader("inlier.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("contact.html.j2").render(
-        dataset=dataset, found=found, sections=sections, strange=strange
-    )
+    page = render("contact.html.j2", dataset=dataset, found=found, sections=sections, strange=strange)
     path = Path(folder) / "index.html"
     artifact.write_bytes(path, page.encode(errors="backslashreplace"))
     return path
@@ -73,8 +67,5 @@ def _tile(sample: Sample) -> dict[str, Any]:
         return {"name": name, "uri": None}
     if mask is not None and mask.any():
         small = Image.fromarray(mask.astype(np.float32)).resize(picture.size, Image.Resampling.BOX)
-        pixels = np.array(picture)
-        line, rim = drawing.outline(np.asarray(small) > 0)
-        pixels[rim], pixels[line] = drawing.RIM, drawing.OUTLINE
-        picture = Image.fromarray(pixels)
+        picture = drawing.outlined(picture, np.asarray(small) > 0)
     return {"name": name, "uri": data_uri(picture)}

@@ -11,14 +11,13 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from inlier import artifact, calibration
@@ -26,52 +25,23 @@ from inlier.data.batches import read_batches
 from inlier.data.check import check as check_data
 from inlier.data.check import grouped
 from inlier.data.datasets import open_dataset
-from inlier.data.datasets.sample import Dataset
-from inlier.data.geometry import Geometry
-from inlier.data.images import ImageSource, decode_image
+from inlier.data.datasets.sample import Dataset, Sample
+from inlier.data.images import decode_image
 from inlier.errors import InlierError
-from inlier.inspection.inspector import Inspector
-from inlier.inspection.result import Prediction
 from inlier.machine import own_torch_state
-from inlier.metrics import image_metrics
 from inlier.progress import progress
 from inlier.runtime.exported import Exported, to_text
 from inlier.runtime.graph import PIXELS, Graph
 from inlier.runtime.onnx import OnnxRuntime, with_header
 from inlier.runtime.openvino import OpenvinoRuntime, core
 from inlier.runtime.openvino import write as write_openvino
+from inlier.runtime.parity import TOLERANCE, Parity, compare, compared, first_difference
 
 log = logging.getLogger("inlier")
 SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch"}
 PRECISIONS = {"onnx": ("f32", "f16", "int8"), "openvino": ("f32", "f16", "bf16", "int8"), "torch": ("f32",)}
-# largest difference of a score or a map's value that a precision explains, as a share of their size (see `Parity`)
-TOLERANCE = {"f32": 1e-4, "f16": 2e-2, "bf16": 5e-2, "int8": 0.2}
-JUMPS = 0.1  # the same of maps that are gradients: rounding moves units over their kinks, which changes them by leaps
-DRAWN = 8  # pictures that are compared where none are given
 LARGEST = 2**31  # elements of a constant that is computed now, not by each user: the weights of a layer
-TINY = 1e-12  # no size is smaller
 QUANTISED_ON = 128  # good pictures at most that show the ranges of values
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How an exported file differs from the detector. A difference of scores is a share of the score, or of the median
-    size of all where that is larger, as a score may lie near 0; one of maps a share of the same map's highest value."""
-
-    pictures: int
-    source: str  # where they come from
-    score: float  # largest difference
-    map: float
-    flips: int | None  # verdicts that differ; None without calibration, or where no real pictures were compared
-    auroc: tuple[float, float] | None = None  # the detector's and the file's, where DATA holds defects
-
-    def __str__(self) -> str:
-        flips = "" if self.flips is None else f", {self.flips} verdicts differ"
-        area = "" if self.auroc is None else f"; image AUROC {100 * self.auroc[0]:.2f} -> {100 * self.auroc[1]:.2f} %"
-        return (
-            f"on {self.pictures} {self.source}: scores differ by at most {self.score:.1e}, maps by {self.map:.1e} of "
-            f"their size{flips}{area}"
-        )
 
 
 def export(
@@ -108,8 +78,11 @@ def export(
         raise InlierError(f"input {pixels!r}: must be one of {', '.join(PIXELS)}")
     artifact.check_writable(path)
     dataset = None if check is None else _known(open_dataset(check), detector.categories_)
-    kept = [(category, decode_image(file, f"kept picture {i}")) for i, (category, file) in enumerate(detector.kept_)]
-    good = _good(dataset) or [picture for _, picture in kept]
+    kept = [
+        Sample(decode_image(file, f"kept picture {i}"), category, "train", None)
+        for i, (category, file) in enumerate(detector.kept_)
+    ]
+    good = (dataset and dataset.train + dataset.validation) or kept
     if precision == "int8" and not good:
         raise InlierError(
             "int8 needs good pictures, which show the ranges of values: give them with --check, or let the model keep "
@@ -122,8 +95,9 @@ def export(
         made = Path(folder) / f"model{path.suffix.lower()}"
         header = detector.header() | {
             "log_maps": detector.log_maps,
+            "maps_cost_extra": detector.maps_cost_extra,
             "geometry": {name: value for name, value in asdict(detector.geometry_).items() if name != "region"},
-            "graph": graph.described.header(),
+            "graph": asdict(graph.described),
             "precision": precision,
             "runtime": to,
             "torch": torch.__version__,
@@ -135,12 +109,11 @@ def export(
             artifact.write_bytes(path, made.read_bytes())
             return Parity(0, "pictures: a .pt2 file is for programs of your own", 0.0, 0.0, None)
         exported = Exported(path, RUNTIMES[to](made))
-        if dataset and good and detector.calibration_.kind == "split":
+        if dataset and detector.calibration_.kind == "split":
             _rescore(detector, exported, dataset, workers)
-        parity = compare(detector, exported, dataset, workers, kept)
-        limit = TOLERANCE[precision]
-        on_maps = max(limit, JUMPS) if detector.maps_jump else limit
-        if parity.flips or not (parity.score <= limit and parity.map <= on_maps):  # NaN is above any limit
+        parity = compare(detector, exported, compared(detector, dataset, kept), workers)
+        if not parity.is_explained_by(precision, detector.maps_jump):
+            limit = TOLERANCE[precision]
             where = first_difference(program, made, graph.described, limit) if to == "onnx" else ""
             told = f"{path}: judges differently from the model: {parity}; {precision} explains {limit:g}"
             if not force:
@@ -178,7 +151,8 @@ class Exporting(nn.Module):
 
 def trace(graph: Exporting) -> Any:
     """The ONNX program of a graph; the number of pictures is free."""
-    g, n = graph.described, 2
+    g = graph.described
+    n = 2
     try:
         from onnxscript import optimizer
     except ImportError as error:
@@ -288,95 +262,16 @@ def _known(dataset: Dataset, categories: Sequence[str]) -> Dataset:
     return dataset.select(known) if known else dataset
 
 
-def _good(dataset: Dataset | None) -> list[ImageSource]:
-    """Good pictures that show what values are usual."""
-    return [] if dataset is None else [sample.source for sample in dataset.train + dataset.validation]
-
-
-def _feeds(detector: Any, graph: Graph, good: Sequence[ImageSource], workers: int) -> Iterator[dict[str, NDArray[Any]]]:
-    chosen = np.random.default_rng(0).permutation(len(good))[:QUANTISED_ON]
-    category = detector.categories_[0] if len(detector.categories_) == 1 else None
-    geometry = detector.geometry_for(category)
-    for batch in read_batches([good[i] for i in chosen], geometry, 1, workers):
+def _feeds(detector: Any, graph: Graph, good: Sequence[Sample], workers: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """Some of the good pictures, which show what values are usual."""
+    chosen = [good[i] for i in np.random.default_rng(0).permutation(len(good))[:QUANTISED_ON]]
+    geometries = [detector.geometry_for(detector.category_of(sample.category)) for sample in chosen]
+    for batch in read_batches([sample.source for sample in chosen], geometries, 1, workers):
         yield graph.feed(batch.images, batch.inspected)
 
 
-# -- parity -----------------------------------------------------------------------------------------------------------
-
-
-def compare(
-    detector: Inspector,
-    exported: Inspector,
-    dataset: Dataset | None,
-    workers: int,
-    kept: Sequence[tuple[str, Image.Image]] = (),
-) -> Parity:
-    """Judge the same pictures by both: those of the dataset, or good ones that the model kept, or drawn ones."""
-    labels: list[bool] = []
-    if dataset is not None:
-        source = f"pictures of {dataset.name}"
-        samples = dataset.test or dataset.samples
-        pictures: list[tuple[str, Any]] = [(sample.category, sample.source) for sample in samples]
-        labels = [sample.is_defect for sample in samples]
-    elif kept:
-        source, pictures = "good pictures that the model kept", list(kept)
-    else:
-        source, first = "drawn pictures (give real ones with --check)", next(iter(detector.categories_), "")
-        pictures = [(first, drawn) for drawn in drawn_pictures(detector.geometry_for(first or None))]
-    parts: dict[str | None, list[Any]] = {}  # by category
-    order = sorted(range(len(pictures)), key=lambda i: pictures[i][0])
-    labels = [labels[i] for i in order] if labels else []
-    for name, picture in (pictures[i] for i in order):
-        parts.setdefault(name if len(detector.categories_) > 1 else None, []).append(picture)
-    pairs, maps, flips = [], 0.0, 0
-    with progress("comparing", sum(map(len, parts.values()))) as show:
-        for category, own in parts.items():
-            by_both = (judge.predict(own, category=category, workers=workers) for judge in (detector, exported))
-            for a, b in zip(*by_both, strict=True):  # one pair at a time: maps of thousands fill the memory
-                pairs.append((a.score, b.score))
-                maps = float(np.maximum(maps, _map_difference(a, b)))  # NaN stays
-                flips += a.verdict != b.verdict
-                show(len(pairs))
-    scores, theirs = np.array(pairs, np.float64).T
-    judged = (dataset is not None or len(kept) > 0) and len(detector.calibration_) > 0
-    return Parity(
-        len(pairs),
-        source,
-        float((np.abs(scores - theirs) / np.maximum(np.abs(scores), max(np.median(np.abs(scores)), TINY))).max()),
-        maps,
-        flips if judged else None,
-        (_auroc(scores, labels), _auroc(theirs, labels)) if len(set(labels)) == 2 else None,
-    )
-
-
-def _auroc(scores: NDArray[Any], labels: list[bool]) -> float:
-    return float(image_metrics(scores, labels).auroc or 0)
-
-
-def _map_difference(a: Prediction, b: Prediction) -> float:
-    assert a.network_maps is not None and b.network_maps is not None
-    return float(np.abs(a.network_maps - b.network_maps).max() / max(np.abs(a.network_maps).max(), TINY))
-
-
-def drawn_pictures(geometry: Geometry) -> list[NDArray[np.uint8]]:
-    """(H, W, 3) each: noise of three scales and a box; the same on every machine, in the shape that is inspected."""
-    height, width = geometry.region.mask.shape if geometry.region else (geometry.size, geometry.size)
-    rng, pictures = np.random.default_rng(0), []
-    for _ in range(DRAWN):
-        layers = [
-            np.asarray(Image.fromarray(rng.integers(0, 256, (n, n, 3), np.uint8)).resize((width, height)), np.float64)
-            for n in (4, 16, 64)
-        ]
-        picture = np.mean(layers, 0)
-        top, left = int(rng.integers(0, height // 2 + 1)), int(rng.integers(0, width // 2 + 1))
-        picture[top : top + height // 4 + 1, left : left + width // 3 + 1] = rng.integers(0, 256, 3)
-        pictures.append(picture.astype(np.uint8))
-    return pictures
-
-
-def _rescore(detector: Any, exported: Exported, dataset: Dataset | None, workers: int) -> None:
+def _rescore(detector: Any, exported: Exported, dataset: Dataset, workers: int) -> None:
     """Score the calibration pictures by the runtime that will judge, where they are at hand and known for sure."""
-    assert dataset is not None
     samples = [sample for sample in dataset.train if sample.category in detector.categories_]
     if not samples:
         return
@@ -396,34 +291,3 @@ def _rescore(detector: Any, exported: Exported, dataset: Dataset | None, workers
     scores, peaks = exported.held_out(sources, geometries, workers)
     exported.calibration_ = calibration.Calibration("split", scores, peaks, known.categories, known.groups)
     log.info("the calibration was scored anew by the runtime that will judge, on %d pictures", len(scores))
-
-
-def first_difference(program: Any, path: Path, graph: Graph, tolerance: float) -> str:
-    """Which tensor of the graph is the first to differ from PyTorch's, in the order of computation."""
-    import onnx
-    import onnxruntime
-
-    picture = drawn_pictures(Geometry(graph.size))[0]
-    fed = graph.feed((picture.transpose(2, 0, 1)[None] / 255).astype(np.float32), None)
-    model = onnx.load(path)
-    made = {name for node in model.graph.node for name in node.output}
-    wanted: dict[str, NDArray[Any]] = {}
-
-    class Record(torch.fx.Interpreter):
-        def run_node(self, node: torch.fx.Node) -> Any:
-            value = super().run_node(node)
-            if node.name in made and isinstance(value, Tensor) and value.is_floating_point():
-                wanted[node.name] = value.numpy()
-            return value
-
-    with torch.no_grad():
-        Record(program.exported_program.module()).run(*(torch.from_numpy(value) for value in fed.values()))
-    known = {output.name for output in model.graph.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in known)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    for name, found in zip(wanted, session.run(list(wanted), fed), strict=True):
-        truth = wanted[name]
-        size = max(float(np.abs(truth).max()), TINY)
-        if truth.shape == found.shape and not float(np.abs(truth - found).max()) <= tolerance * size:
-            return f"The first tensor that differs is '{name}' {tuple(truth.shape)}. "
-    return ""

@@ -36,6 +36,7 @@ class Exported(Inspector):
             super().__init__(runtime, Geometry(**header["geometry"]))
             self.restore(arrays, header)
             self.log_maps, self.repaints = bool(header["log_maps"]), runtime.graph.repaints  # type: ignore[misc]
+            self.maps_cost_extra = bool(header.get("maps_cost_extra"))  # type: ignore[misc]  # older files do not say
             self.told, self.fingerprint_ = header, header["data"]
         except Exception as error:  # a header that somebody has written raises all kinds
             raise ArtifactError(f"{path}: holds no model that inlier {__version__} can use: {error}") from error

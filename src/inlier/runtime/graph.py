@@ -7,7 +7,7 @@ interest; `noise`, float32 (B, *shape), of a method that repaints (see `noise_of
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -70,9 +70,6 @@ class Graph:
             part = slice(start, start + self.at_once)
             parts.append(compute(self.feed(images[part], None if inspected is None else inspected[part]), names))
         return Output(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-    def header(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def from_header(cls, stored: dict[str, Any]) -> "Graph":

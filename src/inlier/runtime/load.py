@@ -90,10 +90,10 @@ def _detector(path: Path, device: str) -> Any:
     tensors, header = artifact.read(path)
     if "method" not in header:
         raise ArtifactError(f"{path}: is a training checkpoint, not a model; resume the training with --resume")
-    name = methods.today(str(header["method"]))
+    name = str(header["method"])
     if name not in methods.names():
         raise ArtifactError(
-            f"{path}: method {header['method']!r} is unknown to inlier {__version__}; if a package of its own brings "
+            f"{path}: method {name!r} is unknown to inlier {__version__}; if a package of its own brings "
             "it, install that package here"
         )
     return methods.get(name).from_artifact(path, tensors, header, device)
@@ -107,23 +107,28 @@ def _fastest(path: Path, device: str, candidates: list[str]) -> "Detector[Any, A
     models: dict[str, Any] = {}
     seconds: dict[str, float] = {}
     truth = None
+    refused = list[str]()
     for name in candidates:
         try:
             model = _load(path, device, name)
         except ArtifactError:
             raise
         except InlierError as error:  # a runtime that judges differently
-            log.warning("runtime %s is not taken: %s", name, error)
+            refused.append(f"{name} is not taken: {error}")
             continue
         size = model.geometry_.size
         images = np.random.default_rng(0).integers(0, 256, (8, 3, size, size)).astype(np.float32) / 255
         scores, seconds[name] = _measured(model.runtime_, images)
         truth = scores if truth is None else truth
         apart = np.abs(scores - truth).max() / max(float(np.median(np.abs(truth))), 1e-12)
-        if apart > TOLERANCE:
-            log.warning("runtime %s is not taken: its scores differ by %.1e of their size", name, apart)
-            continue
-        models[name] = model
+        if apart <= TOLERANCE:  # NaN is not
+            models[name] = model
+        else:
+            refused.append(f"{name} is not taken: its scores differ by {apart:.1e} of their size")
+    if not models:
+        raise InlierError(f"{path}: no runtime here can judge: {'; '.join(refused)}")
+    for words in refused:
+        log.warning("runtime %s", words)
     best = min(models, key=lambda name: seconds[name])
     told = ", ".join(f"{name} {1000 * seconds[name]:.1f} ms" for name in models)
     log.info("runtime: %s (a picture of a batch of 8 takes: %s)", best, told)
@@ -132,7 +137,8 @@ def _fastest(path: Path, device: str, candidates: list[str]) -> "Detector[Any, A
 
 def _measured(runtime: "Runtime", images: Any) -> tuple[Any, float]:
     """(scores, seconds a picture), after one call that warms it up."""
-    scores, best = runtime(images, None, True).scores, np.inf
+    scores = runtime(images, None, True).scores
+    best = np.inf
     end = time.monotonic() + MEASURED
     while time.monotonic() < end:
         start = time.perf_counter()

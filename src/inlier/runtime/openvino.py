@@ -46,7 +46,8 @@ class OpenvinoRuntime:
             import openvino
         except ImportError as error:
             raise InlierError(f"{path}: needs OpenVINO: pip install 'inlier[openvino]'") from error
-        self.path, self._openvino = Path(path).expanduser(), openvino
+        self.path = Path(path).expanduser()
+        self._openvino = openvino
         if not self.path.is_file():
             raise ArtifactError(f"{path}: no such model file")
         try:

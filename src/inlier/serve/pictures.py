@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from inlier import artifact
-from inlier.data.images import FORMATS, KINDS
+from inlier.data.images import FORMATS, SUFFIXES_OF
 from inlier.errors import ImageError, InlierError
 from inlier.serve.config import Keep
 from inlier.serve.store import Store, now
@@ -48,7 +48,7 @@ def check_picture(raw: bytes, most: int) -> str:
         ) from None
     if width * height > most:
         raise ImageError(f"the picture has {width} x {height} pixels, more than this station takes ({most})")
-    return KINDS.get("JPEG" if kind == "MPO" else kind, (".png",))[0]
+    return SUFFIXES_OF.get("JPEG" if kind == "MPO" else kind, (".png",))[0]
 
 
 class Pictures:

@@ -65,7 +65,7 @@ def judge(
 
     Raises InlierError for a model without calibration.
     """
-    category = _known(inspector, parts)
+    category = inspector.category_of(parts[0].category)
     if inspector.calibration_.rule(alpha, confidence, category) is None:
         raise InlierError(f"{name}: has no calibration, so it gives no verdicts")
     judged = inspector.predict(
@@ -110,7 +110,7 @@ def detect(
 
     A good part that is a false alarm by itself cannot tell whether a defect in it is found, and gets none.
     """
-    category = _known(inspector, parts)
+    category = inspector.category_of(parts[0].category)
     first = {j.part: j.is_defect for j in judgements if j.trial == 1}
     found = [
         Detection(name, part.name, "", part.size, part.contrast, first[part.name])
@@ -151,7 +151,3 @@ def kept_detections(folder: Path) -> list[Detection]:
                 raise InlierError(f"{where}: size and contrast must be numbers above 0")
             found.append(Detection(row["model"], row["part"], row["kind"], *numbers, row["found"] == "yes"))
     return found
-
-
-def _known(inspector: Inspector, parts: Sequence[Part]) -> str | None:
-    return parts[0].category if parts[0].category in inspector.categories_ else None

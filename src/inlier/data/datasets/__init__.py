@@ -21,7 +21,7 @@ from inlier.data.images import SUFFIX_LIST, ImageSource, at_home, count_kinds
 from inlier.errors import InlierError
 
 LAYOUTS = """inlier reads
-  a folder of good images,
+  a folder of good pictures,
   the MVTec-AD layout: train/good, test/good, test/TYPE, ground_truth/TYPE, or a folder of such folders,
   with what BTAD (ok, ko), MVTec LOCO AD, MVTec 3D-AD and MVTec AD 2 change in it,
   VisA (with or without split_csv/1cls.csv), KolektorSDD2, DAGM 2007 and Real-IAD as they are distributed,
@@ -34,8 +34,8 @@ DEPTH = 3  # how far below the folder that was passed a layout is looked for, to
 def open_dataset(data: Dataset | Path | str | Iterable[ImageSource], categories: Sequence[str] = ()) -> Dataset:
     """Find the samples of a dataset; no picture is read yet.
 
-    `data` is a folder or .csv file in one of the `LAYOUTS`, "elpv", a list or generator of good training images (paths
-    or arrays; their category is "parts"), or a Dataset. `categories` keeps only these; none named keeps all.
+    `data` is a folder or .csv file in one of the `LAYOUTS`, "elpv", a list or generator of good training pictures
+    (paths or arrays; their category is "parts"), or a Dataset. `categories` keeps only these; none named keeps all.
     Every picture in a folder is in a sample, or in the dataset's `left_out`. Raises InlierError when nothing is found,
     when a category is unknown, and for a folder whose pictures do not all seem to be good and whose layout is unknown.
     """
@@ -50,7 +50,7 @@ def open_dataset(data: Dataset | Path | str | Iterable[ImageSource], categories:
         dataset = open_list(data)
     else:
         hint = "; pass list(array)" if isinstance(data, np.ndarray) else ""
-        raise InlierError(f"a dataset is a path, a name or a list of images, not {type(data).__name__}{hint}")
+        raise InlierError(f"a dataset is a path, a name or a list of pictures, not {type(data).__name__}{hint}")
     return dataset.select(categories) if categories else dataset
 
 
@@ -65,14 +65,14 @@ def _open_path(data: Path | str) -> Dataset:
             return open_table(path)
         if dataset := open_realiad(path):
             return dataset
-        raise InlierError(f"{data}: a file that is not a .csv; pass its folder, or a list of images. {LAYOUTS}")
+        raise InlierError(f"{data}: a file that is not a .csv; pass its folder, or a list of pictures. {LAYOUTS}")
     dataset = open_realiad(path)
     tree, found = open_tree(path)
     if dataset is None and not tree.pictures:
         others = count_kinds(file for file in path.rglob("*") if file.is_file())
         if not others:
             raise InlierError(f"{data}: holds no file at all. {LAYOUTS}")
-        raise InlierError(f"{data}: no images {SUFFIX_LIST} found, but {others}. {LAYOUTS}")
+        raise InlierError(f"{data}: no pictures {SUFFIX_LIST} found, but {others}. {LAYOUTS}")
     dataset = dataset or _recognise(tree)
     if dataset is None:
         if deeper := list(_deeper(tree, DEPTH)):
@@ -82,7 +82,7 @@ def _open_path(data: Path | str) -> Dataset:
     used = {_real(path) for sample in dataset.samples for path in (sample.source, *sample.masks)}
     used |= {_real(path) for left in dataset.left_out for path in left.paths}
     dataset = dataset.leaving_out(
-        "image<|s> <is|are> not used, <it fits|they fit> nowhere in this layout",
+        "picture<|s> <is|are> not used, <it fits|they fit> nowhere in this layout",
         [file for parts in tree.pictures if _real(file := tree.path(parts)) not in used],
     )
     return replace(dataset, notes=dataset.notes + found.notes, left_out=dataset.left_out + found.left_out)

@@ -29,10 +29,10 @@ def open_dagm(tree: Tree) -> Dataset | None:
                     lost.append(folder.path(parts))
                 else:
                     samples.append(Sample(folder.path(parts), category, split, "defect" if masks else None, masks))
-    notes = ("images without a label picture are good, all others are defects", *unused_defects(samples))
+    notes = ("pictures without a label picture are good, all others are defects", *unused_defects(samples))
     dataset = Dataset(tree.name, f"DAGM 2007 layout, {count_categories(samples)}", tuple(samples), notes)
     dataset = dataset.leaving_out("defect<|s> of Labels.txt <has|have> no label picture and <is|are> not used", lost)
-    return dataset.leaving_out("<mask matches|masks match> no image", unmatched)
+    return dataset.leaving_out("<mask matches|masks match> no picture", unmatched)
 
 
 def _is_category(folder: Tree) -> bool:

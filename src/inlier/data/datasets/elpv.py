@@ -30,6 +30,6 @@ def open_elpv() -> Dataset:
     notes = (
         f"{unsure} cells whose defect probability is neither 0 nor 1 are left out",
         "good cells are split 80 to 20 into train and test with a fixed seed",
-        "licence of the images: CC BY-NC-SA 4.0 (no commercial use)",
+        "licence of the pictures: CC BY-NC-SA 4.0 (no commercial use)",
     )
     return Dataset("elpv", "ELPV solar cells, Python package, 2 categories", tuple(samples + defects), notes)

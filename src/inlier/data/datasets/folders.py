@@ -55,22 +55,22 @@ def open_folders(tree: Tree) -> Dataset | None:
     unusual = [name for name in good_names if name not in ("train/good", "validation/good", "test/good")]
     notes = [f"taken as good: {', '.join(unusual)}"] if unusual else []
     if "test_public" in names:
-        notes.append("the test images are those of test_public")
-    notes += _of_validation(dataset, tree, found)
+        notes.append("the test pictures are those of test_public")
+    notes += _of_validation(dataset, found)
     dataset = replace(dataset, notes=tuple(notes))
     for reason, paths in left.items():
         dataset = dataset.leaving_out(reason, paths)
     return dataset
 
 
-def _of_validation(dataset: Dataset, tree: Tree, found: dict[str, Tree]) -> list[str]:
+def _of_validation(dataset: Dataset, found: dict[str, Tree]) -> list[str]:
     counts = Counter(sample.category for sample in dataset.validation)
     where = {
         category: next(p for p in found[category].pictures if SPLITS.get(p[0].casefold()) == "validation")
         for category in counts
     }
     return [
-        f"{counted(n, 'good image<|s>')} of {category}/{'/'.join(where[category][:2])} "
+        f"{counted(n, 'good picture<|s>')} of {category}/{'/'.join(where[category][:2])} "
         f"{agreeing(n, '<is|are>')} neither fitted on nor tested on; "
         f"`inlier calibrate MODEL {found[category].path(where[category][:2])}` can use {agreeing(n, '<it|them>')}"
         for category, n in counts.items()
@@ -99,16 +99,13 @@ def _places(folder: Tree) -> _Category:
             found.masks.setdefault(split, {})[(parts[1], *parts[3:])] = parts
         elif split and len(parts) > 3 and inside[1] in DEPTH:
             found.left.setdefault("depth picture<|s> (xyz) <is|are> not used", []).append(parts)
-        elif head.startswith("test_"):
-            if split:
-                found.pictures[parts] = split, parts[1]
-            else:
-                reason = f"image<|s> of {parts[0]} <is|are> not used, <its|their> truth is not public"
-                found.left.setdefault(reason, []).append(parts)
+        elif head.startswith("test_") and not split and len(parts) > 1:
+            reason = f"picture<|s> of {parts[0]} <is|are> not used, <its|their> truth is not public"
+            found.left.setdefault(reason, []).append(parts)
         elif split and len(parts) > 2 and (split == "test" or is_good(inside[0])):
             found.pictures[parts] = split, parts[1]
         else:
-            found.left.setdefault("image<|s> outside train/good and test/TYPE <is|are> not used", []).append(parts)
+            found.left.setdefault("picture<|s> outside train/good and test/TYPE <is|are> not used", []).append(parts)
     return found
 
 
@@ -121,7 +118,9 @@ def _samples(category: str, folder: Tree, places: _Category, left: dict[str, lis
         found, unmatched = match_masks(keys, truth)
         masks |= {keys[key]: tuple(truth[mask] for mask in own) for key, own in found.items()}
         if unmatched:
-            places.left.setdefault("<mask matches|masks match> no image", []).extend(truth[mask] for mask in unmatched)
+            places.left.setdefault("<mask matches|masks match> no picture", []).extend(
+                truth[mask] for mask in unmatched
+            )
     for reason, parts in places.left.items():
         left.setdefault(reason, []).extend(map(folder.path, parts))
     _refuse_what_is_misplaced(folder, places)
@@ -151,14 +150,14 @@ def _refuse_what_is_misplaced(folder: Tree, places: _Category) -> None:
     ]
     if strange:
         raise InlierError(
-            f"{folder.root}: {counted(len(strange), 'file<|s> among the images <seems|seem> to be masks')}: "
+            f"{folder.root}: {counted(len(strange), 'file<|s> among the pictures <seems|seem> to be masks')}: "
             f"{first_names(strange)}; "
             f"masks belong into {folder.root / 'ground_truth' / 'TYPE'}"
         )
     strange = [str(folder.path(p)) for p, (_, kind) in places.pictures.items() if is_good(kind) and _holds_others(p)]
     if strange:
         raise InlierError(
-            f"{folder.root}: {counted(len(strange), 'image<|s> of good parts <lies|lie>')} in folders whose names "
+            f"{folder.root}: {counted(len(strange), 'picture<|s> of good parts <lies|lie>')} in folders whose names "
             f"say otherwise: {first_names(strange)}; move or rename them"
         )
 

@@ -34,12 +34,12 @@ def open_kolektor(tree: Tree) -> Dataset | None:
         Sample(path, category, split, None if good else "defect", (mask,))
         for (path, category, split, mask), good in zip(places, empty, strict=True)
     ]
-    notes = ("images with an empty mask are good, all others are defects", *unused_defects(samples))
+    notes = ("pictures with an empty mask are good, all others are defects", *unused_defects(samples))
     dataset = Dataset(tree.name, f"KolektorSDD2 layout, {count_categories(samples)}", tuple(samples), notes)
     dataset = dataset.leaving_out(
-        "image<|s> without a mask <is|are> not used, nobody knows what <it shows|they show>", bare
+        "picture<|s> without a mask <is|are> not used, nobody knows what <it shows|they show>", bare
     )
-    return dataset.leaving_out("<mask matches|masks match> no image", unmatched)
+    return dataset.leaving_out("<mask matches|masks match> no picture", unmatched)
 
 
 def _is_category(folder: Tree) -> bool:

@@ -20,10 +20,10 @@ def open_pictures(tree: Tree) -> Dataset:
     good = [name for name in tree.folders() if is_good(name)]
     name = _name(tree.root)
     inside = [folder for folder in tree.folders() if not is_good(folder)]
-    notes = [f"images in folders inside {name} are taken as good too: {first_names(inside)}"] if inside else []
+    notes = [f"pictures in folders inside {name} are taken as good too: {first_names(inside)}"] if inside else []
     notes += [f"taken as good: {', '.join(good)}"] if good else []
     samples = tuple(Sample(tree.path(parts), name, "train", None) for parts in tree.pictures)
-    return Dataset(name, "folder of good images", samples, tuple(notes))
+    return Dataset(name, "folder of good pictures", samples, tuple(notes))
 
 
 def open_list(images: Iterable[ImageSource]) -> Dataset:
@@ -35,8 +35,8 @@ def open_list(images: Iterable[ImageSource]) -> Dataset:
         source = at_home(image) if isinstance(image, (str, Path)) else image
         samples.append(Sample(source, "parts", "train", None, number=number))
     if not samples:
-        raise InlierError("an empty list of images: pass the pictures of good parts")
-    return Dataset("parts", f"list of {len(samples)} good images", tuple(samples))
+        raise InlierError("an empty list of pictures: pass the pictures of good parts")
+    return Dataset("parts", f"list of {len(samples)} good pictures", tuple(samples))
 
 
 def _name(root: Path) -> str:

@@ -87,5 +87,5 @@ def _base(folder: Path, prefixes: list[str], image: str) -> Path:
             return place
     looked = ", ".join(str(parent / name) for parent in above[:2] for name in PICTURES[:2])
     raise InlierError(
-        f"{folder}: the image {prefixes[0]}/{image} lies in no folder beside it (looked in {looked}, ...)"
+        f"{folder}: the picture {prefixes[0]}/{image} lies in no folder beside it (looked in {looked}, ...)"
     )

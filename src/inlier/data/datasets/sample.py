@@ -147,7 +147,8 @@ def join_rows(rows: Sequence[Row]) -> tuple[tuple[Sample, ...], tuple[str, ...]]
         kinds = dict.fromkeys(kind for s in (one, sample) if s.defect for kind in s.defect.split("+"))
         masks = tuple(dict.fromkeys(one.masks + sample.masks))
         samples[path, sample.split] = replace(one, defect="+".join(kinds) or None, masks=masks)
-    found, n = tuple(samples.values()), len(rows)
+    found = tuple(samples.values())
+    n = len(rows)
     if n == len(found):
         return found, ()
     return found, (f"{n} rows name {counted(len(found), 'picture<|s>')}: rows of one picture are joined",)
@@ -163,7 +164,7 @@ def split_good(n: int) -> list[Split]:
 def unused_defects(samples: Iterable[Sample]) -> tuple[str, ...]:
     """A note, where defects lie outside of the test split."""
     unused = sum(s.is_defect and s.split != "test" for s in samples)
-    what = "defect image<|s> of the train split <is|are> not used for training"
+    what = "defect picture<|s> of the train split <is|are> not used for training"
     return (counted(unused, what),) if unused else ()
 
 
@@ -176,8 +177,8 @@ def count_categories(samples: Sequence[Sample]) -> str:
 def counted(n: int, what: str) -> str:
     """For people: a number and what it counts, with what differs between one and several.
 
-    >>> counted(1, "image<|s> <is|are> not used"), counted(2, "image<|s> <is|are> not used")
-    ('1 image is not used', '2 images are not used')
+    >>> counted(1, "picture<|s> <is|are> not used"), counted(2, "picture<|s> <is|are> not used")
+    ('1 picture is not used', '2 pictures are not used')
     """
     return f"{n} {agreeing(n, what)}"
 

@@ -65,7 +65,9 @@ def open_table(path: Path) -> Dataset:
         empty.update(name for name in ("label", "split", "category") if row.get(name) == "")
         masks = (path.parent / row["mask"],) if row.get("mask") else ()
         if masks and not defect:
-            raise InlierError(f"{where}: a good image with a mask; name its defect under label, or leave the mask out")
+            raise InlierError(
+                f"{where}: a good picture with a mask; name its defect under label, or leave the mask out"
+            )
         split = read_split(row.get("split") or "train", where)
         category = row.get("category") or path.stem
         rows.append(Row(path, f"line {line}", Sample(path.parent / row["path"], category, split, defect, masks)))
@@ -112,7 +114,8 @@ def _header(path: Path) -> list[str]:
             names = [name.strip().lower() for name in next(csv.reader(file, strict=True), [])]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InlierError(f"{path}: cannot be read as a CSV table in UTF-8 ({error})") from None
-    where, known = f"{path}, line 1", [MEANING[name] for name in names if name in MEANING]
+    where = f"{path}, line 1"
+    known = [MEANING[name] for name in names if name in MEANING]
     if "path" not in known:
         raise InlierError(f"{where}: no column path (or image); comma-separated names found: {names}")
     for column, count in Counter(known).items():

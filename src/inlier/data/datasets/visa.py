@@ -32,9 +32,9 @@ def open_visa(tree: Tree) -> Dataset | None:
         for key, parts in defects.items():
             own = tuple(folder.path(masks[mask]) for mask in matched.get(key, ()))
             samples.append(Sample(folder.path(parts), category, "test", "anomaly", own))
-    notes = ("good images are split 80 to 20 into train and test with a fixed seed: there is no split_csv/1cls.csv",)
+    notes = ("good pictures are split 80 to 20 into train and test with a fixed seed: there is no split_csv/1cls.csv",)
     dataset = Dataset(tree.name, f"VisA, {count_categories(samples)}", tuple(samples), notes)
-    return dataset.leaving_out("<mask matches|masks match> no image", unmatched)
+    return dataset.leaving_out("<mask matches|masks match> no picture", unmatched)
 
 
 def _from_table(root: Path) -> Dataset:

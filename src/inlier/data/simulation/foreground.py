@@ -54,7 +54,8 @@ class Foreground:
         mask = (values <= threshold) if self.darker else (values > threshold)
         if self.radius:
             # beyond the border goes on what is at it, or parts that reach it would lose their edge
-            size, pixels = 2 * self.radius + 1, mask.view(np.uint8)
+            size = 2 * self.radius + 1
+            pixels = mask.view(np.uint8)
             opened = maximum_filter(minimum_filter(pixels, size, mode="nearest"), size, mode="nearest")
             closed = minimum_filter(maximum_filter(opened, size, mode="nearest"), size, mode="nearest")
             mask = closed.view(np.bool_)

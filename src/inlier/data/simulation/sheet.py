@@ -11,7 +11,7 @@ from scipy.ndimage import binary_dilation
 
 from inlier.data.simulation.foreground import Mask, Pixels
 from inlier.data.simulation.noise import Noise
-from inlier.data.simulation.simulator import Simulated, Simulator
+from inlier.data.simulation.simulator import THRESHOLD, Simulated, Simulator
 from inlier.drawing import OUTLINE, RIM, legible, outline
 
 PANEL = 256  # pixels of a panel's longer side: what networks often see, so that most pictures stay as they are
@@ -95,7 +95,7 @@ def _legend(draw: ImageDraw.ImageDraw, font: Any, simulator: Simulator, width: i
     """The three keys in one line, in the middle."""
     keys = (
         (SHADE, "not foreground: no defect lies here"),
-        ((255, 255, 255), f"noise above {simulator.threshold:g}, within foreground: mask"),
+        ((255, 255, 255), f"noise above {THRESHOLD:g}, within foreground: mask"),
         (OUTLINE, "outline of the mask, drawn just around it"),
     )
     space, box = 3 * GAP, 2 * TEXT

@@ -21,6 +21,8 @@ from inlier.errors import InlierError
 
 Kind = Literal["texture", "structure", "slow"]
 
+OPACITY = (0.15, 1.0)  # beta: how strongly the source covers the part
+THRESHOLD = 0.5  # noise above it is defect
 ATTEMPTS = 10  # masks drawn before the fallback
 SLOW_SCALES = (0, 2)  # of the noise, below the sharp defects'
 SLOW_CHANGE = (10, 60)  # grey levels
@@ -62,9 +64,6 @@ class Simulator:
     textures: Textures | None = None  # None: every defect is made of the part itself
     texture_share: float = 0.5  # of the defects
     grid: tuple[int, int] = (4, 8)  # rows and columns of shuffled tiles
-    opacity: tuple[float, float] = (0.15, 1.0)  # beta: how strongly the source covers the part
-    scales: tuple[int, int] = (0, 5)  # the noise has 2**scale cells along an axis
-    threshold: float = 0.5  # noise above it is defect
     slow_share: float = 0.0  # of the defects: slow changes of brightness, which have no edge (ours, not the paper's)
     match_grey: bool = False  # what goes into a grey picture loses its colours, which would give the defect away
 
@@ -74,9 +73,6 @@ class Simulator:
             ("texture_share", 0 <= self.texture_share <= 1, "from 0 to 1"),
             ("slow_share", 0 <= self.slow_share <= 1, "from 0 to 1"),
             ("grid", min(self.grid) >= 1, "two numbers of at least 1"),
-            ("opacity", 0 < self.opacity[0] <= self.opacity[1] <= 1, "low and high, above 0 and at most 1"),
-            ("scales", 0 <= self.scales[0] <= self.scales[1] <= 8, "low and high, from 0 to 8"),
-            ("threshold", 0 <= self.threshold < 1, "at least 0 and below 1"),
         ):
             if not valid:
                 raise InlierError(f"{name}: must be {range}, got {getattr(self, name)}")
@@ -98,7 +94,7 @@ class Simulator:
             return self._slow(rng, image, foreground, whole_image)
         mask, noise = self._draw_mask(rng, foreground)
         # drawn before the source, so that both kinds of defect share mask and opacity
-        opacity = rng.uniform(*self.opacity)
+        opacity = rng.uniform(*OPACITY)
         kind: Kind = "texture" if rng.random() < self.texture_share and self.textures else "structure"
         if kind == "texture" and self.textures:
             source = self.textures.draw(rng, *mask.shape)
@@ -126,8 +122,8 @@ class Simulator:
     def _draw_mask(self, rng: np.random.Generator, foreground: Mask) -> tuple[Mask, Noise]:
         """A mask within a foreground that is not empty, and its noise."""
         for _ in range(ATTEMPTS):
-            noise = draw_noise(rng, foreground.shape, self.scales)
-            mask: Mask = (noise > self.threshold) & foreground
+            noise = draw_noise(rng, foreground.shape)
+            mask: Mask = (noise > THRESHOLD) & foreground
             if mask.any():
                 return mask, noise
         # small foregrounds may lie in a valley ten times: take the highest places of the last noise
@@ -136,7 +132,8 @@ class Simulator:
 
     def describe(self) -> str:
         """One sentence for people: where simulated defects lie, and what they are made of."""
-        where, pieces = self.foreground.describe(), "altered and shuffled pieces of the part itself"
+        where = self.foreground.describe()
+        pieces = "altered and shuffled pieces of the part itself"
         slow = f"; {100 * self.slow_share:.0f} % are slow changes of brightness instead" if self.slow_share else ""
         if not self.textures or not self.texture_share:
             return f"Simulated defects lie {where}; they are made of {pieces}{slow}."

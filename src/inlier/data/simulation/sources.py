@@ -16,6 +16,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from inlier.data.images import FORMATS, list_images, read_image
 from inlier.data.simulation.foreground import Pixels
+from inlier.drawing import to_rgb
 from inlier.errors import InlierError
 
 
@@ -29,10 +30,7 @@ class Textures:
     def draw(self, rng: np.random.Generator, height: int, width: int) -> Pixels:
         """One of them at random, stretched to (height, width, 3), bilinear. Raises ImageError if it is damaged."""
         image = read_image(self.paths[rng.integers(len(self.paths))])
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        if image.mode == "F":  # 16-bit grey in [0, 1]; Pillow's own conversion would turn it black
-            image = Image.fromarray(np.rint(np.asarray(image) * 255).astype(np.uint8)).convert("RGB")
-        return np.asarray(image)
+        return np.asarray(to_rgb(image.resize((width, height), Image.Resampling.BILINEAR)))
 
 
 def open_textures(folder: Path | str | None = None) -> Textures | None:

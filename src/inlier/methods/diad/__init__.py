@@ -16,7 +16,6 @@ it is trained and the prompt is a learned constant. The pixel-space baseline can
 """
 
 import logging
-import os
 from pathlib import Path
 
 import torch
@@ -25,6 +24,7 @@ from torch import nn
 from inlier.detector import Detector
 from inlier.errors import InlierError
 from inlier.features import Backbone
+from inlier.features.weights import in_folder
 from inlier.good import Images
 from inlier.methods.diad.autoencoder import Autoencoder
 from inlier.methods.diad.checkpoints import fill, load_pretrained, read_autoencoder
@@ -203,7 +203,8 @@ class DiAD(Detector[Settings, Network | Inversion]):
 
     def _start_from_others(self, network: Network) -> bool:
         """Fill in what others trained; returns whether a finished autoencoder is among it."""
-        s, is_whole = network.s, False
+        s = network.s
+        is_whole = False
         if s.pretrained:
             path = _find("pretrained", s.pretrained)
             kept = network.autoencoder if isinstance(network.autoencoder, Autoencoder) and not s.autoencoder else None
@@ -231,7 +232,7 @@ def _find(name: str, text: str) -> Path:
     """A file or folder: as given, or in the folder named by INLIER_WEIGHTS."""
     if name == "autoencoder" and text == "bundled":
         return BUNDLED
-    places = [Path(text)] + [Path(folder) / text for folder in [os.environ.get("INLIER_WEIGHTS")] if folder]
+    places = [Path(text), *in_folder(text)]
     for place in places:
         if place.exists():
             return place

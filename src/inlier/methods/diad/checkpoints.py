@@ -237,7 +237,8 @@ def read_autoencoder(path: Path) -> tuple[State, dict[str, Any]]:
     if lacking := [name for name in (*needed, "decoder.conv_in.weight") if name not in state]:
         raise InlierError(_layout(path, "a whole autoencoder", lacking, state))
     blocks = {int(m[1]) for m in _matches(r"encoder\.down_blocks\.0\.resnets\.(\d)\..*", state)}
-    config, groups = path / "config.json", {}  # nothing in the tensors tells the groups
+    config = path / "config.json"
+    groups = {}  # nothing in the tensors tells the groups
     if config.is_file():
         try:
             groups = {"autoencoder_groups": json.loads(config.read_text())["norm_num_groups"]}

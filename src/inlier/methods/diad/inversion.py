@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from inlier import processes
 from inlier.errors import InlierError
 from inlier.features import Backbone
 from inlier.gaussians import join
@@ -23,11 +24,10 @@ from inlier.good import Images
 from inlier.machine import arithmetic
 from inlier.maps import smooth_upsample_matrix, within
 from inlier.methods.diad.denoiser import Denoiser, unet_config
-from inlier.methods.diad.passes import batches, rate
+from inlier.methods.diad.passes import before_passes, rate
 from inlier.methods.diad.sampler import add_noise, ddim_timesteps, schedule
 from inlier.methods.diad.settings import Settings
-from inlier.progress import progress
-from inlier.training import Run, train
+from inlier.training import Run, batches, fill, train
 
 
 def invert(z: Tensor, predict: Callable[[Tensor, int], Tensor], timesteps: Sequence[int], abar: Tensor) -> Tensor:
@@ -44,15 +44,14 @@ def invert(z: Tensor, predict: Callable[[Tensor, int], Tensor], timesteps: Seque
 
 def make_inverter(s: Settings, backbone: Backbone) -> tuple[Denoiser, tuple[int, int, int]]:
     """(denoiser, (channels, h, w) of the features that it knows)"""
-    with torch.no_grad():
-        maps = backbone(torch.zeros(1, 3, s.size, s.size))
-    side, halvings = maps[-1].shape[-1], 2 ** (len(s.channels) - 1)
+    shapes = backbone.shapes(s.size)
+    side, halvings = shapes[-1][-1], 2 ** (len(s.channels) - 1)
     if side % halvings:
         raise InlierError(
             f"settings 'size', 'taps', 'channels': features of {side} x {side} cannot be halved {len(s.channels) - 1} "
             "times"
         )
-    width = sum(m.shape[1] for m in maps)
+    width = sum(shape[0] for shape in shapes)
     config = unet_config((width, side), s.channels, s.attention, s.heads, s.groups, s.context_width)
     return Denoiser(config, s.context_tokens, None), (width, side, side)
 
@@ -97,21 +96,20 @@ class Inversion(nn.Module):
 
 def learn_inversion(network: Inversion, images: Images, run: Run) -> None:
     """The noise in features of good pictures, at every level of noise."""
-    s, done = network.s, 0
+    s = network.s
     features = run.cache((len(images), *network.shape), torch.float32, "features")
-    with progress("computing features", len(images)) as show, torch.no_grad():
-        for batch in images.batches(8, run.device):
-            features[done : done + len(batch)] = network.features(batch).cpu()
-            show(done := done + len(batch))
+    with torch.no_grad():
+        fill(features, map(network.features, images.batches(8, run.device)), "computing features")
     sums = torch.stack([torch.stack([f.sum((1, 2)), f.square().sum((1, 2))]) for f in map(Tensor.double, features)])
     mean, square = sums.sum(0) / (len(features) * network.shape[1] * network.shape[2])
     network.mean.copy_(mean[:, None, None])
     network.std.copy_((square - mean.square()).clamp(min=1e-12).sqrt()[:, None, None])
-    batch_of = batches(len(features), s.batch_size, run)
-    part, weight = run.share(s.batch_size)
+    batch_of = batches(len(features), s.batch_size, run, before_passes)
+    part, weight = processes.share(s.batch_size, "batch_size")
 
     def loss(model: nn.Module, i: int) -> Tensor:
-        chosen, random = batch_of(i)[part], run.generator(i)
+        chosen = batch_of(i)[part]
+        random = run.generator(i)
         noise = torch.randn(s.batch_size, *network.shape, generator=random)[part].to(run.device)
         t = torch.randint(s.start + 1, (s.batch_size,), generator=random)[part].to(run.device)
         z = (features[chosen].to(run.device) - network.mean) / network.std

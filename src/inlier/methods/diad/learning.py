@@ -8,15 +8,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from inlier import processes
 from inlier.errors import InlierError
 from inlier.good import to_input
 from inlier.machine import arithmetic
 from inlier.methods.diad.autoencoder import FirstStage, adversarial_loss, divergence, perceptual
 from inlier.methods.diad.network import Network
-from inlier.methods.diad.passes import batches, rate
+from inlier.methods.diad.passes import before_passes, rate
 from inlier.methods.diad.sampler import add_noise
 from inlier.progress import progress
-from inlier.training import Check, Run, train
+from inlier.training import Check, Run, batches, fill, train
 
 log = logging.getLogger("inlier")
 REPAINTED = 200  # fitted pictures of a category whose residuals are modelled, at most
@@ -24,13 +25,11 @@ REPAINTED = 200  # fitted pictures of a category whose residuals are modelled, a
 
 def cache_moments(network: Network, pixels: Tensor, run: Run) -> Tensor:
     """(N, 2, C, h, w) mean and deviation of every picture's latent; sets the scale that gives unit variance."""
-    cache, done = run.cache((len(pixels), 2, *network.latent_shape), torch.float32, "latents"), 0
-    with progress("computing latents", len(pixels)) as show, torch.no_grad():
-        for batch in pixels.split(8):
-            seen = network.normalise(to_input(batch).to(run.device))
-            cache[done : done + len(batch)] = torch.stack(network.autoencoder.eval().moments(seen), 1).cpu()
-            done += len(batch)
-            show(done)
+    cache = run.cache((len(pixels), 2, *network.latent_shape), torch.float32, "latents")
+    with torch.no_grad():
+        seen = (network.normalise(to_input(batch).to(run.device)) for batch in pixels.split(8))
+        moments = map(network.autoencoder.eval().moments, seen)
+        fill(cache, (torch.stack(pair, 1) for pair in moments), "computing latents")
     s = network.s
     if s.variant == "ddpm":
         network.latent_scale.fill_(1.0)
@@ -50,8 +49,8 @@ def learn_autoencoder(network: Network, pixels: Tensor, steps: int, run: Run) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         stage = FirstStage(network.autoencoder, s.is_adversarial).to(run.device)
-    batch = batches(len(pixels), s.autoencoder_batch, run)
-    part, weight = run.share(s.autoencoder_batch, "autoencoder_batch")
+    batch = batches(len(pixels), s.autoencoder_batch, run, before_passes)
+    part, weight = processes.share(s.autoencoder_batch, "autoencoder_batch")
     net: Any = network.autoencoder.net
     last = net.decoder.conv_out if s.autoencoder_kind == "kl" else net.decoder.layers[-1]
 
@@ -100,11 +99,12 @@ def learn_autoencoder(network: Network, pixels: Tensor, steps: int, run: Run) ->
 
 def learn_denoiser(network: Network, pixels: Tensor, moments: Tensor, run: Run) -> None:
     s = network.s
-    batch = batches(len(pixels), s.batch_size, run)
-    part, weight = run.share(s.batch_size)
+    batch = batches(len(pixels), s.batch_size, run, before_passes)
+    part, weight = processes.share(s.batch_size, "batch_size")
 
     def loss(model: nn.Module, i: int) -> Tensor:
-        chosen, random = batch(i)[part], run.generator(i)
+        chosen = batch(i)[part]
+        random = run.generator(i)
         seen = network.normalise(to_input(pixels[chosen]).to(run.device))
         noises = torch.randn(2, s.batch_size, *network.latent_shape, generator=random)[:, part].to(run.device)
         # timesteps above the start are never asked for
@@ -138,7 +138,8 @@ def learn_residuals(network: Network, pixels: Tensor, categories: Sequence[str])
     for i, category in enumerate(categories):
         members.setdefault(category, []).append(i)
     chosen = [own[:: -(-len(own) // REPAINTED)] for own in members.values()]
-    device, done = network.abar.device, 0
+    device = network.abar.device
+    done = 0
     sums = residuals.start(len(chosen), sum(network.backbone.channels))
     with progress("repainting good pictures", sum(map(len, chosen))) as show, torch.no_grad():
         for own, of_category in zip(chosen, sums):

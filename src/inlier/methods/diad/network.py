@@ -94,8 +94,7 @@ class Network(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("abar", abar, persistent=False)
         self.register_buffer("latent_scale", torch.tensor(s.latent_scale or 1.0))
-        with torch.no_grad():
-            grids = [m.shape[-1] for m in self.backbone(torch.zeros(1, 3, s.size, s.size))]
+        grids = [shape[-1] for shape in self.backbone.shapes(s.size)]
         self.residuals = Residuals((grids[-1], grids[-1])) if s.judge == "gaussian" else None
         for i, n in enumerate(grids[-1:] if self.residuals else grids):
             matrix = smooth_upsample_matrix(n, s.size, s.sigma, align_corners=True)

@@ -49,15 +49,15 @@ from inlier.methods.differnet.views import (
     turn,
 )
 from inlier.progress import progress
-from inlier.training import Run, train
+from inlier.training import Run, batches, train
 
 log = logging.getLogger("inlier")
-# Views in one pass bound the memory, whatever the batch and the number of views. At 448 pixels and EfficientNet-Lite0
-VIEWS_AT_ONCE = 16  # take about 1 GiB,
-GRADIENTS_AT_ONCE = 4  # about 1.5 GiB.
+# Views in one pass: they bound the memory, whatever the batch and the number of views.
+VIEWS_AT_ONCE = 16  # about 1 GiB at 448 pixels with EfficientNet-Lite0
+GRADIENTS_AT_ONCE = 4  # with their gradients: about 1.5 GiB
 LARGEST = 1e6  # bound of a block's output, as in the released code
 REPORTS = 10  # lines about the likelihood during training
-LOOKED_AT = 200  # pictures, at most, for that choice
+LOOKED_AT = 200  # pictures, at most, by which `choose_views` chooses
 PREVIEWED, SHOWN, GAP = 4, 6, 6  # pictures and views of each in a preview, pixels between them
 
 
@@ -139,8 +139,7 @@ class Network(nn.Module):
         self.strides = [2**i for i in range(s.scales)]
         smallest = s.size // self.strides[-1]
         try:
-            with torch.no_grad():
-                self.backbone(torch.zeros(1, 3, smallest, smallest))
+            self.backbone.shapes(smallest)
         except RuntimeError as error:
             raise InlierError(
                 f"setting 'size': {s.size} is too small, the last of {s.scales} scales has {smallest} pixels, of which "
@@ -284,10 +283,11 @@ class DifferNet(Detector[Settings, Network]):
 
     def memory_needed(self, s: Settings, n_images: int) -> int:
         with torch.device("meta"):
-            flow = Flow(count_features(s, Backbone(s.backbone, s.taps)), s)
+            dim = count_features(s, Backbone(s.backbone, s.taps))
+            flow = Flow(dim, s)
         # weights, gradients and Adam's two moments; the views of a step, twice read ahead; half a GiB for the rest
         views = 0 if s.view_pool != 0 else 3 * 4 * s.batch_size * s.views * 3 * s.size**2
-        matrices = 5 * 8 * count_features(s, Backbone(s.backbone, s.taps)) ** 2 if s.whiten else 0
+        matrices = 5 * 8 * dim**2 if s.whiten else 0
         return 16 * sum(parameter.numel() for parameter in flow.parameters()) + views + matrices + 2**29
 
     def learn(self, network: Network, images: Images, run: Run) -> None:
@@ -309,27 +309,19 @@ class DifferNet(Detector[Settings, Network]):
             pool = (pool - mean) @ matrix
         pixels = torch.empty(0) if s.view_pool else images.cache(run)[0]
         n_views = s.batch_size * s.views
-        part, weight = run.share(n_views)  # what this process does of a step's views
-
-        def chosen(step: int) -> list[int]:
-            """The images of a step: shuffled anew in every epoch."""
-            places = range(step * s.batch_size, (step + 1) * s.batch_size)
-            orders = {
-                epoch: torch.randperm(len(images), generator=run.generator(epoch))
-                for epoch in {place // len(images) for place in places}
-            }
-            return [int(orders[place // len(images)][place % len(images)]) for place in places]
+        part, weight = processes.share(n_views, "batch_size")  # what this process does of a step's views
+        chosen = batches(len(images), s.batch_size, run)
 
         def new_views(step: int) -> Tensor:
             """(part of batch_size * views, 3, H, W)"""
-            pairs = list(itertools.product(enumerate(chosen(step)), range(s.views)))[part]
+            pairs = list(itertools.product(enumerate(chosen(step).tolist()), range(s.views)))[part]
             drawn = [(i, draw_view(s, run.generator(step, place, k))) for (place, i), k in pairs]
             return torch.stack([look(to_input(pixels[i : i + 1])[0], view, s.fill) for i, view in drawn])
 
         def pool_views(step: int) -> Tensor:
             """(part of batch_size * views, dim) features"""
             members = torch.rand(s.batch_size, pool.shape[1], generator=run.generator(step, 0)).argsort(1)[:, : s.views]
-            return pool[torch.tensor(chosen(step))[:, None], members].flatten(0, 1)[part]
+            return pool[chosen(step)[:, None], members].flatten(0, 1)[part]
 
         stream: Generator[Tensor] | None = None
 
@@ -417,7 +409,8 @@ def to_picture(picture: NDArray[np.uint8]) -> Tensor:
 
 def view_sheet(pictures: Sequence[NDArray[np.uint8]], s: Settings, seed: int) -> Image.Image:
     """A row for each picture (H, W, 3): itself, then views of it as training may see them."""
-    rows, n = [], min(s.view_pool or SHOWN, SHOWN)  # a pool has no more than those
+    rows = []
+    n = min(s.view_pool or SHOWN, SHOWN)  # a pool has no more than those
     for row, picture in enumerate(pictures):
         views = training_views(to_picture(picture), s, seed + row, n)
         panels = [picture, *((255 * view).byte().permute(1, 2, 0).numpy() for view in views)]
