@@ -574,3 +574,20 @@ def test_maps_that_cost_extra_and_pictures_repainted_as_good(method, tmp_path):
         assert answer.status_code == (200 if detector.repaints else 422)
         if detector.repaints:
             assert Image.open(io.BytesIO(answer.content)).size == (64, 64)
+        ({"source": {"folder": "in", "every": 2}}, "source: every is for cameras"),
+        ({"source": {"folder": "in", "trigger": True}}, "source: trigger is for cameras"),
+        ({"source": {"camera": 0, "trigger": True, "every": 2}}, "source: every changes nothing where the line"),
+        (
+            {"source": {"camera": 0, "trigger": True}},
+            "station press: trigger: its camera waits for OPC UA; add [opcua]",
+        ),
+        ({"keep": {"near": 0.05}}, "stations[0].keep: near and one_in change nothing where all pictures stay"),
+        ({"sinks": [{"kind": "mqtt", "host": "h", "topic": "l/{line}"}]}, "in which only {station} is replaced"),
+        ({"sinks": [{"kind": "mqtt", "host": "h", "topic": "line/#"}]}, "a text without + and #"),
+        ({"sinks": [{"kind": "mqtt", "host": "h", "password": "p"}]}, "password: is given to nobody without user"),
+        ({"sinks": [{"kind": "webhook", "url": "http://h:99999/"}]}, "sinks[0].url: Port out of range"),
+        ({"sinks": [{"kind": "webhook", "url": "http:///verdicts"}]}, "sinks[0].url: names no host"),
+    for text, words in (("server = 3", "server: Input should be"), ("stations = 3", "stations: Input should be")):
+        (tmp_path / "station.toml").write_text(text)
+        code, _, err = inlier("serve", "--config", tmp_path / "station.toml", "--port", 0)
+        assert code == 2 and words in err and len(err.splitlines()) == 1
