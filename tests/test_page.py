@@ -3,6 +3,7 @@
 import re
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ from fastapi.testclient import TestClient
 from PIL import ImageEnhance
 
 from conftest import part
+from inlier.serve import page as page_
 from inlier.serve.app import make_app
-from inlier.serve.exports import png
+from inlier.serve.config import checked
 from inlier.serve.page import add_page
 from inlier.serve.store import Filter, Store
 from inlier.serve.texts import LANGUAGES, TEXTS
 from station_server import Server
-from test_station import TOKENS, WITH_TOKENS, open_plant, pictures
+from test_station import TOKENS, WITH_TOKENS, open_plant, pictures, png
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
@@ -27,6 +29,12 @@ def test_every_language_has_every_text_with_the_same_gaps():
         assert set(texts) == set(LANGUAGES), key
         gaps = {language: sorted(re.findall(r"{(\w+)}", text)) for language, text in texts.items()}
         assert len({tuple(found) for found in gaps.values()}) == 1, key
+
+
+def test_every_text_is_said_somewhere():
+    code = "".join(file.read_text() for file in Path(page_.__file__).parent.glob("*.py") if file.name != "texts.py")
+    made = {f"filter_{name}" for name in page_.FILTERS} | {"label_good", "label_defect"}
+    assert [key for key in TEXTS.keys() - made if f'"{key}"' not in code and f"'{key}'" not in code] == []
 
 
 @pytest.fixture(scope="module")

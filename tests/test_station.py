@@ -15,9 +15,9 @@ from PIL import Image
 import inlier as library
 from conftest import part
 from inlier.errors import InlierError
+from inlier.drawing import as_file
 from inlier.serve.app import make_app
 from inlier.serve.config import checked
-from inlier.serve.exports import png
 from inlier.serve.plant import Plant
 from inlier.serve.security import check_safe
 from test_contract import short
@@ -30,6 +30,10 @@ def pictures(seed=0, good=4, defects=4):
     """Bytes of good plates, then of plates with a dent."""
     rng = np.random.default_rng(seed)
     return [png(part(rng, defect=k >= good)[0]) for k in range(good + defects)]
+def png(image):
+    return as_file(image, "png", compress_level=1)
+
+
 
 
 def open_plant(folder, model, /, stations=None, **config):

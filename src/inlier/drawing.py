@@ -5,6 +5,7 @@ A colour scale is (low, high) in raw scores; whoever draws several maps passes t
 
 import bisect
 import functools
+import io
 import math
 import unicodedata
 from collections.abc import Sequence
@@ -145,6 +146,13 @@ def shrink(image: Image.Image, mask: Mask | None, map: Map) -> tuple[Image.Image
 def ground_truth(mask: Mask) -> Image.Image:
     """Defects white on black."""
     return Image.fromarray(mask)
+
+
+def as_file(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """What a file of this kind holds. options: Pillow's, of that kind."""
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
 
 
 def colour_bar() -> Image.Image:
