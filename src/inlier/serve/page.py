@@ -47,6 +47,9 @@ def add_page(app: FastAPI, plant: Plant) -> None:
 
     @ui.page("/", title="inlier")
     async def station(request: Request, station: str = "") -> None:
+        if not plant.stations:  # none of a changed station.toml could be started; the log says why
+            Wall(plant, newest, request).build()
+            return
         await Screen(plant, newest, station, request).build()
 
     @ui.page("/wall", title="inlier")
