@@ -123,14 +123,14 @@ def test_a_folder_sink_inside_the_watched_folder_is_refused(opened, tmp_path):
 def test_a_name_that_is_no_text_is_judged_moved_and_keeps_nobody_waiting(opened, tmp_path):
     folder, out, name = tmp_path / "in", tmp_path / "out", os.fsdecode(b"pr\xfcf.png")
     folder.mkdir()
-    for k, file in enumerate((name, "z.png")):
-        (folder / file).write_bytes(pictures()[0])
-        os.utime(folder / file, (k, k))  # the one that is no text comes first
+    (folder / name).write_bytes(pictures()[0])
     plant = opened(source={"folder": str(folder)}, sinks=[{"kind": "folder", "path": str(out)}])
-    until(lambda: plant.store.unsent() == {} and plant.store.last() == 2)
-    assert [r["part"] for r in plant.store.all(Filter())] == ["pr\\xfcf.png", "z.png"]
-    assert not list(folder.iterdir())
-    assert sorted(path.name for path in out.rglob("*.png")) == [f"000000001-{name}", "000000002-z.png"]
+    until(lambda: plant.store.last() == 1)
+    for file in (f"again {name}", "z.png"):  # while it is watched
+        (folder / file).write_bytes(pictures()[0])
+    until(lambda: plant.store.last() == 3 and not list(folder.iterdir()), 20)
+    assert {r["part"] for r in plant.store.all(Filter())} == {"pr\\xfcf.png", "again pr\\xfcf.png", "z.png"}
+    assert {path.name[10:] for path in out.rglob("*.png")} == {name, f"again {name}", "z.png"}
 
 
 def test_a_file_that_fails_costs_no_other_and_the_station_says_so(opened, tmp_path):
@@ -451,6 +451,21 @@ def test_a_change_that_cannot_be_made_leaves_source_and_sinks_at_work(changed, t
     (tmp_path / "in" / "a.png").write_bytes(pictures()[0])
     until(lambda: list((tmp_path / "out").rglob("*a.png")))
     assert change(press={"alpha": 0.5}) == ["station press: changed"]
+
+
+def test_what_fails_for_one_station_keeps_no_other_from_changing(changed, monkeypatch):
+    plant, change = changed
+    opens = plant_.open_model
+
+    def fails(config, *more):
+        if config.name == "press":
+            raise RuntimeError("unforeseen")
+        return opens(config, *more)
+
+    monkeypatch.setattr(plant_, "open_model", fails)
+    told = change(press={"alpha": 0.5}, saw={})
+    assert told[0].startswith("station press: stays as it was: its model") and told[1] == "station saw: added"
+    assert plant.stations["press"].problem.endswith("the server's log says how")
 
 
 def test_the_last_station_is_not_taken_away(changed):

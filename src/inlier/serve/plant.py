@@ -147,10 +147,14 @@ class Plant:
                 try:
                     self._run(one)
                     done.append(f"station {name}: {'changed' if known else 'added'}")
-                except InlierError as error:
-                    done.append(f"station {name}: {'stays as it was' if known else 'is not started'}: {error}")
+                except Exception as error:  # of one station; the others change all the same
+                    words = str(error)
+                    if not isinstance(error, InlierError):
+                        log.error("station %s", name, exc_info=error)
+                        words = "its model, source or sinks failed; the server's log says how"
+                    done.append(f"station {name}: {'stays as it was' if known else 'is not started'}: {words}")
                     if known:
-                        known.problem = str(error)
+                        known.problem = words
         for line in done:
             log.info("%s", line)
         if done:

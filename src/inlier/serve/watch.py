@@ -83,7 +83,7 @@ class FolderWatch:
     def _run(self) -> None:
         from watchfiles import watch
 
-        scanned = 0.0
+        scanned = -RESCAN
         while not self._ended.is_set():
             try:
                 for changes in watch(
@@ -98,11 +98,11 @@ class FolderWatch:
                     self._take()
             except (OSError, InlierError) as error:  # the folder is away
                 _tell(self.station, f"{self.folder}: cannot be watched: {shown(error)}")
-                scanned = 0.0
-                self._ended.wait(RETRY)
             except Exception as error:
-                _tell(self.station, f"{self.folder}: watching it failed; the server's log says how", error)
-                self._ended.wait(RETRY)
+                if "decode path" not in str(error):  # watchfiles', of a name that is no text: it is found without it
+                    _tell(self.station, f"{self.folder}: watching it failed; the server's log says how", error)
+            scanned = -RESCAN  # what came meanwhile
+            self._ended.wait(RETRY)
 
     def _notice(self, path: Path) -> None:
         parts = path.relative_to(self.folder).parts
