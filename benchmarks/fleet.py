@@ -329,10 +329,10 @@ def rates(given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-NOTES = """Where the load before a command (that of one minute; the machines have two cores) is above 2, the machine did much
-else meanwhile, and seconds are those of a busy machine; shares of tasks' own seconds, and processor time, suffer less.
-One worker in bulk keeps more than one core busy, as readers decode beside it; so two on two cores cannot be twice as
-fast: what counts is how many cores they keep busy.
+NOTES = """Where the load before a command (that of one minute; the machines have two cores) is above 2, the machine did
+much else meanwhile, and seconds are those of a busy machine; shares of tasks' own seconds, and processor time, suffer
+less. One worker in bulk keeps more than one core busy, as readers decode beside it; so two on two cores cannot be twice
+as fast: what counts is how many cores they keep busy.
 """
 
 

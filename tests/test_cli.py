@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -585,6 +586,21 @@ def test_monitor_keeps_what_was_judged_when_stopped_and_nothing_where_nothing_wa
     _, stdout, stderr = inlier("predict", model, good, "--monitor", state)  # the same command again goes on
     assert len(stdout.splitlines()) == 6 and counted() == 4 * [6]
     assert "of 6 pictures 3 are byte-equal to some that counted before, and do not count again" in stderr
+
+
+def test_monitor_goes_on_where_a_picture_was_moved_after_its_verdict(inlier, model, tmp_path, monkeypatch):
+    folder, state = new_parts(tmp_path / "good", 1, n=4), tmp_path / "state.json"
+
+    def moved(path):
+        if Path(path).name == "1.png":
+            Path(path).unlink()
+        return Path(path).name
+
+    monkeypatch.setattr("inlier.cli.predict.digest", moved)
+    code, stdout, stderr = inlier("predict", model, folder, "--monitor", state)
+    assert code == 0 and len(stdout.splitlines()) == 4
+    assert "does not count, as it cannot be looked at again" in stderr and "1.png" in stderr
+    assert [monitor["pictures"] for monitor in json.loads(state.read_bytes())["monitors"]] == 4 * [3]
 
 
 def test_monitor_refuses_another_models_state_and_what_another_run_changed(

@@ -10,13 +10,18 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
+import numpy as np
 import pytest
 
+from conftest import part
+from inlier import load
 from inlier.errors import InlierError
-from inlier.serve.config import checked
+from inlier.serve import plant as plant_
+from inlier.serve.config import checked, read_toml
 from inlier.serve.plant import Plant
-from inlier.serve.running import start_parts
 from inlier.serve.store import Filter
 from test_station import pictures
 
@@ -32,7 +37,7 @@ def opened(plate_model, tmp_path):
             "limits": limits or {},
             "stations": [{"name": "press", "model": str(plate_model), **station}],
         }
-        plants.append(Plant(checked(content, "station.toml"), start=start_parts))
+        plants.append(Plant(checked(content, "station.toml")))
         return plants[-1]
 
     yield start
@@ -113,6 +118,37 @@ def test_a_folder_sink_inside_the_watched_folder_is_refused(opened, tmp_path):
         opened(
             source={"folder": str(tmp_path / "in")}, sinks=[{"kind": "folder", "path": str(tmp_path / "in" / "out")}]
         )
+
+
+def test_a_name_that_is_no_text_is_judged_moved_and_keeps_nobody_waiting(opened, tmp_path):
+    folder, out, name = tmp_path / "in", tmp_path / "out", os.fsdecode(b"pr\xfcf.png")
+    folder.mkdir()
+    (folder / name).write_bytes(pictures()[0])
+    plant = opened(source={"folder": str(folder)}, sinks=[{"kind": "folder", "path": str(out)}])
+    until(lambda: plant.store.last() == 1)
+    for file in (f"again {name}", "z.png"):  # while it is watched
+        (folder / file).write_bytes(pictures()[0])
+    until(lambda: plant.store.last() == 3 and not list(folder.iterdir()), 20)
+    assert {r["part"] for r in plant.store.all(Filter())} == {"pr\\xfcf.png", "again pr\\xfcf.png", "z.png"}
+    assert {path.name[10:] for path in out.rglob("*.png")} == {name, f"again {name}", "z.png"}
+
+
+def test_a_file_that_fails_costs_no_other_and_the_station_says_so(opened, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    plant = opened(source={"folder": str(folder)})
+    station, inspect = plant.stations["press"], plant.stations["press"].inspect
+
+    def fails(raw, **about):
+        if about["part"] == "a.png":
+            raise RuntimeError("unforeseen")
+        return inspect(raw, **about)
+
+    station.inspect = fails
+    (folder / "a.png").write_bytes(pictures()[0])
+    until(lambda: station.problem.endswith("a.png: is not judged; the server's log says how"))
+    (folder / "b.png").write_bytes(pictures()[0])
+    until(lambda: plant.store.last() == 1)
 
 
 # -- folders of verdicts -----------------------------------------------------------------------------------------------
@@ -238,6 +274,15 @@ def test_every_record_reaches_the_broker_in_order_over_its_absence_and_a_restart
     listener.close()
 
 
+def test_a_broker_that_refuses_is_named_once(opened, broker):
+    broker.config.write_text(broker.config.read_text().replace("allow_anonymous true", "allow_anonymous false"))
+    broker.start()
+    plant = opened(sinks=[{"kind": "mqtt", "host": "127.0.0.1", "port": broker.port}])
+    plant.stations["press"].inspect(pictures()[0]).result()
+    until(lambda: plant.sinks_of("press")["press/mqtt-1"]["problem"])
+    assert plant.sinks_of("press")["press/mqtt-1"]["problem"] == "127.0.0.1: the broker refuses: Not authorized"
+
+
 def test_a_station_stops_before_messages_would_be_lost(opened, broker, tmp_path):
     sinks = [{"kind": "mqtt", "host": "127.0.0.1", "port": broker.port}]
     plant, raw = opened(sinks=sinks, limits={"unsent": 2}), pictures()[0]
@@ -289,6 +334,16 @@ def test_a_webhook_is_told_again_until_it_takes_the_message_in_order(opened, hoo
     assert hook.taken == [(row["id"], "Bearer secret", row["hash"]) for row in rows]
 
 
+def test_what_a_webhook_took_before_one_that_it_refuses_does_not_come_again(opened, hook):
+    hook.codes = 1000 * [500]
+    plant = opened(sinks=[{"kind": "webhook", "url": f"http://127.0.0.1:{hook.server_port}/"}])
+    for raw in pictures():
+        plant.stations["press"].inspect(raw).result()
+    hook.codes[:] = [200, 200, 200, 422, 422]
+    until(lambda: plant.store.unsent() == {})
+    assert [number for number, _, _ in hook.taken] == list(range(1, 9))
+
+
 # -- cameras -----------------------------------------------------------------------------------------------------------
 
 
@@ -308,12 +363,32 @@ def test_a_camera_is_judged_and_its_absence_is_told(opened, tmp_path):
     until(lambda: plant.store.last() >= 16)  # it is back
 
 
+def test_a_camera_that_fails_is_told_and_tried_again(opened, monkeypatch):
+    class Camera:
+        frames: ClassVar = [RuntimeError("an odd frame"), pictures()[0]]
+
+        def __init__(self, name):
+            self.read = lambda: (True, Camera.frames[0])
+
+        def release(self):
+            pass
+
+    def encode(kind, frame):
+        if isinstance(frame, Exception):
+            raise frame
+        return True, np.frombuffer(frame, np.uint8)
+
+    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(VideoCapture=Camera, imencode=encode))
+    plant = opened(source={"camera": 0, "every": 0.1})
+    until(lambda: plant.stations["press"].problem == "camera 0: failed; the server's log says how")
+    del Camera.frames[0]
+    until(lambda: plant.store.last() >= 1 and not plant.stations["press"].problem)
+
+
 # -- files of the station ----------------------------------------------------------------------------------------------
 
 
 def test_a_changed_file_changes_stations_and_a_wrong_one_changes_nothing(plate_model, tmp_path):
-    from inlier.serve.config import read_toml
-
     file = tmp_path / "station.toml"
 
     def write(text):
@@ -325,7 +400,7 @@ def test_a_changed_file_changes_stations_and_a_wrong_one_changes_nothing(plate_m
 
     write(station("press", 0.05))
     read = lambda: checked(read_toml(file), str(file))  # noqa: E731
-    plant = Plant(read(), read, file, start_parts)
+    plant = Plant(read(), read, file)
     write(station("press", 0.5) + station("saw", 0.1))
     until(lambda: "saw" in plant.stations)
     assert plant.stations["press"].model.alpha == 0.5
@@ -338,6 +413,134 @@ def test_a_changed_file_changes_stations_and_a_wrong_one_changes_nothing(plate_m
     with pytest.raises(InlierError, match="no station 'press'"):
         plant.station("press")
     plant.close()
+
+
+@pytest.fixture
+def changed(plate_model, opened, tmp_path):
+    """A plant with the station `press`, and what changes its stations: by name, what each has beside its model."""
+    plant = opened()
+
+    def change(**stations):
+        entries = [{"name": name, "model": str(plate_model)} | more for name, more in stations.items()]
+        return plant.apply(checked({"server": {"data": str(tmp_path / "data")}, "stations": entries}, "station.toml"))
+
+    return plant, change
+
+
+def test_a_station_that_cannot_be_started_is_told_and_starts_once_it_can(changed, tmp_path):
+    plant, change = changed
+    saw = {"source": {"folder": str(tmp_path / "in")}, "sinks": [{"kind": "folder", "path": str(tmp_path / "out")}]}
+    (told,) = change(press={}, saw=saw)
+    assert told == f"station saw: is not started: station saw: {tmp_path / 'in'}: no such folder to watch"
+    assert set(plant.stations) == {"press"} and plant.sinks_of("saw") == {}
+    (tmp_path / "in").mkdir()
+    assert change(press={}, saw=saw) == ["station saw: added"]
+    (tmp_path / "in" / "a.png").write_bytes(pictures()[0])
+    until(lambda: list((tmp_path / "out").rglob("*a.png")))
+    assert change(press={}) == ["station saw: removed"]
+
+
+def test_a_change_that_cannot_be_made_leaves_source_and_sinks_at_work(changed, tmp_path):
+    plant, change = changed
+    (tmp_path / "in").mkdir()
+    sinks = [{"kind": "folder", "path": str(tmp_path / "out")}]
+    change(press={"source": {"folder": str(tmp_path / "in")}, "sinks": sinks})
+    (told,) = change(press={"source": {"folder": str(tmp_path / "none")}, "alpha": 0.5})
+    assert told.startswith("station press: stays as it was") and "no such folder" in plant.stations["press"].problem
+    assert plant.stations["press"].model.alpha is None
+    (tmp_path / "in" / "a.png").write_bytes(pictures()[0])
+    until(lambda: list((tmp_path / "out").rglob("*a.png")))
+    assert change(press={"alpha": 0.5}) == ["station press: changed"]
+
+
+def test_what_fails_for_one_station_keeps_no_other_from_changing(changed, monkeypatch):
+    plant, change = changed
+    opens = plant_.open_model
+
+    def fails(config, *more):
+        if config.name == "press":
+            raise RuntimeError("unforeseen")
+        return opens(config, *more)
+
+    monkeypatch.setattr(plant_, "open_model", fails)
+    told = change(press={"alpha": 0.5}, saw={})
+    assert told[0].startswith("station press: stays as it was: its model") and told[1] == "station saw: added"
+    assert plant.stations["press"].problem.endswith("the server's log says how")
+
+
+def test_the_last_station_is_not_taken_away(changed):
+    plant, change = changed
+    with pytest.raises(InlierError, match="no station"):
+        change()
+    assert set(plant.stations) == {"press"}
+
+
+def test_who_reads_the_stations_holds_them_as_they_were(changed, tmp_path):
+    """Other threads go through them while they change."""
+    plant, change = changed
+    before, unsent = plant.running, plant.unsent
+    change(press={}, saw={"sinks": [{"kind": "webhook", "url": "http://127.0.0.1:1/"}]})
+    plant.stations["saw"].inspect(pictures()[0]).result()
+    assert set(before) == {"press"} and unsent == {}
+    assert set(plant.running) == {"press", "saw"} and plant.unsent["saw/webhook-1"] == 1
+
+
+def test_a_plant_that_cannot_start_leaves_nothing_running(plate_model, opened, tmp_path):
+    (tmp_path / "in").mkdir()
+    before = set(threading.enumerate())
+    stations = [
+        {"name": name, "model": str(plate_model), "source": {"folder": str(tmp_path / name)}} for name in ("in", "x")
+    ]
+    with pytest.raises(InlierError, match="no such folder"):
+        Plant(checked({"server": {"data": str(tmp_path / "data")}, "stations": stations}, "station.toml"))
+    assert not set(threading.enumerate()) - before
+
+
+@pytest.fixture
+def two(plate_model, tmp_path):
+    """(a plant of `press` and `saw`, each with a model file of its own; its station.toml)."""
+    file, text = tmp_path / "station.toml", f'[server]\ndata = "{tmp_path / "data"}"\n'
+    for name in ("press", "saw"):
+        shutil.copy(plate_model, tmp_path / f"{name}.inlier")
+        text += f'[[stations]]\nname = "{name}"\nmodel = "{tmp_path / name}.inlier"\n'
+    file.write_text(text)
+    read = lambda: checked(read_toml(file), str(file))  # noqa: E731
+    plant = Plant(read(), read, file)
+    yield plant, file
+    plant.close()
+
+
+def test_what_changes_while_another_file_is_read_is_read_too(two, monkeypatch):
+    plant, file = two
+    rng, opens = np.random.default_rng(9), plant_.open_model
+    other = load(plant.stations["press"].config.model).calibrate([part(rng)[0] for _ in range(25)])
+
+    def meanwhile(config, *more):
+        if config.name == "press" and other.path:
+            path, other.path = other.path, None
+            other.save(path)
+            file.write_text(file.read_text().replace('name = "saw"', 'name = "saw"\nalpha = 0.5'))
+        return opens(config, *more)
+
+    other.path = plant.stations["saw"].config.model
+    monkeypatch.setattr(plant_, "open_model", meanwhile)
+    first = plant.stations["saw"].model.sha256
+    plant.reload("press", "Ada")
+    until(lambda: plant.stations["saw"].model.sha256 != first and plant.stations["saw"].model.alpha == 0.5)
+
+
+def test_a_file_of_stations_is_read_when_nobody_writes_it_any_more(two, monkeypatch):
+    monkeypatch.setattr(plant_, "SETTLED", 1.0)  # however busy the machine
+    plant, file = two
+    whole = file.read_text()
+    cut = whole[: whole.rindex("[[stations]]")]
+    for _ in range(40):  # saved again and again, and for most of the time cut at a table
+        file.write_text(cut)
+        time.sleep(0.07)
+        file.write_text(whole)
+        time.sleep(0.01)
+    time.sleep(1.5)
+    assert set(plant.stations) == {"press", "saw"} and plant.store.actions() == []
 
 
 def test_two_cores_are_enough_for_the_whole_thing_to_end(opened, tmp_path):

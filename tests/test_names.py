@@ -64,6 +64,11 @@ def test_a_shortened_name_fits_and_keeps_its_suffix(text):
     assert (short == f"{text}.png") == (len(text.encode()) <= 251)
 
 
+@pytest.mark.parametrize("text", ["1." + 199 * "漢", "x" * 300 + "." + "y" * 300, "." * 300])
+def test_what_follows_a_dot_is_no_suffix_where_it_is_long(text):
+    assert len(shorten(text).encode()) <= 255 and shorten(text) != shorten(text + "x")
+
+
 def test_file_names_of_different_texts_differ():
     texts = ["a/b", "a_b", "a\\b", "../a", "..", "x" * 300, "x" * 301, "a\0b"]
     names = {file_name(f"preview-{text}.png") for text in texts}

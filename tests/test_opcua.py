@@ -1,13 +1,14 @@
 """The handshake with a line controller, walked by a real OPC UA client."""
 
 import asyncio
+import threading
 
 import pytest
 from asyncua import Client, ua
 
 from inlier.errors import InlierError
-from inlier.serve.config import OpcUa
-from inlier.serve.opcua import NAMESPACE, Code, Inputs, LineServer, Outputs, State, step
+from inlier.serve.config import OpcUa, checked
+from inlier.serve.opcua import NAMESPACE, Code, Handshake, Inputs, LineServer, Outputs, State, step
 from test_line import free_port
 from test_station import open_plant, pictures
 
@@ -149,6 +150,101 @@ def test_what_goes_wrong_is_told_by_a_code(line):
         assert told["ErrorCode"] == Code.NOT_READY and not told["Ready"]
         plant.stations["press"].refusal = lambda: ""
         await controller.until("Ready")
+
+    with_controller(address, do)
+
+
+@pytest.fixture
+def served(plate_model, tmp_path):
+    """Starts a plant of its own with `press` and `saw`, and its OPC UA server; (plant, server, address)."""
+    started = []
+
+    def start():
+        stations = [{"name": name, "model": str(plate_model)} for name in ("press", "saw")]
+        plant, config = open_plant(tmp_path, plate_model, stations=stations), OpcUa(port=free_port(), timeout=20.0)
+        started.append((plant, LineServer(plant, config), f"opc.tcp://127.0.0.1:{config.port}/inlier/"))
+        return started[-1]
+
+    yield start
+    for plant, server, _ in started:
+        server.close()
+        plant.close()
+
+
+def test_the_record_of_a_part_before_is_no_answer_for_the_next_one(served, monkeypatch):
+    plant, _, address = served()
+    written, add = threading.Event(), plant.store.add
+    monkeypatch.setattr(plant.store, "add", lambda *rows: written.wait(20) and add(*rows))
+
+    async def do(controller):
+        await controller.until("Ready")
+        late = plant.stations["press"].inspect(pictures()[-1])
+        await asyncio.sleep(0.3)
+        await controller.write("Trigger", True)
+        await asyncio.sleep(0.3)
+        written.set()
+        number = (await asyncio.wrap_future(late))["id"]
+        await asyncio.sleep(0.3)
+        assert not (await controller.read())["ResultsReady"]
+        plant.stations["press"].inspect(pictures()[0])
+        await controller.until("ResultsReady")
+        assert await controller.node("Record").read_value() == number + 1
+
+    with_controller(address, do)
+
+
+def test_what_fails_for_one_station_costs_no_other_and_is_tried_again(served, monkeypatch):
+    look, failing = Handshake.look, [True]
+
+    async def fails(self, seconds):
+        if self.name == "press" and failing:
+            raise RuntimeError("unforeseen")
+        await look(self, seconds)
+
+    monkeypatch.setattr(Handshake, "look", fails)
+    plant, _, address = served()
+
+    async def do(controller):
+        saw = Controller(controller.client, controller.index, "saw")
+        await saw.write("Trigger", True)
+        await asyncio.sleep(0.2)
+        plant.stations["saw"].inspect(pictures()[0])
+        await saw.until("ResultsReady")
+        assert "OPC UA: failed" in plant.stations["press"].problem
+        failing.clear()
+        await controller.write("Trigger", True)
+        await asyncio.sleep(0.2)
+        plant.stations["press"].inspect(pictures()[0])
+        await controller.until("ResultsReady")
+
+    with_controller(address, do)
+
+
+def test_a_server_that_ended_by_itself_is_closed_like_any_other(served, monkeypatch):
+    plant, server, _ = served()
+
+    async def ends(self, seconds):
+        if self.plant is plant:
+            raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(Handshake, "try_to_look", ends)
+    server._thread.join(20)
+    assert not server._thread.is_alive()
+    server.close()
+
+
+def test_a_recipe_is_the_station_of_that_number_in_the_file(served, plate_model):
+    plant, _, address = served()
+    names = ("mill", "press", "saw")  # the first is added while the others run
+    stations = [{"name": name, "model": str(plate_model)} for name in names]
+    plant.apply(checked({"server": {"data": str(plant.folder)}, "stations": stations}, "station.toml"))
+
+    async def do(controller):
+        await controller.write("Recipe", 1, ua.VariantType.UInt16)
+        await controller.write("Trigger", True)
+        await asyncio.sleep(0.2)
+        plant.stations["mill"].inspect(pictures()[0])
+        await controller.until("ResultsReady")
 
     with_controller(address, do)
 

@@ -3,6 +3,7 @@
 import re
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ from fastapi.testclient import TestClient
 from PIL import ImageEnhance
 
 from conftest import part
+from inlier.serve import page as page_
 from inlier.serve.app import make_app
-from inlier.serve.exports import png
+from inlier.serve.config import checked
 from inlier.serve.page import add_page
 from inlier.serve.store import Filter, Store
 from inlier.serve.texts import LANGUAGES, TEXTS
 from station_server import Server
-from test_station import TOKENS, WITH_TOKENS, open_plant, pictures
+from test_station import TOKENS, WITH_TOKENS, open_plant, pictures, png
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
@@ -27,6 +29,12 @@ def test_every_language_has_every_text_with_the_same_gaps():
         assert set(texts) == set(LANGUAGES), key
         gaps = {language: sorted(re.findall(r"{(\w+)}", text)) for language, text in texts.items()}
         assert len({tuple(found) for found in gaps.values()}) == 1, key
+
+
+def test_every_text_is_said_somewhere():
+    code = "".join(file.read_text() for file in Path(page_.__file__).parent.glob("*.py") if file.name != "texts.py")
+    made = {f"filter_{name}" for name in page_.FILTERS} | {"label_good", "label_defect"}
+    assert [key for key in TEXTS.keys() - made if f'"{key}"' not in code and f"'{key}'" not in code] == []
 
 
 @pytest.fixture(scope="module")
@@ -237,22 +245,37 @@ def test_nothing_is_cut_off_on_tablets_and_walls(page, server, width, height, pa
     assert page.locator(".verdict b").first.is_visible()
 
 
-def test_a_person_logs_in_with_a_token_and_sees_what_the_role_may(plate_model, tmp_path):
-    plant = open_plant(tmp_path, plate_model, tokens=WITH_TOKENS)
+@pytest.fixture(scope="module")
+def asked(plate_model, tmp_path_factory):
+    """(asks for pages as a browser does, the plant): a station with tokens, in this process."""
+    plant = open_plant(tmp_path_factory.mktemp("asked"), plate_model, tokens=WITH_TOKENS)
     app = make_app(plant)
     add_page(app, plant)
     with TestClient(app, base_url="http://localhost", headers={"Accept": "text/html"}) as client:
-        assert "Your token" in client.get("/").text  # led to /login
-        assert "Nobody has this token" in client.post("/login", data={"token": "wrong"}).text
-        seen = {}
-        for role, token in TOKENS.items():
-            answer = client.post("/login", data={"token": token}, follow_redirects=False)
-            cookie = answer.headers["set-cookie"].lower()
-            assert "httponly" in cookie and "samesite=strict" in cookie
-            seen[role] = client.get("/").text
-            client.cookies.clear()
+        yield client, plant
+
+
+def test_a_person_logs_in_with_a_token_and_sees_what_the_role_may(asked):
+    client, seen = asked[0], {}
+    assert "Your token" in client.get("/").text  # led to /login
+    assert "Nobody has this token" in client.post("/login", data={"token": "wrong"}).text
+    for role, token in TOKENS.items():
+        answer = client.post("/login", data={"token": token}, follow_redirects=False)
+        cookie = answer.headers["set-cookie"].lower()
+        assert "httponly" in cookie and "samesite=strict" in cookie
+        seen[role] = client.get("/").text
+        client.cookies.clear()
     for words, roles in (
         ("What was this part really?", {"operator", "engineer"}),
         ("Region of interest", {"engineer"}),
     ):
         assert {role for role, text in seen.items() if words in text} == roles, words
+
+
+def test_a_page_is_there_where_no_station_of_a_changed_file_could_be_started(asked):
+    client, plant = asked
+    gone = {"name": "saw", "model": "gone.inlier"}
+    server = {"data": str(plant.folder)}
+    plant.apply(checked({"server": server, "tokens": WITH_TOKENS, "stations": [gone]}, "station.toml"))
+    answer = client.get("/", headers={"Authorization": f"Bearer {TOKENS['viewer']}"})
+    assert not plant.stations and answer.status_code == 200 and "All stations" in answer.text

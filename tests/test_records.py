@@ -21,11 +21,10 @@ from inlier.data.datasets import open_dataset
 from inlier.errors import InlierError
 from inlier.serve import chain, statistics
 from inlier.serve.config import Keep
-from inlier.serve.exports import png
 from inlier.serve.pictures import Pictures
 from inlier.serve.store import Filter, Store, StoreError, now
 from inlier.serve.tables import actions, ends, metadata, records
-from test_station import open_plant, pictures
+from test_station import open_plant, pictures, png
 
 
 @pytest.fixture(scope="session")
@@ -273,7 +272,7 @@ def test_labels_are_kept_and_the_last_one_counts(store):
 def test_messages_wait_in_the_same_transaction_as_their_records(store):
     store.add([row(), row(station="silent")], {"press": ["mqtt", "hook"]})
     assert store.unsent() == {"mqtt": 1, "hook": 1}
-    ((message, record),) = store.waiting("mqtt")
+    ((message, record),) = store.waiting("mqtt", 10)
     assert record == store.record(1)
     store.delivered([message])
     assert store.unsent() == {"hook": 1}
@@ -353,11 +352,11 @@ def test_old_pictures_go_and_labelled_ones_stay(tmp_path):
         kept = pictures.keep("press", sha, picture(k), ".png")
         store.add([row(picture=sha, kept=kept) | {"time": now() - age * day}])
     store.label(2, "defect", "Ada")
-    assert pictures.sweep("press", Keep(days=5), store) == 1
+    pictures.sweep("press", Keep(days=5), store)
     assert [r["kept"] is not None for r in store.all(Filter())] == [False, True, True]
     assert len(list((tmp_path / "pictures").rglob("*.png"))) == 2
     assert list(store.verify()) == []
-    assert pictures.sweep("press", Keep(gigabytes=1e-9), store) == 1  # all but what somebody labelled
+    pictures.sweep("press", Keep(gigabytes=1e-9), store)  # all but what somebody labelled
     assert [r["kept"] is not None for r in store.all(Filter())] == [False, True, False]
     store.close()
 
@@ -418,6 +417,30 @@ def test_an_export_holds_all_records(inlier, kept, tmp_path, kind):
     store = Store(kept / "records.sqlite")
     assert [float(r["score"]) for r in rows] == [r["score"] for r in store.all(Filter())]
     store.close()
+
+
+def test_an_export_of_no_records_has_its_head_line(inlier, kept, tmp_path):
+    out = tmp_path / "out.csv"
+    assert inlier("records", "export", out, "--data", kept)[0] == 0
+    head, *_ = out.read_text().splitlines()
+    assert inlier("records", "export", out, "--data", kept, "--lot", "none")[0] == 0
+    assert out.read_text().splitlines() == [head] and head.startswith("id,time,station,")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_an_export_that_breaks_off_leaves_the_older_file_whole(inlier, kept, tmp_path, monkeypatch, kind):
+    out, rows = tmp_path / "new" / f"out.{kind}", Store.all
+    assert inlier("records", "export", out, "--data", kept)[0] == 0
+    before = out.read_bytes()
+
+    def breaks_off(self, chosen):
+        yield next(rows(self, chosen))
+        raise StoreError("the database has gone away")
+
+    monkeypatch.setattr(Store, "all", breaks_off)
+    code, _, err = inlier("records", "export", out, "--data", kept)
+    assert code == 2 and "gone away" in err
+    assert out.read_bytes() == before and list(out.parent.iterdir()) == [out]
 
 
 def test_labelled_pictures_are_a_data_set_for_the_next_training(inlier, kept, tmp_path):

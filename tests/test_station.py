@@ -3,9 +3,10 @@
 import hashlib
 import io
 import json
+import shutil
 import threading
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
@@ -14,16 +15,23 @@ from PIL import Image
 
 import inlier as library
 from conftest import part
+from inlier.drawing import as_file
 from inlier.errors import InlierError
+from inlier.inspection.result import Box, Prediction
 from inlier.serve.app import make_app
+from inlier.serve.calibrating import calibrate
 from inlier.serve.config import checked
-from inlier.serve.exports import png
 from inlier.serve.plant import Plant
+from inlier.serve.regions import outlines
 from inlier.serve.security import check_safe
 from test_contract import short
 
 TOKENS = {name: f"{name}-token-0123456789" for name in ("viewer", "operator", "engineer")}
 WITH_TOKENS = [{"name": f"the {name}", "role": name, "token": token} for name, token in TOKENS.items()]
+
+
+def png(image):
+    return as_file(image, "png", compress_level=1)
 
 
 def pictures(seed=0, good=4, defects=4):
@@ -106,6 +114,16 @@ def test_polygons_enclose_what_is_above_the_threshold(serve, plate_model):
     assert (inside & wanted).sum() / (inside | wanted).sum() > 0.9
 
 
+def test_the_region_of_a_picture_is_computed_once_however_many_boxes_it_has(plate_model, monkeypatch):
+    p, asked = library.load(plate_model).inspect(Image.open(io.BytesIO(pictures()[-1]))), []
+    region = np.zeros((64, 64), bool)
+    region[::4, ::4] = True
+    boxes = [Box(x, y, x + 1, y + 1, 1.0, 1) for x in range(0, 64, 4) for y in range(0, 64, 4)]
+    monkeypatch.setattr(Prediction, "region", property(lambda self: asked.append(1) or region))
+    monkeypatch.setattr(Prediction, "boxes", lambda self: boxes)
+    assert len(outlines(p)) == 20 and len(asked) == 1
+
+
 def test_a_batch_is_answered_in_order_and_one_bad_picture_costs_no_other(serve):
     client, sent = serve(limits={"waiting": 4}), pictures()
     sent[2] = b"no picture"
@@ -170,6 +188,39 @@ def test_stations_share_a_model_and_keep_their_own_rules(serve, plate_model):
             b["p_value"] <= 0.5
         )
     assert [r["verdict"] for r in verdicts["press"]] != [r["verdict"] for r in verdicts["strict"]]
+
+
+def test_copies_of_one_model_are_asked_by_one_thread_and_nobody_else_asks(serve, plate_model, tmp_path):
+    """A network takes no two calls at a time."""
+    copy = tmp_path / "copy.inlier"
+    copy.write_bytes(plate_model.read_bytes())
+    client = serve(stations=[{"name": "press", "model": str(plate_model)}, {"name": "saw", "model": str(copy)}])
+    press, saw = client.plant.stations.values()
+    assert press.model.inspector is saw.model.inspector and press.judge is saw.judge
+    runtime, asked = press.model.inspector.runtime_, []
+    press.model.inspector.runtime_ = lambda *given: asked.append(threading.current_thread()) or runtime(*given)
+    for raw in pictures(seed=5, good=12, defects=2):
+        record = inspect(client, raw).json()
+        client.post("/v1/stations/saw/inspect", content=raw)
+        client.post(f"/v1/records/{record['id']}/label", json={"label": "good"})
+    half = {"width": 64, "height": 64, "polygons": [[[0, 0], [64, 0], [64, 32], [0, 32]]]}
+    assert client.post("/v1/stations/press/calibrate", json={"region": half}).status_code == 200
+    assert set(asked) == {press.judge._judging}
+
+
+def test_a_station_that_is_given_another_model_changes_to_its_thread_and_the_old_one_ends(plate_model, tmp_path):
+    other = tmp_path / "other.inlier"
+    rng = np.random.default_rng(9)
+    library.load(plate_model).calibrate([part(rng)[0] for _ in range(25)]).save(other)
+    plant = open_plant(tmp_path, plate_model)
+    try:
+        press, before = plant.stations["press"], plant.stations["press"].judge
+        stations = [{"name": name, "model": str(other)} for name in ("saw", "press")]
+        plant.apply(checked({"server": {"data": str(plant.folder)}, "stations": stations}, "station.toml"))
+        assert press.judge is plant.stations["saw"].judge and not before._judging.is_alive()
+        press.inspect(pictures()[0]).result(20)
+    finally:
+        plant.close()
 
 
 # -- what a record shows -----------------------------------------------------------------------------------------------
@@ -288,6 +339,72 @@ def test_a_region_of_interest_is_tried_then_taken(serve):
     number = inspect(client, pictures()[-1]).json()["id"]
     map_ = np.load(io.BytesIO(client.get(f"/v1/records/{number}/map.npy").content))
     assert np.isfinite(map_[:12, :12]).all() and np.isnan(map_[20:]).all()
+
+
+def test_a_new_region_in_the_file_replaces_what_the_station_calibrated(plate_model, tmp_path):
+    good, rng = tmp_path / "good", np.random.default_rng(7)
+    good.mkdir()
+    for k in range(20):
+        part(rng)[0].save(good / f"{k}.png")
+    region = {"width": 64, "height": 64, "polygons": [[[0, 0], [64, 0], [64, 32], [0, 32]]]}
+    (tmp_path / "region.json").write_text(json.dumps(region))
+    plain = {"name": "press", "model": str(plate_model)}
+    with_region = plain | {"region": str(tmp_path / "region.json"), "good": str(good)}
+
+    def rows_inspected(station):
+        return int(np.isfinite(station.model.inspector.inspect(part(rng)[0]).map).any(1).sum())
+
+    def change(station):
+        return plant.apply(checked({"server": {"data": str(plant.folder)}, "stations": [station]}, "station.toml"))
+
+    plant = open_plant(tmp_path, plate_model)
+    press = plant.stations["press"]
+    for raw in pictures(seed=5, good=30, defects=0):
+        plant.store.label(press.inspect(raw).result()["id"], "good", "Ada")
+    calibrate(plant, "press", "Ada", apply=True)
+    assert change(with_region) == ["station press: changed"] and rows_inspected(press) < 40
+    calibrate(plant, "press", "Ada", apply=True)
+    of_region = press.model.sha256
+    plant.close()
+    plant = open_plant(tmp_path, plate_model, stations=[with_region])  # its own again after a restart
+    press = plant.stations["press"]
+    assert press.model.sha256 == of_region and rows_inspected(press) < 40
+    few = tmp_path / "few"
+    shutil.copytree(good, few)
+    (few / "0.png").unlink()
+    (plant.folder / "models" / "press.json").unlink()
+    change(with_region | {"good": str(few)})  # other pictures to calibrate it with
+    assert len(press.model.inspector.calibration_) == 19 and rows_inspected(press) < 40
+    change(plain)
+    assert press.model.sha256 == hashlib.sha256(plate_model.read_bytes()).hexdigest() and rows_inspected(press) == 64
+    plant.close()
+
+
+def test_pictures_of_before_an_exchange_do_not_count_for_the_model_after_it(plate_model, tmp_path):
+    plant = open_plant(tmp_path, plate_model)
+    press = plant.stations["press"]
+    row = press.inspect(pictures()[0]).result()
+    press.drift.update(row | {"id": row["id"] + 1, "picture": "0" * 64, "model": "0" * 64})
+    assert press.drift.stream.pictures == 1 and press.drift.last == row["id"] + 1
+    plant.close()
+
+
+def test_the_state_of_a_stream_is_saved_between_two_pictures(plate_model, tmp_path, monkeypatch):
+    plant = open_plant(tmp_path, plate_model)
+    drift = plant.stations["press"].drift
+    row = plant.stations["press"].inspect(pictures()[0]).result()
+    saving, going_on, to_dict = threading.Event(), threading.Event(), drift.stream.to_dict
+    monkeypatch.setattr(drift.stream, "to_dict", lambda: saving.set() or (going_on.wait(20) and to_dict()))
+    with ThreadPoolExecutor(2) as pool:
+        saved = pool.submit(drift.save)
+        assert saving.wait(20)
+        updated = pool.submit(drift.update, row | {"id": row["id"] + 1, "picture": "0" * 64})
+        assert not wait([updated], 0.3).done
+        going_on.set()
+        saved.result(20), updated.result(20)
+    state = json.loads(drift.path.read_bytes())
+    assert state["last"] == row["id"] and state["stream"]["monitors"][0]["pictures"] == 1
+    plant.close()
 
 
 def test_a_model_is_replaced_without_losing_a_request(serve, plate_model, tmp_path):
@@ -518,6 +635,19 @@ def test_metrics_count_what_was_judged(serve):
         ({"sinks": [{"kind": "fax"}]}, "stations[0].sinks[0]: Input tag 'fax' found using 'kind' does not match"),
         ({"sinks": [{"kind": "mqtt"}]}, "stations[0].sinks[0].host: is missing"),
         ({"source": {}}, "stations[0].source: give folder or camera, one of them"),
+        ({"source": {"folder": "in", "every": 2}}, "source: every is for cameras"),
+        ({"source": {"folder": "in", "trigger": True}}, "source: trigger is for cameras"),
+        ({"source": {"camera": 0, "trigger": True, "every": 2}}, "source: every changes nothing where the line"),
+        (
+            {"source": {"camera": 0, "trigger": True}},
+            "station press: trigger: its camera waits for OPC UA; add [opcua]",
+        ),
+        ({"keep": {"near": 0.05}}, "stations[0].keep: near and one_in change nothing where all pictures stay"),
+        ({"sinks": [{"kind": "mqtt", "host": "h", "topic": "l/{line}"}]}, "in which only {station} is replaced"),
+        ({"sinks": [{"kind": "mqtt", "host": "h", "topic": "line/#"}]}, "a text without + and #"),
+        ({"sinks": [{"kind": "mqtt", "host": "h", "password": "p"}]}, "password: is given to nobody without user"),
+        ({"sinks": [{"kind": "webhook", "url": "http://h:99999/"}]}, "sinks[0].url: Port out of range"),
+        ({"sinks": [{"kind": "webhook", "url": "http:///verdicts"}]}, "sinks[0].url: names no host"),
     ],
 )
 def test_a_wrong_entry_is_one_line(change, told):
@@ -551,6 +681,10 @@ def test_serve_says_what_is_missing(inlier, tmp_path):
     (tmp_path / "station.toml").write_text("[[stations]]\nname = 'x'\n")
     code, _, err = inlier("serve", "--config", tmp_path / "station.toml")
     assert code == 2 and "stations[0].model: is missing" in err
+    for text, words in (("server = 3", "server: Input should be"), ("stations = 3", "stations: Input should be")):
+        (tmp_path / "station.toml").write_text(text)
+        code, _, err = inlier("serve", "--config", tmp_path / "station.toml", "--port", 0)
+        assert code == 2 and words in err and len(err.splitlines()) == 1
 
 
 # -- every kind of model -----------------------------------------------------------------------------------------------

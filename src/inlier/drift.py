@@ -52,6 +52,7 @@ KEPT = 2000  # different scores
 POINTS = 500  # of the drawing, at most
 BITS = 24  # of a float32 score
 REMEMBERED = 100_000  # pictures
+DIGITS = 16  # of a digest: of so many pictures no two share them
 SCORE = "score"  # what a monitor watches, unless it is a cue
 
 
@@ -177,6 +178,11 @@ class Monitor:
         """The evidence at which there is an alarm."""
         return -math.log10(self.level)
 
+    @property
+    def points(self) -> list[tuple[int, float]]:
+        """(pictures, evidence) from the first picture to the last."""
+        return [*self.history, (self.pictures, self.evidence)]
+
     def update(self, score: float) -> Alarm | None:
         """Take the score of the stream's next picture; the alarm, if this one raises it (once)."""
         if not math.isfinite(score):
@@ -275,6 +281,7 @@ class Stream:
 
         digest: what tells the picture from others; nothing is counted where it is among those `seen`. "": not known.
         """
+        digest = digest[:DIGITS]
         if digest in self.seen:
             return []
         if digest:

@@ -6,6 +6,7 @@ import re
 import unicodedata
 
 LONGEST = 255  # bytes of a file's name that all usual file systems take
+SUFFIX = 16  # bytes; what is longer after a dot tells no kind of file
 
 
 def shown(name: object) -> str:
@@ -36,6 +37,8 @@ def shorten(name: str) -> str:
     if _bytes(name) <= LONGEST:
         return name
     stem, suffix = os.path.splitext(name)
+    if _bytes(suffix) > SUFFIX:
+        stem, suffix = name, ""
     ending = f"-{_hash(name)}{suffix}"
     while _bytes(stem + ending) > LONGEST:
         stem = stem[:-1]

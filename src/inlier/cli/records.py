@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -93,12 +93,15 @@ def export(
             return
         artifact.check_writable(out)
         rows = store.all(_filter(station, since, until, verdict, label, lot))
-        if out.suffix == ".parquet":
-            with out.open("wb") as file:
-                exports.parquet(rows, file)
-        else:
-            with out.open("w", encoding="utf-8", newline="") as text:
-                text.writelines(writers[out.suffix](rows))
+
+        def fill(path: Path) -> None:
+            with path.open("wb") as file:
+                if out.suffix == ".parquet":
+                    exports.parquet(rows, file)
+                else:
+                    file.writelines(line.encode() for line in writers[out.suffix](rows))
+
+        artifact.write_file(out, fill)
     say(f"{shown(out)}: written")
 
 
@@ -183,7 +186,7 @@ def _filter(
     label: str | None,
     lot: str | None,
 ) -> "Filter":
-    from inlier.serve.store import Filter
+    from inlier.serve.store import Filter, micros
 
     for name, value, known in (
         ("--verdict", verdict, ("good", "defect", "error")),
@@ -191,5 +194,4 @@ def _filter(
     ):
         if value is not None and value not in known:
             raise InlierError(f"{name} {value}: must be one of {', '.join(known)}")
-    begin, end = (None if t is None else int(t.replace(tzinfo=UTC).timestamp() * 1e6) for t in (since, until))
-    return Filter(station, begin, end, verdict, label, None, lot)  # type: ignore[arg-type]
+    return Filter(station, micros(since), micros(until), verdict, label, None, lot)  # type: ignore[arg-type]

@@ -33,6 +33,7 @@ def serve(
     def read() -> Config:
         """Again, when the file changes."""
         content: dict[str, Any] = read_toml(config) if config else {}
+        checked(content, str(config))  # before it is put together with the options
         content["server"] = content.get("server", {}) | _told(given)
         content["stations"] = [*content.get("stations", []), *stations]
         return checked(content, str(config or "options"))

@@ -1,6 +1,5 @@
 """`inlier predict --monitor`: one stream of pictures, watched over many runs."""
 
-import io
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from inlier.inspection.result import Prediction
 
 log = logging.getLogger("inlier")
-DIGITS = 16  # of a digest: of a hundred thousand pictures no two share them
 
 
 @contextmanager
@@ -71,8 +69,12 @@ def watched(state: Path, chart: Path | None, inspector: "Inspector") -> Iterator
         values = {SCORE: float(judged.score or 0.0)}
         if len(stream.monitors) > 1:
             assert judged.source is not None
-            values |= dict(zip(CUES, cues(read_image(judged.source, judged.path))))
-        for alarm in stream.update(values, digest[:DIGITS]):
+            try:
+                values |= dict(zip(CUES, cues(read_image(judged.source, judged.path))))
+            except InlierError as error:  # it was moved after its verdict
+                log.warning("%s: does not count, as it cannot be looked at again: %s", state, error)
+                return
+        for alarm in stream.update(values, digest):
             tell(f"alarm: {alarm}")
         given += 1
 
@@ -87,12 +89,11 @@ def watched(state: Path, chart: Path | None, inspector: "Inspector") -> Iterator
                 )
             artifact.write_bytes(state, json.dumps(stream.to_dict(), allow_nan=False).encode())
         if chart:
-            from inlier.drawing import evidence
+            from inlier.drawing import as_file, evidence
 
-            content, monitor, alarm = io.BytesIO(), stream.strongest, stream.alarm
-            points = [*monitor.history, (monitor.pictures, monitor.evidence)]
-            evidence(points, monitor.limit, (alarm.began, alarm.picture) if alarm else None).save(content, "png")
-            artifact.write_bytes(chart, content.getvalue())
+            monitor, alarm = stream.strongest, stream.alarm
+            drawn = evidence(monitor.points, monitor.limit, (alarm.began, alarm.picture) if alarm else None)
+            artifact.write_bytes(chart, as_file(drawn, "png"))
         if (again := given - (stream.pictures - already)) > 0:
             same = counted(again, "<is byte-equal to one|are byte-equal to some> that counted before, and <does|do>")
             log.warning("%s: of %d pictures %s not count again", state, given, same)

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request
@@ -18,20 +18,20 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from inlier.data.region import Region, from_polygons
+from inlier.drawing import as_file
 from inlier.errors import InlierError
 from inlier.serve import exports, statistics
 from inlier.serve.calibrating import calibrate
 from inlier.serve.config import Role
-from inlier.serve.looks import drawn, jpeg, outlined
+from inlier.serve.looks import drawn, outlined
 from inlier.serve.metrics import Metrics
 from inlier.serve.plant import Plant
 from inlier.serve.security import Gate, Person, may
 from inlier.serve.station import Busy, Station, Stopped
-from inlier.serve.store import Filter, Missing, Row, StoreError, now
+from inlier.serve.store import Filter, Missing, Row, StoreError, micros
 from inlier.version import __version__
 
 log = logging.getLogger("inlier")
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Look = Literal[
     "picture", "shown.jpg", "small.jpg", "heat.png", "map.png", "map.npy", "overlay.png", "reconstruction.png"
 ]
@@ -73,7 +73,7 @@ def filter_of(
     lot: Annotated[Text | None, Query()] = None,
     model: Annotated[Text | None, Query()] = None,
 ) -> Filter:
-    return Filter(station, _micros(since), _micros(until), verdict, label, part, lot, model)
+    return Filter(station, micros(since), micros(until), verdict, label, part, lot, model)
 
 
 Chosen = Annotated[Filter, Depends(filter_of)]
@@ -81,8 +81,8 @@ Chosen = Annotated[Filter, Depends(filter_of)]
 
 def need(role: Role) -> Any:
     def check(request: Request) -> Person:
-        person: Person | None = request.scope.get("person")
-        if person is None or not may(person, role):
+        person: Person = request.scope["person"]
+        if not may(person, role):
             raise HTTPException(403, f"this needs the role {role}")
         return person
 
@@ -238,13 +238,14 @@ def _records(app: FastAPI, plant: Plant) -> None:
             return Response(station.picture(row), media_type=_kind(row["kept"]))
         if what in SIDES:  # never another one for this number
             shown = outlined(station.picture(row), row["regions"] if what == "small.jpg" else [], SIDES[what])
-            return Response(jpeg(shown), media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
+            headers = {"Cache-Control": "private, max-age=86400"}
+            return Response(as_file(shown, "jpeg", quality=85), media_type="image/jpeg", headers=headers)
         found = station.remembered(row)
         if what == "map.npy":
             map_ = found.prediction.map
             assert map_ is not None
             return Response(exports.map_array(map_), media_type="application/octet-stream")
-        return Response(exports.png(drawn(found, what)), media_type="image/png")
+        return Response(as_file(drawn(found, what), "png", compress_level=1), media_type="image/png")
 
     @app.post("/v1/records/{number}/label", responses={404: {}})
     def label(number: Number, given: Labelling, person: Annotated[Person, need("operator")]) -> dict[str, Any]:
@@ -273,21 +274,21 @@ def _stations(app: FastAPI, plant: Plant) -> None:
 
     @app.get("/v1/stations", dependencies=viewer)
     def stations() -> list[dict[str, Any]]:
-        return [status(plant, station) for station in plant.stations.values()]
+        return [statistics.status(plant, station) for station in plant.stations.values()]
 
     @app.get("/v1/stations/{name}", dependencies=viewer, responses={404: {}})
     def station(name: Name) -> dict[str, Any]:
-        return status(plant, plant.station(name))
+        return statistics.status(plant, plant.station(name))
 
     @app.get("/v1/stations/{name}/statistics", dependencies=viewer, responses={404: {}})
     def stats(name: Name, since: datetime | None = None, until: datetime | None = None) -> dict[str, Any]:
         """Throughput, share of defects, latency in milliseconds, drift, and how labels agree with verdicts."""
-        return summary(plant, name, _micros(since), _micros(until))
+        return statistics.summary(plant, name, micros(since), micros(until))
 
     @app.get("/v1/stations/{name}/rejudge", dependencies=viewer, responses={key: {} for key in (404, 422)})
     def rejudge(name: Name, alpha: Annotated[float, Query(gt=0, lt=1)]) -> dict[str, Any]:
         """What another false-alarm rate would have said about all records, from stored scores; no model runs."""
-        return rejudged(plant.station(name), alpha)
+        return statistics.rejudged(plant.station(name), alpha)
 
     @app.get("/v1/stations/{name}/labelled.zip", dependencies=[need("engineer")], responses={404: {}})
     def labelled(name: Name) -> Response:
@@ -308,55 +309,7 @@ def _stations(app: FastAPI, plant: Plant) -> None:
     def reload(name: Name, person: Annotated[Person, need("engineer")]) -> dict[str, Any]:
         """Read the model's file again. Pictures that wait meanwhile are judged by the one or the other."""
         plant.reload(name, person.name)
-        return status(plant, plant.station(name))
-
-
-def status(plant: Plant, station: Station) -> dict[str, Any]:
-    model, drift = station.model, station.drift.stream
-    return {
-        "name": station.name,
-        "model": {"sha256": model.sha256, "file": model.path.name},
-        "settings": model.settings,
-        "promise": str(model.rule) if model.rule else None,
-        "threshold": model.rule.threshold if model.rule else None,
-        "repaints": model.inspector.repaints,
-        "waiting": station.waiting,
-        "sinks": plant.sinks_of(station.name),
-        "refusal": station.refusal(),
-        "problem": station.problem,
-        "drift": None
-        if drift is None
-        else {
-            "pictures": drift.pictures,
-            "watched": drift.strongest.what,
-            "evidence": drift.strongest.evidence,
-            "limit": drift.strongest.limit,
-            "alarm": _alarm(drift),
-        },
-    }
-
-
-def summary(plant: Plant, name: str, since: int | None = None, until: int | None = None) -> dict[str, Any]:
-    station = plant.station(name)
-    chosen = Filter(name, since, until)
-    counts = plant.store.counts(chosen)
-    recent = plant.store.columns(chosen, ("latency", "time"), limit=10_000)
-    return {
-        "verdicts": statistics.verdicts(counts),
-        "agreement": statistics.agreement(counts),
-        "latency_ms": statistics.latencies([row[0] for row in recent]) | {"of": len(recent)},
-        "throughput": statistics.throughput([row[1] for row in recent], until or now()),
-        "drift": status(plant, station)["drift"],
-    }
-
-
-def rejudged(station: Station, alpha: float) -> dict[str, Any]:
-    """Raises InlierError where calibration cannot promise that alpha."""
-    rule = station.model.rule_at(alpha)
-    if rule is None:
-        raise InlierError("this station's model has no calibration, so there are no verdicts")
-    changed = station.store.changed_verdicts(Filter(station.name), station.model.sha256, alpha, rule.threshold)
-    return {"alpha": alpha, "threshold": rule.threshold, "promise": str(rule), **changed}
+        return statistics.status(plant, plant.station(name))
 
 
 async def _judged(station: Station, raw: bytes, about: dict[str, Any], patient: bool = False) -> Row:
@@ -407,18 +360,6 @@ def _file(write: Callable[[Any], Any], kind: str, headers: dict[str, str]) -> Re
                 yield block
 
     return StreamingResponse(iterate_in_threadpool(blocks()), media_type=kind, headers=headers)
-
-
-def _micros(moment: datetime | None) -> int | None:
-    """Microseconds since 1970; a time without a zone is UTC."""
-    if moment is None:
-        return None
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return (aware - EPOCH) // timedelta(microseconds=1)
-
-
-def _alarm(drift: Any) -> str | None:
-    return str(drift.alarm) if drift.alarm else None
 
 
 def _kind(name: str | None) -> str:

@@ -1,13 +1,13 @@
 """A station's model calibrated on what people called good, and what that would change."""
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from inlier.data.region import Region
 from inlier.errors import InlierError
-from inlier.serve.models import Model, adopt, recalibrated, with_calibration_of
+from inlier.serve.models import Model, adopt, recalibrated
 from inlier.serve.plant import Plant
 from inlier.serve.station import Station
 from inlier.serve.store import Filter, Store
@@ -35,7 +35,7 @@ def calibrate(
             "them no false-alarm rate below 1 / (n + 1) can be promised"
         )
     inspector = recalibrated(config, model.path, good, region)
-    new = with_calibration_of(model, inspector)
+    new = replace(model, inspector=inspector)  # opened anew: the station's own is asked by its judge alone
     alpha = _promised(new)
     new_rule = new.rule_at(alpha) if alpha is not None else None
     told = {

@@ -4,6 +4,7 @@ import hashlib
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,26 +20,48 @@ def _at_home(path: Path) -> Path:
     return path.expanduser()
 
 
+def _topic(topic: str) -> str:
+    if not topic or set(topic.replace("{station}", "")) & set("{}+#"):
+        raise ValueError("a topic to publish under is a text without + and #, in which only {station} is replaced")
+    return topic
+
+
+def _reachable(url: str) -> str:
+    parts = urlsplit(url)
+    _ = parts.port  # a ValueError, if it is none
+    if not parts.hostname:
+        raise ValueError("names no host")
+    return url
+
+
 File = Annotated[Path, AfterValidator(_at_home)]
 
 
-class Part(BaseModel):
-    """Of the file; a key that nobody reads is a mistake of the writer."""
+class Section(BaseModel):
+    """A table of the file; a key that nobody reads is a mistake of the writer."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Keep(Part):
+class Keep(Section):
     """Which pictures stay on the disk beside their records; a picture is kept where any of the rules wants it."""
 
     pictures: Literal["all", "defects", "none"] = "all"
     near: Annotated[float, Field(ge=0, le=1)] = 0.0  # also good ones whose p-value is at most this
     one_in: Annotated[int, Field(ge=0)] = 0  # also every so many-th; 0: none
     days: Annotated[float, Field(gt=0)] | None = None  # older ones go; labelled ones stay
-    gigabytes: Annotated[float, Field(gt=0)] | None = None  # of all stations' pictures; the oldest go first
+    gigabytes: Annotated[float, Field(gt=0)] | None = None  # of this station's pictures; the oldest go first
+
+    @model_validator(mode="after")
+    def _not_all(self) -> Self:
+        if self.pictures == "all" and (self.near or self.one_in):
+            raise ValueError(
+                'near and one_in change nothing where all pictures stay: add pictures = "defects" or "none"'
+            )
+        return self
 
 
-class Source(Part):
+class Source(Section):
     """Where pictures come from beside the API."""
 
     folder: File | None = None
@@ -52,25 +75,40 @@ class Source(Part):
             raise ValueError("give folder or camera, one of them")
         return self
 
+    @model_validator(mode="after")
+    def _read_by_somebody(self) -> Self:
+        for name in sorted({"every", "trigger"} & self.model_fields_set):
+            if self.folder is not None:
+                raise ValueError(f"{name} is for cameras: a folder's pictures are judged as they come; remove it")
+            if name == "every" and self.trigger:
+                raise ValueError("every changes nothing where the line triggers the camera: remove it, or trigger")
+        return self
 
-class Webhook(Part):
+
+class Webhook(Section):
     kind: Literal["webhook"]
-    url: Annotated[str, Field(pattern=r"^https?://")]
+    url: Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_reachable)]
     token: str | None = None  # sent as "Authorization: Bearer ..."
     timeout: Annotated[float, Field(gt=0)] = 10.0
 
 
-class Mqtt(Part):
+class Mqtt(Section):
     kind: Literal["mqtt"]
     host: str
     port: Annotated[int, Field(ge=1, le=65535)] = 1883
-    topic: str = "inlier/{station}"
+    topic: Annotated[str, AfterValidator(_topic)] = "inlier/{station}"
     user: str | None = None
     password: str | None = None
     tls: bool = False
 
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if self.password is not None and self.user is None:
+            raise ValueError("password: is given to nobody without user")
+        return self
 
-class Folder(Part):
+
+class Folder(Section):
     """Pictures go to good/ and defect/ below it (error/ for those that cannot be read)."""
 
     kind: Literal["folder"]
@@ -80,7 +118,7 @@ class Folder(Part):
 Sink = Annotated[Webhook | Mqtt | Folder, Field(discriminator="kind")]
 
 
-class StationConfig(Part):
+class StationConfig(Section):
     name: Annotated[str, Field(pattern=NAME)]
     model: File
     runtime: Literal["torch", "onnx", "openvino", "auto"] | None = None
@@ -112,7 +150,7 @@ class StationConfig(Part):
         return self
 
 
-class Token(Part):
+class Token(Section):
     name: Annotated[str, Field(min_length=1, max_length=64)]
     role: Role
     token: Annotated[str, Field(min_length=16)] | None = None
@@ -129,7 +167,7 @@ class Token(Part):
         return self.sha256 or hashlib.sha256((self.token or "").encode()).hexdigest()
 
 
-class Server(Part):
+class Server(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     database: str | None = None  # default: records.sqlite in `data`
@@ -146,7 +184,7 @@ class Server(Part):
         return self
 
 
-class Limits(Part):
+class Limits(Section):
     bytes: Annotated[int, Field(gt=0)] = 64 * 2**20  # of one request
     pixels: Annotated[int, Field(gt=0)] = 100_000_000  # of one picture
     waiting: Annotated[int, Field(gt=0)] = 64  # pictures that wait for a model; more are answered 429
@@ -156,7 +194,7 @@ class Limits(Part):
     upload_seconds: Annotated[float, Field(gt=0)] = 30.0  # for all of a request's body
 
 
-class OpcUa(Part):
+class OpcUa(Section):
     """One more server, for line controllers. It asks nobody who they are: keep it in the machine's own network."""
 
     host: str = "127.0.0.1"
@@ -164,7 +202,7 @@ class OpcUa(Part):
     timeout: Annotated[float, Field(gt=0)] = 10.0  # seconds for a picture to come after the trigger
 
 
-class Config(Part):
+class Config(Section):
     server: Server = Server()
     limits: Limits = Limits()
     opcua: OpcUa | None = None
@@ -176,6 +214,13 @@ class Config(Part):
         for what, names in (("stations", [s.name for s in self.stations]), ("tokens", [t.name for t in self.tokens])):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"{what}: two have the name {twice[0]!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_triggers(self) -> Self:
+        for station in self.stations:
+            if station.source and station.source.trigger and not self.opcua:
+                raise ValueError(f"station {station.name}: trigger: its camera waits for OPC UA; add [opcua]")
         return self
 
 
@@ -214,11 +259,3 @@ def _words(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     given = error.get("input")
     return message if isinstance(given, dict) or error["type"] == "value_error" else f"{message}, not {given!r}"
-
-
-def allowed(role: Role, needed: Role) -> bool:
-    """
-    >>> allowed("engineer", "viewer"), allowed("viewer", "operator")
-    (True, False)
-    """
-    return ROLES.index(role) >= ROLES.index(needed)

@@ -9,10 +9,10 @@ from inlier.data.region import Region, from_polygons
 from inlier.errors import InlierError
 from inlier.report import charts
 from inlier.serve import views
-from inlier.serve.app import summary
 from inlier.serve.calibrating import calibrate
 from inlier.serve.plant import Plant
 from inlier.serve.station import Station
+from inlier.serve.statistics import summary
 from inlier.serve.store import Filter, Row
 from inlier.serve.texts import say
 
@@ -68,8 +68,7 @@ def _charts(plant: Plant, station: Station) -> list[str]:
         found.append(charts.histogram(calibration, [row[0] for row in rows], line, station.name, names))
     if stream is not None and stream.pictures:
         monitor = stream.strongest
-        points = [*monitor.history, (monitor.pictures, monitor.evidence)]
-        found.append(charts.evidence(points, monitor.limit, station.name))
+        found.append(charts.evidence(monitor.points, monitor.limit, station.name))
     return [str(svg) for svg in found]
 
 

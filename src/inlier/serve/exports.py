@@ -12,9 +12,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from inlier.data.images import decode_image
+from inlier.drawing import as_file
 from inlier.errors import InlierError
 from inlier.serve.pictures import Pictures
 from inlier.serve.store import Filter, Row, Store, shown_time
+from inlier.serve.tables import records
 
 NESTED = ("settings", "regions", "timings")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
@@ -35,20 +37,18 @@ def jsonl(rows: Iterable[Row]) -> Iterator[str]:
 def as_csv(rows: Iterable[Row]) -> Iterator[str]:
     """With a line of names; what is nested is JSON. Texts that a spreadsheet would run get an apostrophe in front."""
     text = io.StringIO()
-    writer: Any = None
+    writer = csv.DictWriter(text, [column.name for column in records.c])
+    writer.writeheader()
     for row in rows:
-        flat = _flat(row)
-        if writer is None:
-            writer = csv.DictWriter(text, list(flat))
-            writer.writeheader()
-        writer.writerow({key: _harmless(value) for key, value in flat.items()})
         yield text.getvalue()
         text.seek(0)
         text.truncate()
+        writer.writerow({key: _harmless(value) for key, value in _flat(row).items()})
+    yield text.getvalue()
 
 
-def parquet(rows: Iterable[Row], file: Any) -> int:
-    """Write to an open file; how many."""
+def parquet(rows: Iterable[Row], file: Any) -> None:
+    """Write to an open file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -56,13 +56,11 @@ def parquet(rows: Iterable[Row], file: Any) -> int:
     kinds = {"id": pa.int64(), "time": pa.timestamp("us", "UTC")}
     kinds |= dict.fromkeys(texts, pa.string()) | dict.fromkeys(("label", "kept"), pa.string())
     kinds |= dict.fromkeys(("score", "p_value", "threshold", "latency"), pa.float64())
-    schema, count = pa.schema(list(kinds.items())), 0
+    schema = pa.schema(list(kinds.items()))
     with pq.ParquetWriter(file, schema) as writer:
         for part in _parts(rows, 10_000):
             flat = [_flat(row) | {"time": row["time"]} for row in part]
             writer.write_table(pa.Table.from_pylist(flat, schema))
-            count += len(part)
-    return count
 
 
 def labelled(store: Store, pictures: Pictures, station: str) -> Iterator[tuple[str, bytes]]:
@@ -91,26 +89,17 @@ def labelled(store: Store, pictures: Pictures, station: str) -> Iterator[tuple[s
             yield f"{station}/ground_truth/defect/{Path(name).stem}_mask.png", _mask(raw, drawn)
 
 
-def zipped(files: Iterable[tuple[str, bytes]], file: Any) -> int:
-    """Write a zip to an open file; how many files it holds."""
-    count = 0
+def zipped(files: Iterable[tuple[str, bytes]], file: Any) -> None:
+    """Write a zip to an open file."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, content in files:
             archive.writestr(name, content)
-            count += 1
-    return count
 
 
 def map_array(map: np.ndarray) -> bytes:
     """float32 .npy, NaN where nothing was inspected."""
     content = io.BytesIO()
     np.save(content, map, allow_pickle=False)
-    return content.getvalue()
-
-
-def png(image: Image.Image) -> bytes:
-    content = io.BytesIO()
-    image.save(content, "png", compress_level=1)
     return content.getvalue()
 
 
@@ -122,7 +111,7 @@ def _mask(raw: bytes, regions: list[list[list[float]]]) -> bytes:
     mask = Image.new("L", decode_image(raw, "the picture").size)
     for polygon in regions:
         ImageDraw.Draw(mask).polygon([(x, y) for x, y in polygon], fill=255)
-    return png(mask)
+    return as_file(mask, "png")
 
 
 def _flat(row: Row) -> Row:

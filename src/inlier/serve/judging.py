@@ -27,20 +27,19 @@ class Task:
     """One picture on its way. Times are of time.perf_counter()."""
 
     raw: bytes
-    model: Callable[[], Model]  # that judges now; a picture keeps the one that it is read for
+    model: Model
     done: Callable[["Task"], None]  # called on a finishing thread
     with_map: bool = False  # also where maps cost extra and the verdict is good
+    error: str = ""  # why there is no prediction; with one from the start it is only handed on
     arrived: float = field(default_factory=time.perf_counter)
     prepared: Prepared | None = None
-    used: Model | None = None
     prediction: Prediction | None = None
-    error: str = ""  # why there is no prediction
     cues: dict[str, float] = field(default_factory=dict)  # how the picture looks, where drift is watched by it
     milliseconds: dict[str, float] = field(default_factory=dict)
 
 
 class Judge:
-    """The threads of one model; several stations may share it."""
+    """The threads of one inspector, which nobody else may ask: several stations may share them."""
 
     def __init__(self, batch: int, readers: int = 1):
         self.batch = batch
@@ -50,6 +49,8 @@ class Judge:
         self._finishers = ThreadPoolExecutor(2, "finish")
         self._readers = [threading.Thread(target=self._read, name="read", daemon=True) for _ in range(readers)]
         self._judging = threading.Thread(target=self._judge, name="judge", daemon=True)
+
+    def start(self) -> None:
         for thread in (*self._readers, self._judging):
             thread.start()
 
@@ -72,11 +73,11 @@ class Judge:
             start = time.perf_counter()
             task.milliseconds["waited"] = 1000 * (start - task.arrived)
             try:
-                task.used = model = task.model()
-                image = decode_image(task.raw, PICTURE)
-                if len(model.inspector.cues_):
-                    task.cues = dict(zip(WATCHED, cues(image)))
-                task.prepared = prepare(image, PICTURE, model.inspector.geometry_for(model.known_category))
+                if not task.error:
+                    image, inspector = decode_image(task.raw, PICTURE), task.model.inspector
+                    if len(inspector.cues_):
+                        task.cues = dict(zip(WATCHED, cues(image)))
+                    task.prepared = prepare(image, PICTURE, inspector.geometry_for(task.model.known_category))
             except Exception as error:
                 task.error = _told(error)
             task.milliseconds["read"] = 1000 * (time.perf_counter() - start)
@@ -96,8 +97,9 @@ class Judge:
                 self._ready.put(None)
             groups: dict[tuple[object, ...], list[Task]] = {}
             for one in tasks:
-                if (m := one.used) and one.prepared:
-                    groups.setdefault((id(m.inspector), m.alpha, m.confidence, m.category), []).append(one)
+                if one.prepared:
+                    rule = one.model.alpha, one.model.confidence, one.model.category
+                    groups.setdefault(rule, []).append(one)
             for group in groups.values():
                 self._judge_together(group)
             for one in tasks:
@@ -108,8 +110,7 @@ class Judge:
     def _judge_together(self, tasks: list[Task]) -> None:
         start = time.perf_counter()
         try:
-            model = tasks[0].used
-            assert model is not None
+            model = tasks[0].model
             cheap = not model.inspector.maps_cost_extra
             predictions = _predictions(model, tasks, maps=cheap)
             if not cheap:

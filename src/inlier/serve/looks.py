@@ -1,6 +1,5 @@
 """Verdicts as pictures."""
 
-import io
 from typing import Any
 
 import numpy as np
@@ -52,9 +51,3 @@ def outlined(raw: bytes, regions: list[dict[str, Any]], side: int) -> Image.Imag
         draw.line([*line, line[0]], drawing.RIM, 4)
         draw.line([*line, line[0]], drawing.OUTLINE, 2)
     return image
-
-
-def jpeg(image: Image.Image) -> bytes:
-    content = io.BytesIO()
-    image.save(content, "jpeg", quality=85)
-    return content.getvalue()

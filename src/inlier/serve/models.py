@@ -1,12 +1,11 @@
 """The model of a station: a file, and the calibration and region of interest that the station gave it."""
 
-import copy
 import hashlib
 import json
 import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from inlier.runtime.load import load
 from inlier.serve.config import StationConfig
 
 log = logging.getLogger("inlier")
+Key = tuple[str, str | None, str]  # sha256 of a model's file, runtime and device: what alike stations need only once
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,16 @@ class Model:
     """What judges from one moment to the next change; a picture is judged by one of them as a whole."""
 
     inspector: Inspector
-    sha256: str  # of the file that it was read from
+    key: Key
     path: Path
     alpha: float | None
     confidence: float | None
     category: str | None
+
+    @property
+    def sha256(self) -> str:
+        """Of the file that it was read from."""
+        return self.key[0]
 
     @property
     def rule(self) -> Rule | None:
@@ -65,30 +70,29 @@ class Model:
         self.inspector.runtime_(np.zeros((1, 3, size, size), np.float32), None, True)
 
 
-def open_model(config: StationConfig, folder: Path, opened: dict[Any, Inspector]) -> Model:
+def open_model(config: StationConfig, folder: Path, opened: Mapping[Key, Inspector]) -> Model:
     """The station's model, warm. folder: where models that stations calibrated lie. Raises InlierError.
 
-    opened: what is open already, by file and runtime; stations that share a model share its batches.
+    opened: what is open already.
     """
-    path = config.model.expanduser()
+    path = config.model
     if not path.is_file():
         raise InlierError(f"station {config.name}: {path}: no such model file")
     base = file_hash(path)
-    own = calibrated_file(config.name, base, folder)
+    own = calibrated_file(config, base, folder)
     if own:
         log.info("station %s: judges with %s, which it calibrated from %s", config.name, own, path)
     elif config.region and config.good:
         own = _with_region(config, base, folder)
     chosen = own or path
-    sha256 = file_hash(chosen)
-    key = sha256, config.runtime, config.device
+    key = file_hash(chosen), config.runtime, config.device
     inspector = opened.get(key) or load(chosen, config.device, runtime=config.runtime)
     if config.category is not None and config.category not in inspector.categories_:
         known = ", ".join(inspector.categories_)
         raise InlierError(
             f"station {config.name}: category: {path} was not fitted on {config.category!r}, only: {known}"
         )
-    model = Model(inspector, sha256, chosen, config.alpha, config.confidence, config.category)
+    model = Model(inspector, key, chosen, config.alpha, config.confidence, config.category)
     _ = model.rule  # an alpha that cannot be promised is said now
     if len(inspector.regions_) > 1 and model.known_category is None:
         raise InlierError(
@@ -97,20 +101,24 @@ def open_model(config: StationConfig, folder: Path, opened: dict[Any, Inspector]
         )
     if key not in opened:
         model.warm_up()
-        opened[key] = inspector
     return model
 
 
 def _with_region(config: StationConfig, base: str, folder: Path) -> Path:
-    """The configured model, calibrated for the configured region; made once for each pair of them."""
+    """The configured model, calibrated for the configured region on the configured pictures; made once for them."""
     assert config.region and config.good
-    drawn = hashlib.sha256(config.region.read_bytes() if config.region.is_file() else b"").hexdigest()
-    path = folder / f"{config.name}-{base[:12]}-region-{drawn[:12]}{config.model.suffix}"
+    told = hashlib.sha256(f"{_region_hash(config)} {config.good}".encode()).hexdigest()
+    path = folder / f"{config.name}-{base[:12]}-region-{told[:12]}{config.model.suffix}"
     if not path.is_file():
         log.info("station %s: calibrates %s for the region %s", config.name, config.model, config.region)
         inspector = recalibrated(config, config.model, config.good, read_region(config.region))
         save(inspector, path)
     return path
+
+
+def _region_hash(config: StationConfig) -> str | None:
+    """Of what station.toml names as region, if it does. Raises InlierError."""
+    return file_hash(config.region) if config.region else None
 
 
 def recalibrated(config: StationConfig, path: Path, good: Path | Sequence[Path], region: Region | None) -> Inspector:
@@ -126,48 +134,47 @@ def recalibrated(config: StationConfig, path: Path, good: Path | Sequence[Path],
     return inspector
 
 
-def with_calibration_of(model: Model, inspector: Inspector) -> Model:
-    """The model that judges now, as it would with another's calibration and region. The networks are the same."""
-    other = copy.copy(model.inspector)
-    other.calibration_, other.regions_ = inspector.calibration_, inspector.regions_
-    return replace(model, inspector=other)
-
-
 def save(inspector: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     inspector.save(path)
 
 
-def calibrated_file(name: str, base: str, folder: Path) -> Path | None:
-    """What the station calibrated from the file with this hash last; a new file is taken as it is."""
-    note = folder / f"{name}.json"
+def calibrated_file(config: StationConfig, base: str, folder: Path) -> Path | None:
+    """What the station calibrated last; a new model file, or a new region in station.toml, is taken instead of it."""
+    note, region = folder / f"{config.name}.json", _region_hash(config)
     if not note.is_file():
         return None
     try:
         told = json.loads(note.read_text())
         path = folder / Path(told["file"]).name
+        is_new = told.get("base") != base or told.get("region", region) != region  # older notes name no region
     except (OSError, ValueError, KeyError, TypeError):
         raise InlierError(
             f"{note}: is damaged; remove it, and the station judges with its model's own calibration"
         ) from None
-    return path if told.get("base") == base and path.is_file() else None
+    if is_new:
+        log.info("station %s: %s is set aside: model or region are new since it was calibrated", config.name, path)
+    return path if path.is_file() and not is_new else None
 
 
 def adopt(inspector: Any, config: StationConfig, folder: Path) -> Path:
     """Keep a calibrated model beside the records, and judge with it from the next start on."""
-    base = file_hash(config.model.expanduser())
+    told = {"base": file_hash(config.model), "region": _region_hash(config)}
     known = [int(m[1]) for p in folder.glob("*") if (m := re.fullmatch(rf"{re.escape(config.name)}-(\d+)\..*", p.name))]
     path = folder / f"{config.name}-{max(known, default=0) + 1}{config.model.suffix}"
     save(inspector, path)
-    artifact.write_bytes(folder / f"{config.name}.json", json.dumps({"base": base, "file": path.name}).encode())
+    artifact.write_bytes(folder / f"{config.name}.json", json.dumps(told | {"file": path.name}).encode())
     return path
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of a model's file; of what OpenVINO keeps in two files, of one after the other."""
+    """sha256 of a file; of a model that OpenVINO keeps in two, of one after the other. Raises InlierError."""
     digest = hashlib.sha256()
-    for one in (path, path.with_suffix(".bin")) if path.suffix.lower() == ".xml" else (path,):
-        with one.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
+    try:
+        for one in (path, path.with_suffix(".bin")) if path.suffix.lower() == ".xml" else (path,):
+            with one.open("rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+    except OSError as error:
+        raise InlierError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from None
     return digest.hexdigest()

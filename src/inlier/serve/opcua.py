@@ -5,6 +5,7 @@ ResultsReady, OK, NG, Error and ErrorCode. docs/station.md has the diagram.
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 from inlier.errors import InlierError
 from inlier.serve.config import OpcUa
 from inlier.serve.plant import Plant
-from inlier.serve.store import Row
+from inlier.serve.store import Row, now
 
 log = logging.getLogger("inlier")
 NAMESPACE = "urn:inlier:station"
@@ -99,9 +100,12 @@ class Handshake:
         self.plant, self.name, self.timeout = plant, name, timeout
         self.state = State()
         self.nodes: dict[str, Any] = {}
-        self._awaited: str | None = None  # the station whose next record is the result
+        self._awaited: str | None = None  # the station whose next picture is the result
         self._result: Outputs | None = None
         self._since = 0.0
+        self._looked = self._triggered = now()  # when was looked last, and before the trigger: as records' times
+        self._told: Outputs | None = None  # what the controller reads
+        self._fails = False
 
     async def add(self, server: Any, index: int) -> None:
         from asyncua import ua
@@ -127,36 +131,51 @@ class Handshake:
             await self.nodes[name].set_writable()
         await self._write(self.state.outputs)
 
-    async def look(self, now: float) -> None:
-        """Once a tick: read what the controller wrote, go on, write what changed."""
+    async def try_to_look(self, seconds: float) -> None:
+        """What fails for one station costs no other, and is tried again."""
+        try:
+            await self.look(seconds)
+            self._fails = False
+        except Exception:
+            if not self._fails:
+                log.exception("station %s: opcua", self.name)
+            self._fails = True
+            if station := self.plant.stations.get(self.name):
+                station.problem = "OPC UA: failed; the server's log says how"
+
+    async def look(self, seconds: float) -> None:
+        """Once a tick: read what the controller wrote, go on, write what changed. seconds: of the loop's clock."""
+        before, self._looked = self._looked, now()
         inputs = Inputs(bool(await self._read("Trigger")), bool(await self._read("ResultsAck")))
-        if self.state.phase == "busy" and self._result is None and now - self._since > self.timeout:
+        if self.state.phase == "busy" and self._result is None and seconds - self._since > self.timeout:
             self._result = Outputs(error=True, code=Code.NO_PICTURE)
         station = self.plant.stations.get(self.name)
         problem = station is None or bool(station.refusal())
-        before = self.state
-        self.state = step(before, inputs, problem, self._result)
-        if before.phase == "ready" and self.state.phase == "busy":
-            self._since, self._result = now, None
+        phase = self.state.phase
+        self.state = step(self.state, inputs, problem, self._result)
+        if phase == "ready" and self.state.phase == "busy":
+            self._since, self._triggered, self._result = seconds, before, None
             await self._begin()
         if self.state.phase != "busy":
             self._awaited = None
-        if self.state.outputs != before.outputs:
+        if self.state.outputs != self._told:
             await self._write(self.state.outputs)
 
     def note(self, rows: list[Row]) -> None:
-        """New records: the first one of the awaited station after the trigger is the result."""
+        """New records: that of the awaited station's first picture after the trigger is the result."""
         for row in rows:
-            if row["station"] == self._awaited and self._result is None:
+            is_late = row["time"] - 1000 * row["latency"] < self._triggered  # of a part that was triggered before
+            if row["station"] == self._awaited and self._result is None and not is_late:
                 self._result = result_of(row)
 
     async def _begin(self) -> None:
-        names, recipe = list(self.plant.stations), int(await self._read("Recipe"))
-        if recipe > len(names):
+        recipe = int(await self._read("Recipe") or 0)
+        named = [self.name, *(one.name for one in self.plant.config.stations)][recipe : recipe + 1]
+        station = self.plant.stations.get(named[0]) if named else None
+        if station is None:
             self._result = Outputs(error=True, code=Code.NO_RECIPE)
             return
-        self._awaited = self.name if recipe == 0 else names[recipe - 1]
-        station = self.plant.stations[self._awaited]
+        self._awaited = station.name
         station.lot = str(await self._read("Lot") or "")[:200] or None
         station.trigger.set()
 
@@ -178,6 +197,7 @@ class Handshake:
             ("Ready", told.ready, kinds.Boolean),
         ):
             await self.nodes[name].write_value(ua.Variant(value, kind))
+        self._told = told
 
 
 class LineServer:
@@ -203,7 +223,8 @@ class LineServer:
             raise InlierError(f"opcua: {place}: cannot be served: {self._failed}")
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._ended.set)
+        with contextlib.suppress(RuntimeError):  # it has ended by itself
+            self._loop.call_soon_threadsafe(self._ended.set)
         self._thread.join()
 
     def _run(self) -> None:
@@ -242,6 +263,6 @@ class LineServer:
             self._started.set()
             while not self._ended.is_set():
                 for hand in hands:
-                    await hand.look(self._loop.time())
+                    await hand.try_to_look(self._loop.time())
                 await asyncio.sleep(LOOK)
             self.plant.listeners.remove(listen)

@@ -13,12 +13,12 @@ from starlette.concurrency import run_in_threadpool
 from inlier.calibration import smallest_alpha
 from inlier.errors import InlierError
 from inlier.serve import views
-from inlier.serve.app import rejudged
 from inlier.serve.config import Role
 from inlier.serve.dialogs import show_calibration, show_region, show_statistics
 from inlier.serve.plant import Plant
 from inlier.serve.security import COOKIE, LOCAL, Person, may, person_with
 from inlier.serve.station import Station
+from inlier.serve.statistics import rejudged
 from inlier.serve.store import Filter, Row
 from inlier.serve.texts import LANGUAGES, say
 
@@ -47,6 +47,9 @@ def add_page(app: FastAPI, plant: Plant) -> None:
 
     @ui.page("/", title="inlier")
     async def station(request: Request, station: str = "") -> None:
+        if not plant.stations:  # none of a changed station.toml could be started; the log says why
+            Wall(plant, newest, request).build()
+            return
         await Screen(plant, newest, station, request).build()
 
     @ui.page("/wall", title="inlier")

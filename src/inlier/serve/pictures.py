@@ -78,26 +78,28 @@ class Pictures:
         """Whether a picture on the disk is no longer what was judged."""
         return hashlib.sha256(self.read(name)).hexdigest() != sha256
 
-    def sweep(self, station: str, keep: Keep, store: Store) -> int:
-        """Remove what is too old or too much, and what no record knows; how many files went. Labelled pictures stay."""
+    def sweep(self, station: str, keep: Keep, store: Store) -> None:
+        """Remove what is too old or too much, and what no record knows. Labelled pictures stay."""
         rows = [(name, labelled) for name, labelled in store.kept() if name.startswith(f"{station}/")]
         gone: list[str] = []
         if keep.days is not None:
             old = {name for name, _ in store.kept(older=now() - round(keep.days * DAY))}
             gone = [name for name, labelled in rows if name in old and not labelled]
         if keep.gigabytes is not None:
-            left = [(name, labelled) for name, labelled in rows if name not in set(gone)]
+            too_old = set(gone)
+            left = [(name, labelled) for name, labelled in rows if name not in too_old]
             gone += oldest_beyond([(n, la, _size(self.path(n))) for n, la in left], keep.gigabytes * 2**30)
         for start in range(0, len(gone), 500):  # the database first: no record may name a file that is not there
             store.forget_pictures(gone[start : start + 500])
-        known = {name for name, _ in rows} - set(gone)
+        for name in gone:
+            self.path(name).unlink(missing_ok=True)
+        known = {name for name, _ in rows}
         for path in (self.folder / station).glob("*/*"):
-            name = path.relative_to(self.folder).as_posix()
-            if name in set(gone) or (name not in known and time.time() - path.stat().st_mtime > UNUSED):
+            is_known = path.relative_to(self.folder).as_posix() in known
+            if not is_known and time.time() - path.stat().st_mtime > UNUSED:
                 path.unlink(missing_ok=True)
         if gone:
             log.info("station %s: %d pictures removed, as its rules for keeping them say", station, len(gone))
-        return len(gone)
 
 
 def oldest_beyond(files: Sequence[tuple[str, bool, int]], most: float) -> list[str]:

@@ -15,10 +15,10 @@ SLACK = 0.5  # pixels, of those, that an outline may lie off
 
 def outlines(p: Prediction) -> list[dict[str, Any]]:
     """The strongest regions: polygon [[x, y], ...], box, area in pixels and highest value of the map."""
-    found = []
+    found, region = [], p.region  # once: it is computed over the whole picture
     for box in p.boxes()[:MOST]:
-        assert p.region is not None
-        inside, _ = label(p.region[box.top : box.bottom, box.left : box.right], EIGHT_NEIGHBOURS)
+        assert region is not None
+        inside, _ = label(region[box.top : box.bottom, box.left : box.right], EIGHT_NEIGHBOURS)
         sizes = np.bincount(inside.ravel())
         sizes[0] = 0
         found.append(

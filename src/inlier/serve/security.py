@@ -12,7 +12,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
 from inlier.errors import InlierError
-from inlier.serve.config import Config, Role, Token, allowed
+from inlier.serve.config import ROLES, Config, Role, Token
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -240,4 +240,8 @@ async def _refuse(scope: Scope, send: Send, status: int, words: str) -> None:
 
 
 def may(person: Person | None, needed: Role) -> bool:
-    return person is not None and allowed(person.role, needed)
+    """
+    >>> may(Person("Ada", "engineer"), "viewer"), may(Person("Bob", "viewer"), "operator"), may(None, "viewer")
+    (True, False, False)
+    """
+    return person is not None and ROLES.index(person.role) >= ROLES.index(needed)

@@ -10,7 +10,7 @@ from inlier.report.pages import render
 from inlier.serve import statistics
 from inlier.serve.looks import outlined
 from inlier.serve.pictures import Pictures
-from inlier.serve.store import Filter, Row, Store, now, shown_time
+from inlier.serve.store import Filter, Row, Store, now, plain_time
 
 SHOWN = 12  # defects with their pictures
 SCORES = 20_000  # of the histogram
@@ -23,7 +23,7 @@ def page(store: Store, pictures: Pictures, chosen: Filter) -> str:
     if not names:
         raise InlierError("there are no records yet")
     sections = [_section(store, pictures, _of(chosen, name)) for name in names]
-    span = [shown_time(t)[:16].replace("T", " ") if t is not None else "" for t in (chosen.since, chosen.until)]
+    span = [plain_time(t)[:16] if t is not None else "" for t in (chosen.since, chosen.until)]
     number, hash_ = store.end()
     faults = list(store.verify())
     return render(
@@ -31,7 +31,7 @@ def page(store: Store, pictures: Pictures, chosen: Filter) -> str:
         "inlier.serve",
         sections=sections,
         since=span[0],
-        until=span[1] or shown_time(now())[:16].replace("T", " "),
+        until=span[1] or plain_time(now())[:16],
         number=number,
         hash=hash_,
         faults=faults,
@@ -70,4 +70,4 @@ def _shown(row: Row, pictures: Pictures) -> dict[str, Any]:
     if row["kept"]:
         with contextlib.suppress(InlierError):  # gone meanwhile
             uri = data_uri(outlined(pictures.read(row["kept"]), row["regions"], SIDE))
-    return {"row": row, "time": shown_time(row["time"])[:19].replace("T", " "), "picture": uri}
+    return {"row": row, "time": plain_time(row["time"]), "picture": uri}

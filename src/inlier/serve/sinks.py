@@ -10,7 +10,7 @@ import json
 import logging
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -18,17 +18,18 @@ from urllib.parse import urlsplit
 from inlier import artifact
 from inlier.errors import InlierError
 from inlier.names import file_name
-from inlier.serve.config import Folder, Mqtt, Sink, Webhook
+from inlier.serve.config import Folder, Mqtt, Sink, StationConfig, Webhook
 from inlier.serve.exports import public
 from inlier.serve.pictures import Pictures
-from inlier.serve.station import Station
 from inlier.serve.store import Row, Store
 from inlier.serve.tables import CHANGING
+from inlier.serve.watch import file_of
 
 log = logging.getLogger("inlier")
 AT_ONCE = 50  # messages that are under way together
 SLOWEST = 5.0  # seconds between two tries, at most
 LOOK = 1.0  # seconds after which a sink looks without being woken: another process may have written
+Messages = Sequence[tuple[int, Row]]  # the number of each, and its record
 
 
 class Undelivered(InlierError):
@@ -36,20 +37,23 @@ class Undelivered(InlierError):
 
 
 class Delivery(Protocol):
-    """How one kind of sink takes messages. Raises Undelivered or OSError, and may be called again then."""
+    """How one kind of sink takes messages: the number of each, once it is taken. Raises Undelivered or OSError, and may
+    be called again then, with those that were not."""
 
-    def __call__(self, rows: Sequence[Row]) -> None: ...
+    def __call__(self, messages: Messages) -> Iterator[int]: ...
     def close(self) -> None: ...
 
 
 class Outlet:
     """The thread of one sink."""
 
-    def __init__(self, name: str, deliver: Delivery, store: Store, station: Station):
-        self.name, self.deliver, self.store, self.station = name, deliver, store, station
-        self.problem = ""
+    def __init__(self, name: str, deliver: Delivery, store: Store):
+        self.name, self.deliver, self.store = name, deliver, store
+        self.problem = ""  # why it takes none; ""
         self._woken, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
         self._thread.start()
 
     def wake(self) -> None:
@@ -70,8 +74,7 @@ class Outlet:
             try:
                 messages = self.store.waiting(self.name, AT_ONCE)
                 if messages:
-                    self.deliver([row for _, row in messages])
-                    self.store.delivered([number for number, _ in messages])
+                    self._deliver(messages)
                 if self.problem:
                     log.info("%s: takes messages again", self.name)
                 self.problem, pause = "", 0.1
@@ -87,13 +90,22 @@ class Outlet:
                 log.exception("%s", self.name)
                 self._ended.wait(SLOWEST)
 
+    def _deliver(self, messages: Messages) -> None:
+        taken: list[int] = []
+        try:
+            for number in self.deliver(messages):
+                taken.append(number)
+        finally:  # what was taken before one that is refused must not come again
+            if taken:
+                self.store.delivered(taken)
 
-def outlets(station: Station, store: Store, pictures: Pictures) -> dict[str, Outlet]:
-    """The sinks of a station, by names that stay when an address changes."""
+
+def outlets(config: StationConfig, store: Store, pictures: Pictures) -> dict[str, Outlet]:
+    """The sinks of a station, by names that stay when an address changes; none has begun yet."""
     made = {}
-    for number, sink in enumerate(station.config.sinks, 1):
-        name = f"{station.name}/{sink.kind}-{number}"
-        made[name] = Outlet(name, _delivery(sink, station, pictures), store, station)
+    for number, sink in enumerate(config.sinks, 1):
+        name = f"{config.name}/{sink.kind}-{number}"
+        made[name] = Outlet(name, _delivery(sink, config, pictures), store)
     return made
 
 
@@ -103,12 +115,12 @@ def message(row: Row) -> bytes:
     return json.dumps(told, allow_nan=False).encode()
 
 
-def _delivery(sink: Sink, station: Station, pictures: Pictures) -> Delivery:
+def _delivery(sink: Sink, config: StationConfig, pictures: Pictures) -> Delivery:
     if isinstance(sink, Webhook):
         return ByWebhook(sink)
     if isinstance(sink, Mqtt):
-        return ByMqtt(sink, station.name)
-    return IntoFolder(sink, station, pictures)
+        return ByMqtt(sink, config.name)
+    return IntoFolder(sink, config.source.folder if config.source else None, pictures)
 
 
 class ByWebhook:
@@ -118,13 +130,13 @@ class ByWebhook:
         self.config, self.address = config, urlsplit(config.url)
         self._connection: http.client.HTTPConnection | None = None
 
-    def __call__(self, rows: Sequence[Row]) -> None:
+    def __call__(self, messages: Messages) -> Iterator[int]:
         headers = {"Content-Type": "application/json"}
         if self.config.token:
             headers["Authorization"] = f"Bearer {self.config.token}"
         path = (self.address.path or "/") + (f"?{self.address.query}" if self.address.query else "")
         try:
-            for row in rows:
+            for number, row in messages:
                 connection = self._connected()
                 connection.request("POST", path, message(row), headers | {"Idempotency-Key": row["hash"]})
                 answer = connection.getresponse()
@@ -133,6 +145,7 @@ class ByWebhook:
                     raise Undelivered(
                         f"{self.config.url} answered {answer.status} {answer.reason} to record {row['id']}"
                     )
+                yield number
         except BaseException:
             self.close()
             raise
@@ -159,22 +172,22 @@ class ByMqtt:
     timeout = 10.0  # seconds for the broker to answer
 
     def __init__(self, config: Mqtt, station: str):
-        self.config, self.topic = config, config.topic.format(station=station)
+        self.config, self.topic = config, config.topic.replace("{station}", station)
         self._client: Any = None
 
-    def __call__(self, rows: Sequence[Row]) -> None:
+    def __call__(self, messages: Messages) -> Iterator[int]:
         try:
             client = self._connected()
-            sent = [(row, client.publish(self.topic, message(row), qos=1)) for row in rows]
-            for row, info in sent:
+            sent = [client.publish(self.topic, message(row), qos=1) for _, row in messages]
+            for (number, row), info in zip(messages, sent):
                 info.wait_for_publish(self.timeout)
                 if not info.is_published():
                     raise Undelivered(f"{self.config.host}: the broker did not confirm record {row['id']}")
-        except (ValueError, RuntimeError) as error:  # paho's, for a connection that was lost
+                yield number
+        except BaseException as error:
             self.close()
-            raise Undelivered(f"{self.config.host}: {error}") from None
-        except BaseException:
-            self.close()
+            if isinstance(error, (ValueError, RuntimeError)) and not isinstance(error, Undelivered):
+                raise Undelivered(f"{self.config.host}: {error}") from None  # paho's, for a connection that was lost
             raise
 
     def close(self) -> None:
@@ -215,13 +228,14 @@ class ByMqtt:
 class IntoFolder:
     """Moves a watched picture to good/, defect/ or error/; a picture that came another way is written there."""
 
-    def __init__(self, config: Folder, station: Station, pictures: Pictures):
-        self.config, self.station, self.pictures = config, station, pictures
+    def __init__(self, config: Folder, watched: Path | None, pictures: Pictures):
+        self.config, self.watched, self.pictures = config, watched, pictures
         self._told = False
 
-    def __call__(self, rows: Sequence[Row]) -> None:
-        for row in rows:
+    def __call__(self, messages: Messages) -> Iterator[int]:
+        for number, row in messages:
             self._move(row)
+            yield number
 
     def close(self) -> None:
         return
@@ -239,15 +253,13 @@ class IntoFolder:
             artifact.write_bytes(target, self.pictures.read(row["kept"]))
         elif not self._told:
             self._told = True
-            log.warning("%s: pictures that are not kept cannot be put into folders", self.station.name)
+            log.warning("%s: pictures that are not kept cannot be put into folders", self.config.path)
 
     def _source(self, row: Row) -> tuple[Path | None, str]:
         """The watched file, if it was one, and what the picture is called."""
-        watched = self.station.config.source.folder if self.station.config.source else None
-        if watched is not None and row["key"]:
-            relative = row["key"].rsplit(":", 2)[0]
-            path = (watched / relative).resolve()
-            if path.is_relative_to(watched.resolve()):
+        if self.watched is not None and row["key"]:
+            path = file_of(self.watched, row["key"]).resolve()
+            if path.is_relative_to(self.watched.resolve()):
                 return path, path.name
         suffix = Path(row["kept"] or "").suffix
         return None, f"{row['part'] or row['picture'][:16]}{suffix}"

@@ -29,13 +29,9 @@ REMEMBERED = 16  # predictions with their maps, of the newest records
 class Busy(InlierError):
     """Too much waits: the sender shall try again."""
 
-    seconds = 1
-
 
 class Stopped(InlierError):
     """The station takes no pictures now, and says why."""
-
-    seconds = 5
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class Remembered:
 
 
 class Station:
-    """Thread-safe. `model` may be exchanged at any time: what is being judged keeps the one that it began with."""
+    """Thread-safe. `model` may be exchanged at any time: what came before is judged by the one that it came to."""
 
     def __init__(
         self,
@@ -67,8 +63,8 @@ class Station:
         self.lot: str | None = None  # of parts whose sender names none
         self.trigger = threading.Event()  # a picture is wanted now
         self.problem = ""  # of the source, of a reload; for people
-        self.drift = self._new_drift()
-        self._lock = threading.Lock()
+        self.drift = self._new_drift(model)
+        self._lock, self._ended = threading.Lock(), False
         self._waiting = self._bytes = 0
         self._remembered: OrderedDict[int, Remembered] = OrderedDict()
 
@@ -87,35 +83,42 @@ class Station:
 
         key: the sender's number of this inspection: with one that is known already, its record is given again.
         """
-        if reason := self.refusal():
-            raise Stopped(reason)
         if key and (known := self.store.by_key(self.name, key)):
             future: Future[Row] = Future()
             future.set_result(known)
             return future
-        with self._lock:
+        answer: Future[Row] = Future()
+        about = {"part": part, "lot": lot or self.lot, "key": key}
+        suffix = wrong = ""
+        try:
+            suffix = check_picture(raw, self.limits.pixels)
+        except InlierError as error:
+            wrong = str(error)
+        with self._lock:  # `exchange` and `end` wait: a judge that they leave behind gets nothing any more
+            if reason := self.refusal():
+                raise Stopped(reason)
             if self._waiting >= self.limits.waiting or self._bytes + len(raw) > 8 * self.limits.bytes:
                 raise Busy(f"{self._waiting} pictures wait already; send it again in a moment")
             self._waiting += 1
             self._bytes += len(raw)
-        answer: Future[Row] = Future()
+            task = Task(raw, self.model, lambda task: self._done(task, about, suffix, answer), error=wrong)
+            self.judge.submit(task)
         answer.add_done_callback(lambda _: self._leave(len(raw)))
-        about = {"part": part, "lot": lot or self.lot, "key": key}
-        try:
-            suffix = check_picture(raw, self.limits.pixels)
-        except InlierError as error:
-            task = Task(raw, lambda: self.model, lambda task: None, used=self.model, error=str(error))
-            self._done(task, about, "", answer)
-            return answer
-        self.judge.submit(Task(raw, lambda: self.model, lambda task: self._done(task, about, suffix, answer)))
         return answer
 
-    def exchange(self, model: Model, config: StationConfig | None = None) -> None:
-        """Judge with this from the next picture on."""
+    def exchange(self, config: StationConfig, model: Model, judge: Judge) -> None:
+        """Judge with these from the next picture on. Raises StoreError; then nothing has changed."""
         self.drift.save()
-        self.config = config or self.config
-        self.model = model
-        self.drift = self._new_drift()
+        drift = self._new_drift(model)
+        with self._lock:
+            self.config, self.model, self.judge, self.drift = config, model, judge, drift
+        self.problem = ""
+
+    def end(self, why: str) -> None:
+        """Take nothing any more; what waits is judged still."""
+        with self._lock:
+            self._ended = True
+            self.refusal = lambda: why
 
     def remembered(self, record: Row) -> Remembered:
         """The verdict of a record with its map; judged again where it is not among the newest. Raises InlierError."""
@@ -125,11 +128,14 @@ class Station:
             return found
         if record["error"] is not None:
             raise InlierError("this picture could not be judged, so there is no map")
-        if record["model"] != self.model.sha256:
-            raise InlierError("this record was judged by a model that the station no longer has")
-        ready = threading.Event()
-        task = Task(self.picture(record), lambda: self.model, lambda task: ready.set(), with_map=True)
-        self.judge.submit(task)
+        raw, ready = self.picture(record), threading.Event()
+        with self._lock:
+            if self._ended:
+                raise Stopped(self.refusal())
+            if record["model"] != self.model.sha256:
+                raise InlierError("this record was judged by a model that the station no longer has")
+            task = Task(raw, self.model, lambda task: ready.set(), with_map=True)
+            self.judge.submit(task)
         ready.wait()
         if task.prediction is None:
             raise InlierError(task.error)
@@ -164,7 +170,7 @@ class Station:
         self.writer.put(row).add_done_callback(written)
 
     def _row(self, task: Task, about: dict[str, Any], suffix: str) -> dict[str, Any]:
-        p, model = task.prediction, task.used or self.model
+        p, model = task.prediction, task.model
         sha256 = hashlib.sha256(task.raw).hexdigest()
         verdict, p_value = (p.verdict, p.p_value) if p else (None, None)
         kept = None
@@ -173,11 +179,12 @@ class Station:
                 kept = self.pictures.keep(self.name, sha256, task.raw, suffix)
             except InlierError as error:  # a verdict is worth more than its picture
                 log.warning("station %s: the picture of a record is not kept: %s", self.name, error)
-        latency = 1000 * (time.perf_counter() - task.arrived)
+        # both of one moment: together they tell when the picture arrived
+        latency, moment = 1000 * (time.perf_counter() - task.arrived), now()
         regions = outlines(p) if p else []
         return {
             **about,
-            "time": now(),
+            "time": moment,
             "station": self.name,
             "picture": sha256,
             "model": model.sha256,
@@ -195,8 +202,8 @@ class Station:
         }
 
     def _remember(self, number: int, task: Task) -> Remembered:
-        assert task.prediction is not None and task.used is not None
-        found = Remembered(replace(task.prediction, source=None), task.raw, task.used)
+        assert task.prediction is not None
+        found = Remembered(replace(task.prediction, source=None), task.raw, task.model)
         with self._lock:
             self._remembered[number] = found
             while len(self._remembered) > REMEMBERED:
@@ -208,5 +215,5 @@ class Station:
             self._waiting -= 1
             self._bytes -= size
 
-    def _new_drift(self) -> Drift:
-        return Drift(self.name, self.model, self.store, self.folder / "drift" / f"{self.name}.json")
+    def _new_drift(self, model: Model) -> Drift:
+        return Drift(self.name, model, self.store, self.folder / "drift" / f"{self.name}.json")

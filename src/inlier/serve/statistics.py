@@ -1,11 +1,17 @@
-"""What a station's records say about it: pure functions of counts and columns."""
+"""What a station says of itself, and what its records say about it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inlier.errors import InlierError
 from inlier.metrics import exact_interval
+from inlier.serve.store import Filter, now
+
+if TYPE_CHECKING:
+    from inlier.serve.plant import Plant
+    from inlier.serve.station import Station
 
 QUANTILES = (0.5, 0.95, 0.99)
 
@@ -69,3 +75,58 @@ def throughput(times: Sequence[int], until: int) -> dict[str, float]:
         "last_minute": float((ago < 60).sum()),
         "last_hour_mean": round(float((ago < 3600).sum()) / 60, 3),
     }
+
+
+def status(plant: "Plant", station: "Station") -> dict[str, Any]:
+    """What it judges with, and whether all is well."""
+    model = station.model
+    return {
+        "name": station.name,
+        "model": {"sha256": model.sha256, "file": model.path.name},
+        "settings": model.settings,
+        "promise": str(model.rule) if model.rule else None,
+        "threshold": model.rule.threshold if model.rule else None,
+        "repaints": model.inspector.repaints,
+        "waiting": station.waiting,
+        "sinks": plant.sinks_of(station.name),
+        "refusal": station.refusal(),
+        "problem": station.problem,
+        "drift": _drift(station),
+    }
+
+
+def _drift(station: "Station") -> dict[str, Any] | None:
+    stream = station.drift.stream
+    if stream is None:
+        return None
+    return {
+        "pictures": stream.pictures,
+        "watched": stream.strongest.what,
+        "evidence": stream.strongest.evidence,
+        "limit": stream.strongest.limit,
+        "alarm": stream.alarm and str(stream.alarm),
+    }
+
+
+def summary(plant: "Plant", name: str, since: int | None = None, until: int | None = None) -> dict[str, Any]:
+    """Of the records of some time: microseconds since 1970."""
+    station = plant.station(name)
+    chosen = Filter(name, since, until)
+    counts = plant.store.counts(chosen)
+    recent = plant.store.columns(chosen, ("latency", "time"), limit=10_000)
+    return {
+        "verdicts": verdicts(counts),
+        "agreement": agreement(counts),
+        "latency_ms": latencies([row[0] for row in recent]) | {"of": len(recent)},
+        "throughput": throughput([row[1] for row in recent], until or now()),
+        "drift": _drift(station),
+    }
+
+
+def rejudged(station: "Station", alpha: float) -> dict[str, Any]:
+    """Raises InlierError where calibration cannot promise that alpha."""
+    rule = station.model.rule_at(alpha)
+    if rule is None:
+        raise InlierError("this station's model has no calibration, so there are no verdicts")
+    changed = station.store.changed_verdicts(Filter(station.name), station.model.sha256, alpha, rule.threshold)
+    return {"alpha": alpha, "threshold": rule.threshold, "promise": str(rule), **changed}

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ CHAINED = {
     name: [c for c in table.c if c.name not in CHANGING] for name, table in (("records", records), ("actions", actions))
 }
 PAGE = 1000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class StoreError(InlierError):
@@ -77,6 +78,23 @@ def shown_time(microseconds: int) -> str:
     '1970-01-01T00:00:00.000000Z'
     """
     return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def plain_time(microseconds: int) -> str:
+    """For people.
+
+    >>> plain_time(0)
+    '1970-01-01 00:00:00'
+    """
+    return shown_time(microseconds)[:19].replace("T", " ")
+
+
+def micros(moment: datetime | None) -> int | None:
+    """Microseconds since 1970; a time without a zone is UTC."""
+    if moment is None:
+        return None
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (aware - EPOCH) // timedelta(microseconds=1)
 
 
 class Store:
@@ -254,11 +272,10 @@ class Store:
             n, more, fewer = connection.execute(query).one()
         return {"records": int(n), "to_defect": int(more or 0), "to_good": int(fewer or 0)}
 
-    def waiting(self, sink: str | None = None, limit: int = 100) -> list[tuple[int, Row]]:
+    def waiting(self, sink: str, limit: int) -> list[tuple[int, Row]]:
         """The oldest messages that a sink has not taken: (number of the message, its record)."""
         query = select(outbox.c.id.label("message"), records).join(records, records.c.id == outbox.c.record)
-        if sink is not None:
-            query = query.where(outbox.c.sink == sink)
+        query = query.where(outbox.c.sink == sink)
         with self._reading() as connection:
             rows = [dict(row) for row in connection.execute(query.order_by(outbox.c.id).limit(limit)).mappings()]
         return [(row.pop("message"), _unpacked(row)) for row in rows]

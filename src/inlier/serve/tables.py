@@ -10,9 +10,8 @@ records = Table(
     "records",
     metadata,
     Column("id", Number, primary_key=True, autoincrement=False),
-    Column(
-        "time", BigInteger, nullable=False
-    ),  # microseconds since 1970, UTC; the clock may be set back, ids never are
+    # microseconds since 1970, UTC; the clock may be set back, ids never are
+    Column("time", BigInteger, nullable=False),
     Column("station", String(64), nullable=False),
     Column("part", Text),
     Column("lot", Text),

@@ -11,7 +11,6 @@ TEXTS: dict[str, dict[str, str]] = {
         "en": "Drop a picture here, paste one, or let the camera write to the watched folder.",
         "de": "Ein Bild hierher ziehen, einfügen, oder die Kamera in den überwachten Ordner schreiben lassen.",
     },
-    "inspect": {"en": "Inspect", "de": "Prüfen"},
     "wall": {"en": "All stations", "de": "Alle Stationen"},
     "statistics": {"en": "Statistics", "de": "Statistik"},
     "region": {"en": "Region of interest", "de": "Prüfbereich"},
@@ -41,10 +40,6 @@ TEXTS: dict[str, dict[str, str]] = {
     "history": {"en": "History", "de": "Verlauf"},
     "nothing": {"en": "Nothing here yet", "de": "Noch nichts"},
     "false_alarms": {"en": "False-alarm rate", "de": "Fehlalarmrate"},
-    "what_if": {
-        "en": "What if: no model runs, nothing is changed",
-        "de": "Was wäre wenn: kein Modell rechnet, nichts ändert sich",
-    },
     "changes": {
         "en": "{count} of {records} verdicts would change: {to_defect} to defect, {to_good} to good",
         "de": "{count} von {records} Urteilen wären andere: {to_defect} dann defekt, {to_good} dann gut",
@@ -62,7 +57,6 @@ TEXTS: dict[str, dict[str, str]] = {
     "repainted": {"en": "Repainted as good", "de": "Als gut nachgemalt"},
     "upload": {"en": "Choose pictures", "de": "Bilder wählen"},
     "dark": {"en": "Dark or light", "de": "Dunkel oder hell"},
-    "keys": {"en": "Keys", "de": "Tasten"},
     "keys_list": {
         "en": "G good · D defect · ← older · → newer · Esc live · H heat map · O outlines · S statistics · 1–9 station",
         "de": "G gut · D defekt · ← älter · → neuer · Esc live · H Wärmebild · O Umrisse · S Statistik · 1–9 Station",
@@ -111,7 +105,6 @@ TEXTS: dict[str, dict[str, str]] = {
         "de": "Das Modell bleibt; seine Schwelle folgt aus den Teilen, die als gut bestätigt wurden.",
     },
     "not_kept": {"en": "picture not kept", "de": "Bild nicht aufgehoben"},
-    "no_role": {"en": "Your role may not do this", "de": "Diese Rolle darf das nicht"},
     "token": {"en": "Your token", "de": "Zugangstoken"},
     "log_in": {"en": "Log in", "de": "Anmelden"},
     "wrong_token": {"en": "Nobody has this token", "de": "Dieses Token hat niemand"},

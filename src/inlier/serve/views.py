@@ -4,7 +4,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from inlier.serve.store import Row, shown_time
+from inlier.serve.store import Row, plain_time
 from inlier.serve.texts import say
 
 # shape, word and colour: any one of them alone tells the verdict
@@ -81,7 +81,7 @@ def facts(row: Row | None, language: str) -> Markup:
         return Markup()
     values = [
         ("record", str(row["id"])),
-        ("time", shown_time(row["time"])[:19].replace("T", " ")),
+        ("time", plain_time(row["time"])),
         ("part", row["part"]),
         ("lot", row["lot"]),
         ("score", _number(row["score"])),
@@ -126,14 +126,14 @@ def _tile(row: Row, language: str, rule: tuple[str, float, float] | None, is_cho
         icon(found),
         label,
         row["id"],
-        shown_time(row["time"])[11:19],
+        plain_time(row["time"])[11:],
     )
 
 
 def panel(name: str, row: Row | None, problem: str, language: str) -> Markup:
     """One station of several, side by side."""
     found = trouble([problem] if problem else [], language)
-    about = Markup("{} · {}").format(row["part"] or row["id"], shown_time(row["time"])[11:19]) if row else ""
+    about = Markup("{} · {}").format(row["part"] or row["id"], plain_time(row["time"])[11:]) if row else ""
     return Markup('<a class="panel" href="/?station={}"><h2>{}</h2>{}{}<p class="quiet">{}</p>{}</a>').format(
         name, name, verdict(row, language), picture(row, language, 0.0, True), about, found
     )
