@@ -19,7 +19,12 @@ from inlier.bench.compare import grouped
 from inlier.bench.tables import markdown, trivial_table, warnings
 
 HERE = Path(__file__).parent
-SETS = (("magnetic_tile", "magnetic_tile"), ("elpv", "mono"), ("elpv", "poly"), ("mvtec_ad", "screw"))  # --data, category
+SETS = (
+    ("magnetic_tile", "magnetic_tile"),
+    ("elpv", "mono"),
+    ("elpv", "poly"),
+    ("mvtec_ad", "screw"),
+)  # --data, category
 ALL = ("magnetic_tile", "mono", "screw")
 SWEEPS: tuple[tuple[tuple[str, ...], str], ...] = (  # categories, options
     (("screw",), "--methods padim --presets paper --seeds 3"),

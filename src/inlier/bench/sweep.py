@@ -13,6 +13,7 @@ from inlier.bench.cell import run_apart
 from inlier.bench.plan import Cell
 from inlier.bench.rows import Row
 from inlier.errors import InlierError
+from inlier.names import counted
 from inlier.training import alone
 from inlier.version import __version__
 
@@ -24,8 +25,8 @@ def check_folder(folder: Path, resume: bool) -> None:
     """Raise InlierError if the rows of another sweep lie there, or nothing can be written."""
     if (n := len(stored.read(folder))) and not resume:
         raise InlierError(
-            f"{folder}: holds {n} row{'s'[: n > 1]} of an earlier benchmark; --resume goes on with it and runs nothing "
-            "twice, or choose another folder"
+            f"{folder}: holds {counted(n, 'row<|s>')} of an earlier benchmark; --resume goes on with it and runs "
+            "nothing twice, or choose another folder"
         )
     artifact.check_writable(folder / stored.FILE)
 

@@ -77,7 +77,7 @@ def hold_out(
     promise of a model that is chosen here owes nothing to the choice.
     """
     with progress("checking images", len(dataset.samples)) as show:
-        report = check(dataset, progress=lambda done, _total: show(done), training=True)
+        report = check(dataset, show=show, training=True)
     samples = dataset.train
     groups, categories = grouped(samples, report.groups, group), [sample.category for sample in samples]
     usable = calibration.split(groups, categories, seed)[0] if aside else list(range(len(samples)))

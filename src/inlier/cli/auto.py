@@ -22,7 +22,7 @@ from inlier.cli.outputs import (
     tell,
 )
 from inlier.errors import InlierError
-from inlier.names import shown
+from inlier.names import first_names, shown
 
 if TYPE_CHECKING:
     from inlier.bench.choice import Choice
@@ -172,7 +172,6 @@ def _numbers(detector: "Detector[Any, Any]") -> dict[str, Any]:
 
 def _print(choice: "Choice") -> None:
     from inlier.bench.trial import ALPHA
-    from inlier.data.datasets.sample import first_names
 
     rows = []
     for i in choice.ranked:

@@ -11,7 +11,7 @@ import typer
 from inlier import artifact
 from inlier.cli.options import Categories, Data, Workers
 from inlier.cli.outputs import check_stdout, json_text, print_table, protect, read_by, say, tell
-from inlier.names import shown
+from inlier.names import counted, shown
 
 if TYPE_CHECKING:
     from inlier.data.check import Look, Report
@@ -41,7 +41,7 @@ def check(
     for path in targets:
         artifact.check_writable(path)
     with progress("checking images", len(dataset.samples)) as show:
-        found = examine(dataset, workers, lambda done, _total: show(done))
+        found = examine(dataset, workers, show)
     summary = summarize(dataset, found)
     if to_stdout:
         say(json_text(summary, sys.stdout.encoding, indent=1))
@@ -138,4 +138,4 @@ def _print(dataset: "Dataset", found: "Report", summary: dict[str, Any]) -> None
 def _verdict(images: int, problems: int) -> str:
     if not images:
         return "no images"
-    return f"{problems} problem{'s'[: problems > 1]} to mend" if problems else "usable"
+    return f"{counted(problems, 'problem<|s>')} to mend" if problems else "usable"

@@ -126,7 +126,7 @@ def _foretold(part: Part) -> int:
 @functools.cache  # hundreds of parts have the same settings, and some methods look at their network for it
 def _of_fit(method: str, preset: str, settings: str, pictures: int) -> int:
     detector = methods.create(method, preset, **json.loads(settings))
-    return detector.memory_needed(detector.settings, pictures)
+    return detector.memory_needed(detector.settings)
 
 
 def refused(job: Job, most: int) -> Row:

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from inlier.bench import trial
-from inlier.data.datasets.sample import Sample
-from inlier.detector import evenly
+from inlier.data.datasets.sample import Sample, evenly
 from inlier.errors import InlierError
 from inlier.inspection.inspector import Inspector
 
@@ -26,7 +25,7 @@ def compare(
 
     `alarms` and `found` hold a truth value for each kept picture and for each planted defect, by the model's own rule.
     """
-    chosen = [kept[i] for i in evenly(len(kept), MOST)]
+    chosen = evenly(kept, MOST)
     return {
         "kept": len(chosen),
         "new": _said(new, chosen, alpha, seed),

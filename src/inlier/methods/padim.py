@@ -157,7 +157,7 @@ class PaDiM(Detector[Settings, Network]):
     def build(self, s: Settings) -> Network:
         return Network(s, self.seed)
 
-    def memory_needed(self, s: Settings, n_images: int) -> int:
+    def memory_needed(self, s: Settings) -> int:
         backbone = Backbone(s.backbone, s.taps)
         with torch.no_grad():
             map_ = backbone(torch.zeros(1, 3, s.size, s.size))[s.grid]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from inlier import artifact, drawing
 from inlier.data.check import Report
-from inlier.data.datasets.sample import Dataset, Sample
+from inlier.data.datasets.sample import Dataset, Sample, evenly
 from inlier.data.images import read_image
 from inlier.errors import ImageError, InlierError
 from inlier.report.charts import data_uri
@@ -34,7 +34,7 @@ def write_contact_sheet(
     sections = []
     for category in dataset.categories:
         of = roles([s for s in dataset.samples if s.category == category])
-        sections.append((category, [(role, len(own), [_tile(s) for s in _spread(own)]) for role, own in of.items()]))
+        sections.append((category, [(role, len(own), [_tile(s) for s in evenly(own, SHOWN)]) for role, own in of.items()]))
     first: dict[int, Sample] = {}
     copies = [
         (first[group], sample)
@@ -54,12 +54,6 @@ def write_contact_sheet(
     path = Path(folder) / "index.html"
     artifact.write_bytes(path, page.encode(errors="backslashreplace"))
     return path
-
-
-def _spread(samples: Sequence[Sample]) -> list[Sample]:
-    """A few of them, evenly spread over all."""
-    chosen = np.linspace(0, len(samples) - 1, min(SHOWN, len(samples))).round().astype(int)
-    return [samples[i] for i in chosen]
 
 
 def _tile(sample: Sample) -> dict[str, Any]:
