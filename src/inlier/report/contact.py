@@ -1,6 +1,5 @@
 """A contact sheet of a dataset: one self-contained page with samples of each role, and of all that looks wrong."""
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -12,29 +11,23 @@ from inlier import artifact, drawing
 from inlier.data.check import Report
 from inlier.data.datasets.sample import Dataset, Sample, evenly
 from inlier.data.images import read_image
-from inlier.errors import ImageError, InlierError
+from inlier.errors import ImageError
 from inlier.report.charts import data_uri
+from inlier.report.pages import render
 
 SHOWN = 6  # pictures of each role
 SIDE = 160  # pixels
-
-
-def check_installed() -> None:
-    """Raise InlierError if the page could not be written, before the work that it is about."""
-    if not importlib.util.find_spec("jinja2"):
-        raise InlierError("a page needs jinja2: pip install 'inlier[report]'")
 
 
 def write_contact_sheet(
     dataset: Dataset, found: Report, folder: Path, roles: Callable[[Sequence[Sample]], dict[str, list[Sample]]]
 ) -> Path:
     """Write folder/index.html and return its path. Masks are outlined. Raises ArtifactError if it cannot be written."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     sections = []
     for category in dataset.categories:
-        of = roles([s for s in dataset.samples if s.category == category])
-        sections.append((category, [(role, len(own), [_tile(s) for s in evenly(own, SHOWN)]) for role, own in of.items()]))
+        by_role = roles([s for s in dataset.samples if s.category == category])
+        tiles = [(role, len(own), [_tile(s) for s in evenly(own, SHOWN)]) for role, own in by_role.items()]
+        sections.append((category, tiles))
     first: dict[int, Sample] = {}
     copies = [
         (first[group], sample)
@@ -42,15 +35,10 @@ def write_contact_sheet(
         if first.setdefault(group, sample) is not sample and group >= 0
     ]
     shown = [s for pair in copies[: SHOWN // 2] for s in pair]
-    strange = [(f"{what}", len(own), [_tile(s) for s in own[:SHOWN]]) for what, own in found.suspicious]
+    strange = [(what, len(own), [_tile(s) for s in own[:SHOWN]]) for what, own in found.suspicious]
     if copies:
         strange.append(("are copies of one another", len(copies), [_tile(s) for s in shown]))
-    environment = Environment(
-        loader=PackageLoader("inlier.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("contact.html.j2").render(
-        dataset=dataset, found=found, sections=sections, strange=strange
-    )
+    page = render("contact.html.j2", dataset=dataset, found=found, sections=sections, strange=strange)
     path = Path(folder) / "index.html"
     artifact.write_bytes(path, page.encode(errors="backslashreplace"))
     return path
