@@ -321,10 +321,10 @@ def test_blocks_change_nothing(monkeypatch):
 
 def test_seeds_and_grids_are_spelt_as_told():
     (points,) = plan.variants(["padim"], ["light"], ["size=64"], ["taps=[8],[8,16]", "channels=4,5", "grid=0"])
-    assert [point.told["channels"] for point in points] == [4, 5, 4, 5]
+    assert [point.changed["channels"] for point in points] == [4, 5, 4, 5]
     assert [point.settings["taps"] for point in points] == [(8,), (8,), (8, 16), (8, 16)]
     (same,) = plan.variants(["padim"], ["light"], ["size=256"], [])
-    assert same[0].told == {}, "what the preset has anyway is no change"
+    assert same[0].changed == {}, "what the preset has anyway is no change"
 
 
 def test_the_best_trial_is_one_with_all_seeds():

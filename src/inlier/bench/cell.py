@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from inlier.detector import Detector
 
 log = logging.getLogger("inlier")
-MODEL = (
-    f"{artifact.TEMPORARY}model.tmp"  # a name that the next run in the folder clears away, whatever happens to this one
-)
+# a name that the next run in the folder clears away, whatever happens to this one
+MODEL = f"{artifact.TEMPORARY}model.tmp"
 TIMED = 64  # pictures, evenly spread over the test, whose judging is timed
 
 
@@ -73,7 +72,8 @@ def test(cell: Cell, folder: Path, device: str, workers: int) -> list[Row]:
     """Fit, save, time and test; the cell's rows, one a category. Raises InlierError for what cannot be used."""
     from inlier.evaluation import evaluate
 
-    dataset, detector = joined(cell.sources), cell.variant.create(cell.seed, device)
+    dataset = joined(cell.sources)
+    detector = cell.variant.create(cell.seed, device)
     with _stopwatch() as fit:
         detector.fit(dataset, workers=workers)
     detector.save(folder / MODEL)
@@ -100,7 +100,7 @@ def attempt(cell: Cell, device: str, workers: int) -> list[Row]:
     """Fit on a part of the good pictures, and look for defects that are planted in the others; rows as of `test`."""
     from inlier.bench import trial
 
-    fitted_on, held_out = trial.hold_out(joined(cell.sources), cell.seed)
+    fitted_on, held_out, _ = trial.hold_out(joined(cell.sources), cell.seed)
     detector = cell.variant.create(cell.seed, device)
     with _stopwatch() as fit:
         detector.fit(fitted_on, calibration="none", workers=workers)  # what is held out is all that is needed

@@ -49,8 +49,8 @@ def sweep(cells: Sequence[Cell], folder: Path, device: str = "auto", workers: in
         took: dict[Like, list[float]] = {}
         for number, cell in enumerate(left):
             rest = remaining(took, left[number:])
-            told = "" if rest is None else f", about {_duration(rest)} to go"
-            log.info("%d of %d%s: %s", number + 1, len(left), told, cell.name)
+            to_go = "" if rest is None else f", about {_duration(rest)} to go"
+            log.info("%d of %d%s: %s", number + 1, len(left), to_go, cell.name)
             start = time.monotonic()
             outcome = run_apart(cell, folder, device, workers)
             if outcome.rows:  # one that failed may have ended early
