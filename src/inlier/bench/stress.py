@@ -185,7 +185,7 @@ def read(path: Path) -> Card:
         tried = tuple(Ladder(*key, tuple(steps)) for key, steps in zip(list(ladders)[1:], others, strict=True))
         counts = int(row["good"]), int(row["defects"])
         return Card(row["category"], float(row["alpha"]), *counts, unchanged, tried)
-    except (OSError, ValueError, KeyError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:  # TypeError: a row was cut
         raise InlierError(f"{path}: is no table that `inlier stress` wrote ({error})") from None
 
 
