@@ -48,16 +48,12 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, "Tensor"], header:
         except SafetensorError as error:  # a full disk, for one
             raise OSError(str(error)) from error
 
-    _replace(Path(path), fill)
+    write_file(path, fill)
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file whole or not at all: under another name beside it, flushed to disk, then renamed.
-
-    Whatever goes wrong, an older file stays whole. Its mode is kept, a link stays a link, `~` is the home folder.
-    Raises ArtifactError if the disk refuses.
-    """
-    _replace(Path(path), lambda file: file.write_bytes(content))
+    """`write_file` of what is in the memory."""
+    write_file(path, lambda file: file.write_bytes(content))
 
 
 def write_table(path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -94,8 +90,13 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise ArtifactError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
-def _replace(path: Path, fill: Callable[[Path], Any]) -> None:
-    target, temporary = _target(path), None
+def write_file(path: str | os.PathLike[str], fill: Callable[[Path], Any]) -> None:
+    """Write a file whole or not at all: under another name beside it, flushed to disk, then renamed.
+
+    Whatever goes wrong, an older file stays whole. Its mode is kept, a link stays a link, `~` is the home folder. fill:
+    writes the other one. Raises ArtifactError if the disk refuses.
+    """
+    target, temporary = _target(Path(path)), None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         old = target.stat() if target.exists() else None

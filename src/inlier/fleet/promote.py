@@ -45,9 +45,9 @@ def _said(model: Inspector, kept: Sequence[Sample], alpha: float | None, seed: i
     found |= {"alpha": rule.alpha, "average": rule.average, "confident": rule.confident}
     if not kept:
         return found
-    of = [trial.known_category(model, sample) for sample in kept]
-    limits = {name: model.calibration_.rule(alpha, category=name) for name in of}
-    thresholds = np.array([limit.threshold for name in of if (limit := limits[name])])
+    categories = [trial.known_category(model, sample) for sample in kept]
+    limits = {name: model.calibration_.rule(alpha, category=name) for name in categories}
+    thresholds = np.array([limit.threshold for name in categories if (limit := limits[name])])
     tried = trial.run(model, kept, seed, maps=False)
     alarms, detected = tried.good > thresholds, tried.defects > thresholds[tried.pictures]
     return found | {"alarms": alarms.tolist(), "found": detected.tolist()}

@@ -6,14 +6,18 @@ one name: what a task makes lies under the fingerprint of its inputs, so whoever
 """
 
 import contextlib
+import io
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inlier import artifact
 from inlier.errors import InlierError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Store:
@@ -72,6 +76,14 @@ class Store:
             artifact.write_bytes(self._local(path), content)
         else:
             self.files.pipe_file(self._remote(path), content)
+
+    def write_table(self, path: str, table: "pa.Table", **options: Any) -> None:
+        """As Parquet. options: of `pyarrow.parquet.write_table`."""
+        import pyarrow.parquet as pq
+
+        content = io.BytesIO()
+        pq.write_table(table, content, **{"compression": "zstd", **options})
+        self.write(path, content.getvalue())
 
     def remove(self, paths: Sequence[str]) -> None:
         """What is gone already is fine."""
