@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,10 +24,10 @@ import inlier as library
 from fleet_parts import write_parts
 from inlier import InlierError, PaDiM
 from inlier.data import datasets
-from inlier.fleet import bulk, engine, ledger, rejudge, tasks, verbs
+from inlier.fleet import bulk, clean, engine, ledger, rejudge, tasks, verbs
 from inlier.fleet.engine import GIB, Need, refused, startable, where
 from inlier.fleet.local import WAITING, Local
-from inlier.fleet.models import model_in_use, models_in_use, proposals
+from inlier.fleet.models import MODEL, model_in_use, models_in_use, proposals, use
 from inlier.fleet.plan import Order, Part, Plan, Task, check_methods, read_plan
 from inlier.fleet.promote import objections
 from inlier.fleet.rejudge import rejudged
@@ -599,6 +600,83 @@ def test_records_that_go_away_in_the_middle_leave_an_older_file_whole(plant, tmp
         assert said[0] == code and words in said[1] + said[2]
         assert pq.read_table(out)["record"].to_pylist() == [0, 1, 2, 3, 4]
     assert os.listdir(tmp_path) == ["judged.parquet"]
+
+
+# -- old models -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def full(request, tmp_path):
+    """A store with many models of p0, the oldest first: one is in use, one proposed, one the last to be evaluated."""
+    store = Store(str(tmp_path / "store") if request.param == "folder" else f"memory://{tmp_path.name}")
+    for k in range(6):
+        store.write(f"train/p0/f{k}/model.inlier", bytes(10 + k))
+    store.write("calibrate/p0/c/model.inlier", bytes(99))
+    store.write("train/p1/f/model.inlier", bytes(7))
+    use(store, "p0", "train/p0/f0/model.inlier", {})
+    ledger.add(store, row("p0", metrics={"model": "train/p0/f1/model.inlier", "replaces": "train/p0/f0/model.inlier"}))
+    ledger.add(store, row("p0", metrics={"model": "train/p0/f2/model.inlier"}) | {"verb": "evaluate"})
+    ledger.add(store, row("p0", error="no pictures", state="failed") | {"verb": "predict"})
+    return store
+
+
+@pytest.fixture
+def two_days_later(monkeypatch):
+    monkeypatch.setattr(clean, "time", SimpleNamespace(time=lambda: time.time() + 2 * 86400))
+
+
+def models_of(store, part="p0"):
+    paths = [(name, f"{verb}/{part}/{name}/{MODEL}") for verb in clean.MAKERS for name in store.list(f"{verb}/{part}")]
+    return [name for name, path in paths if store.look(path)]
+
+
+def test_models_that_are_neither_in_use_nor_proposed_go_but_for_the_newest(full, tmp_path, inlier, two_days_later):
+    plan = tmp_path / "plant.toml"
+    plan.write_text("[[parts]]\nname = 'p0'\ndata = 'x'\n[[parts]]\nname = 'p2'\ndata = 'x'\n")
+    command = ("fleet", "clean", plan, "--store", full.place, "--keep", "2")
+    code, dry, _ = inlier(*command, "--dry-run")
+    assert code == 0 and len(models_of(full)) == 7
+    code, out, _ = inlier(*command)
+    assert out == (
+        "p0: train/p0/f3/model.inlier, 13 bytes\np0: train/p0/f4/model.inlier, 14 bytes\n2 models deleted, 27 bytes\n"
+    )
+    assert dry == out.replace("deleted", "would be deleted")
+    assert models_of(full) == ["f0", "f1", "f2", "f5", "c"], "in use, proposed, evaluated, and the newest two"
+    assert models_of(full, "p1") == ["f"], "of a part that the plan does not have"
+    assert inlier(*command)[:2] == (0, "0 models deleted, 0 bytes\n")
+    assert inlier(*command[:-1], "0", "--part", "p0")[1].endswith("2 models deleted, 114 bytes\n")
+    assert models_of(full) == ["f0", "f1", "f2"]
+
+
+def test_a_model_that_its_task_has_not_named_yet_is_left_alone(full):
+    """It is written, then compared, and only then in use or proposed."""
+    assert clean.old_models(full, "p0", 0) == []
+
+
+def test_two_runs_at_once_remove_the_same(full, two_days_later, monkeypatch):
+    first, second = (clean.old_models(full, "p0", 1) for _ in range(2))
+    assert first == second and [model.bytes for model in first] == [13, 14, 15]
+    for found in (first, second):
+        full.remove([model.path for model in found])
+    assert models_of(full) == ["f0", "f1", "f2", "c"]
+    listed = full.list
+    monkeypatch.setattr(full, "list", lambda folder: [*listed(folder), "gone-meanwhile"])
+    assert clean.old_models(full, "p0", 1) == []
+
+
+def test_a_plant_goes_on_after_its_old_models_went(one, two_days_later):
+    plan, store = one
+    before = model_in_use(store, "p0")
+    picture = plan.parent / "p0/good/99.png"
+    fleet_parts.part(np.random.default_rng(99))[0].save(picture)
+    assert trained(plan, store)[0]["metrics"]["promoted"]
+    (old,) = clean.old_models(store, "p0", 0)
+    assert old.path == before
+    store.remove([old.path])
+    assert len(store.list("train/p0")) == 1, "no empty folder stays"
+    assert trained(plan, store) == [None] and trained(plan, store, "predict")[0]["error"] is None
+    picture.unlink()  # the very inputs of the model that went
+    assert trained(plan, store)[0]["metrics"]["model"] == before and store.read(before) is not None
 
 
 # -- what people see --------------------------------------------------------------------------------------------------

@@ -167,9 +167,9 @@ def test_a_bucket_is_a_store_like_a_folder(bucket, plant):
     """All of a store's verbs, then a run whose models are those of the folder, and one that finds nothing to do."""
     plan, reference = plant
     script = f"""if True:
-        import pathlib, s3fs, fleet_parts
+        import pathlib, time, s3fs, fleet_parts
         s3fs.S3FileSystem().mkdir("plant")
-        from inlier.fleet import ledger, tasks
+        from inlier.fleet import clean, ledger, tasks
         from inlier.fleet.models import model_in_use, models_in_use
         from inlier.fleet.plan import Order, Task, read_plan
         from inlier.fleet.report import page
@@ -179,7 +179,15 @@ def test_a_bucket_is_a_store_like_a_folder(bucket, plant):
         store.write("a/b.json", b"1"); store.write("a/c.txt", b"2")
         assert store.list("a") == ["b.json", "c.txt"] and store.read_all("a", ".json") == {{"b.json": b"1"}}
         store.remove(["a/b.json", "a/c.txt"])
-        assert store.list("a") == []
+        assert store.list("a") == [] and store.look("a/b.json") is None
+        for k in range(3):
+            store.write(f"train/old/f{{k}}/model.inlier", bytes(k))
+            time.sleep(1.1)  # a bucket tells whole seconds
+        assert clean.old_models(store, "old", 0) == []
+        clean.YOUNG = -60.0
+        (gone,) = clean.old_models(store, "old", 2)
+        store.remove([gone.path])
+        assert gone[:2] == ("train/old/f0/model.inlier", 0) and store.list("train/old") == ["f1", "f2"]
         for again in (False, True):
             for part in read_plan(pathlib.Path({str(plan)!r})).parts[:2]:
                 assert (tasks.run(Task(Order("train"), part), store) is None) == again

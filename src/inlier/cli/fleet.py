@@ -11,7 +11,7 @@ from inlier import artifact
 from inlier.cli.options import Alpha
 from inlier.cli.outputs import Numbers, print_table, say, tell
 from inlier.errors import InlierError
-from inlier.names import shown
+from inlier.names import counted, shown
 from inlier.settings import as_text
 
 if TYPE_CHECKING:
@@ -223,6 +223,34 @@ def promote(
             continue
         use(place, one.name, row["metrics"]["model"], row["metrics"]["change"]["new"])
         say(f"{one.name}: {row['metrics']['model']} is in use")
+
+
+@fleet.command()
+def clean(
+    plan: PlanFile,
+    store: StorePlace = STORE,
+    part: Parts = None,
+    keep: Annotated[int, typer.Option(min=0, help="So many of the newest others of each part stay.")] = 3,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be deleted, and delete nothing.")] = False,
+) -> None:
+    """Delete models that are neither in use nor proposed, but for the newest, and for those of the last day."""
+    from inlier.fleet.clean import old_models
+    from inlier.fleet.plan import read_plan
+    from inlier.fleet.store import Store
+    from inlier.progress import progress
+
+    place = Store(store)
+    parts = read_plan(plan).select(part or []).parts
+    gone = size = 0
+    with progress("looking for old models", len(parts)) as show:
+        for done, one in enumerate(parts, 1):
+            for model in old_models(place, one.name, keep):
+                if not dry_run:
+                    place.remove([model.path])
+                say(f"{one.name}: {model.path}, {model.bytes} bytes")
+                gone, size = gone + 1, size + model.bytes
+            show(done)
+    say(f"{counted(gone, 'model<|s>')} {'would be ' if dry_run else ''}deleted, {size} bytes")
 
 
 @fleet.command()

@@ -85,10 +85,23 @@ class Store:
         pq.write_table(table, content, **{"compression": "zstd", **options})
         self.write(path, content.getvalue())
 
+    def look(self, path: str) -> tuple[int, float] | None:
+        """(bytes, seconds since 1970 when it was written) of a file; None where there is none."""
+        try:
+            if self.folder:
+                found = self._local(path).stat()
+                return found.st_size, found.st_mtime
+            place = self._remote(path)
+            return int(self.files.size(place)), float(self.files.modified(place).timestamp())
+        except FileNotFoundError:
+            return None
+
     def remove(self, paths: Sequence[str]) -> None:
-        """What is gone already is fine."""
+        """What is gone already is fine. A folder of this machine goes with the last that lies in it."""
         for path in paths if self.folder else ():
             self._local(path).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # others lie there, or it has gone
+                self._local(path).parent.rmdir()
         if not self.folder and paths:
             with contextlib.suppress(FileNotFoundError):
                 self.files.rm([self._remote(path) for path in paths])
