@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -76,6 +77,13 @@ def checkpoint(network: Network, path: Path) -> int:
     return len(state)
 
 
+def memory_of_training(backbone: str, **changes: Any) -> tuple[int, int]:
+    """Bytes, as `paper` trains, and one picture at a time with checkpointing. changes: of other settings."""
+    usual = DiAD("paper", backbone=backbone, **changes)
+    lean = DiAD("paper", backbone=backbone, **(changes | {"batch_size": 1, "checkpointing": True}))
+    return usual.memory_needed(usual.settings), lean.memory_needed(lean.settings)
+
+
 @contextmanager
 def timed(what: str) -> Iterator[None]:
     start = time.perf_counter()
@@ -96,8 +104,7 @@ def main() -> None:
     for name in ("autoencoder", "denoiser.unet", "denoiser.guide"):
         count = sum(p.numel() for p in network.get_submodule(name).parameters())
         print(f"  {name}: {count / 1e6:.1f} million parameters")
-    needed = DiAD("paper", backbone=arguments.backbone).memory_needed(1000)
-    lean = DiAD("paper", backbone=arguments.backbone, batch_size=1, checkpointing=True).memory_needed(1000)
+    needed, lean = memory_of_training(arguments.backbone)
     print(f"  training would take about {needed / 2**30:.0f} GiB at batch 12, {lean / 2**30:.0f} GiB at batch 1 with "
           "checkpointing")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:

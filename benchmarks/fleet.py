@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from inlier import load
-from inlier.fleet import bulk, ledger
+from inlier.fleet import bulk, ledger, tables
 from inlier.fleet.models import model_in_use, models_in_use, use
 from inlier.fleet.plan import read_plan
 from inlier.fleet.store import Store
@@ -266,10 +266,8 @@ def ledger_(given: argparse.Namespace) -> dict[str, Any]:
                            "promoted": True, "change": {"kept": 40, "old": None, "new": said | {"found": [True] * 80}}}}
             for name in names
         ]  # fmt: skip
-        table = ledger._table([row | {"metrics": {}} for row in rows])
-        pq.write_table(table, root / f"{night}.parquet", compression="zstd")
-        store.write(f"ledger/{night:08}.parquet", (root / f"{night}.parquet").read_bytes())
-        (root / f"{night}.parquet").unlink()
+        table = tables.table((row | {"metrics": {}} for row in rows), ledger.COLUMNS)
+        store.write_table(f"ledger/{night:08}.parquet", table)
     for row in rows:
         ledger.replace(store, row)
         use(store, row["part"], row["metrics"]["model"], row["metrics"]["change"]["new"])

@@ -41,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     data, kind = together(arguments.data), methods.get(arguments.method)
     settings = type(kind.presets[arguments.preset]).parse(arguments.settings)
-    fitted, held_out = trial.hold_out(data, 0) if arguments.planted else (data, [])
+    fitted, held_out = trial.hold_out(data, 0)[:2] if arguments.planted else (data, [])
     start, busy = time.monotonic(), time.process_time()
     detector = methods.create(arguments.method, arguments.preset, seed=arguments.seed, **settings).fit(
         fitted, calibration="none"

@@ -45,7 +45,7 @@ def features(data: str, category: str, size: int) -> dict[str, Any]:
             return torch.cat([network.features(torch.from_numpy(batch.images)).half() for batch in batches])
 
     dataset = open_dataset(data, [category])
-    fitted, held_out = trial.hold_out(dataset, 0)
+    fitted, held_out, _ = trial.hold_out(dataset, 0)
     chosen = np.random.default_rng(0).permutation(len(fitted.train))[:MOST]
     planted = [made for _, _, made in trial.planted_defects(held_out, detector, 0)]
     masks = [sample.read_mask() for sample in dataset.test]

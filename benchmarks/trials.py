@@ -31,7 +31,7 @@ def value(text: str) -> Any:
 
 def run(method: str, data: str, category: str, preset: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     dataset = open_dataset(data, [category])
-    fitted, held_out = trial.hold_out(dataset, 0)
+    fitted, held_out, _ = trial.hold_out(dataset, 0)
     start, busy = time.monotonic(), time.process_time()
     detector = methods.get(method)(preset, seed=seed, **settings).fit(fitted, calibration="none")
     seconds = {"fit": round(time.monotonic() - start), "fit_processor": round(time.process_time() - busy)}

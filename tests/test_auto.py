@@ -15,10 +15,10 @@ from conftest import part, write_dataset
 from inlier import InlierError, load, methods, progress
 from inlier.bench import auto as bench
 from inlier.bench import trial
-from inlier.bench.choice import Row, decide, difference, grid_told, qualities
+from inlier.bench.choice import Row, decide, difference, qualities, with_unchanged
+from inlier.bench.plan import parse_grid
 from inlier.bench.seen import look
 from inlier.bench.trial import Trial
-from inlier.cli.auto import parse_grid
 from inlier.data import datasets, images
 from inlier.data.datasets import open_dataset
 from inlier.errors import OutOfTime
@@ -203,13 +203,13 @@ def test_the_best_wins_unless_a_faster_one_is_within_chance_of_it():
 def test_what_a_grid_leaves_as_the_preset_has_it_is_told():
     points = [{"hidden": 128, "noise": 0.3}, {"hidden": 128}, {}]
     tried = [replace(row("simplenet", k, ms=9 - k), settings=point) for k, point in enumerate(points)]
-    names = [found.name for found in grid_told(tried)]
+    names = [found.name for found in with_unchanged(tried)]
     assert names[0] == "simplenet hidden=128 noise=0.3"
     own = methods.get("simplenet").presets["light"]
     assert names[1] == f"simplenet hidden=128 noise={own.noise} (preset)"
     assert names[2] == f"simplenet hidden={own.hidden} (preset) noise={own.noise} (preset)"
     assert decide(tried)[1].startswith(f"{names[2]} has the highest mean")
-    assert grid_told([*tried, row("padim", 1.0)])[2].name == "simplenet"  # of several methods, it is the method
+    assert with_unchanged([*tried, row("padim", 1.0)])[2].name == "simplenet"  # of several methods, it is the method
 
 
 def test_durations():
@@ -375,7 +375,8 @@ def test_the_last_fit_is_forecast_by_what_grows_with_the_pictures():
 
     def forecast(detector, fit_seconds, a_picture, n, fitted_on, held_out):
         whole, part = (SimpleNamespace(train=range(k)) for k in (n, fitted_on))
-        search = bench._Search(whole, part, range(held_out), None, 0.0, None, {}, 0, False)
+        shares = trial.Shares(part, range(held_out), range(n - fitted_on - held_out))
+        search = bench._Search(whole, shares, None, bench.Limits(0.0, None), {}, 0, False)
         return search._last_fit_seconds(detector, fit_seconds, a_picture)
 
     folds = inlier.PaDiM()
@@ -464,7 +465,8 @@ def test_grids_are_shuffled_by_the_seed_and_checked(forty):
     assert parse_grid("padim", "light", ["size=64,128", "taps=(4,8),(8,16)"]) == {
         "size": [64, 128], "taps": [(4, 8), (8, 16)]
     }  # fmt: skip
-    for wrong, message in ((["size"], "is not KEY=VALUE,VALUE"), (["size=1", "size=2"], "named twice")):
+    assert parse_grid("padim", "light", [" size = 64, 128"]) == {"size": [64, 128]}
+    for wrong, message in ((["size"], "is not KEY=VALUE,VALUE"), (["size=1", "size=2"], "given twice")):
         with pytest.raises(InlierError, match=message):
             parse_grid("padim", "light", wrong)
     with pytest.raises(InlierError, match="the grid is empty"):

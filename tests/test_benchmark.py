@@ -26,7 +26,10 @@ from inlier.bench.sweep import like, remaining
 from inlier.data.cues import CUES
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset, Sample
+from inlier.methods import diad
+from inlier.methods.diad.memory import memory_of_training
 from inlier.metrics import image_metrics
+from test_contract import TINY as TINY_OF
 from test_report import Tags, words
 
 TINY = ("--set", "size=64", "--set", "backbone=tiny", "--set", "taps=4,8")
@@ -318,10 +321,10 @@ def test_blocks_change_nothing(monkeypatch):
 
 def test_seeds_and_grids_are_spelt_as_told():
     (points,) = plan.variants(["padim"], ["light"], ["size=64"], ["taps=[8],[8,16]", "channels=4,5", "grid=0"])
-    assert [point.told["channels"] for point in points] == [4, 5, 4, 5]
+    assert [point.changed["channels"] for point in points] == [4, 5, 4, 5]
     assert [point.settings["taps"] for point in points] == [(8,), (8,), (8, 16), (8, 16)]
     (same,) = plan.variants(["padim"], ["light"], ["size=256"], [])
-    assert same[0].told == {}, "what the preset has anyway is no change"
+    assert same[0].changed == {}, "what the preset has anyway is no change"
 
 
 def test_the_best_trial_is_one_with_all_seeds():
@@ -407,3 +410,12 @@ def test_a_file_that_is_no_picture_costs_no_other_set(tmp_path):
 def test_last_words():
     assert last_words(-9) == "its process was ended by SIGKILL: too little memory?"
     assert last_words(3) == "its process ended without a word, exit code 3"
+
+
+def test_the_script_of_diad_at_full_size_knows_what_its_training_takes(monkeypatch):
+    monkeypatch.setattr(diad, "memory_of_training", memory_of_training)  # as it is, and not as tests have it for speed
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    import diad_full
+
+    usual, lean = diad_full.memory_of_training("tiny", **(TINY_OF["diad"] | {"batch_size": 12}))
+    assert 2**20 < lean < usual < 2**33

@@ -362,6 +362,14 @@ def test_names_are_no_markup(inlier, tmp_path: Path) -> None:  # type: ignore[no
     assert "[red]a&lt;b&gt;\\x1b" in (tmp_path / "page/index.html").read_text()
 
 
+def test_names_on_the_page_are_printable(inlier, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """A sign that turns the reading direction would show another name."""
+    write_dataset(tmp_path, train=2, good=1, defects=1, category="a\u202eb")
+    assert inlier("check", tmp_path, "--report", tmp_path / "page")[0] == 0
+    page = (tmp_path / "page/index.html").read_text()
+    assert "a\\u202eb" in page and "\u202e" not in page
+
+
 def test_the_page_is_not_written_among_the_pictures(inlier, odd: Path) -> None:  # type: ignore[no-untyped-def]
     code, _, err = inlier("check", odd, "--json", odd / "000.png")
     assert code == 2

@@ -1,5 +1,6 @@
 """`inlier fleet`: what is unchanged is not done again, a failing part costs no other, engines make the same bits."""
 
+import contextlib
 import io
 import json
 import os
@@ -7,8 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +23,12 @@ import fleet_parts
 import inlier as library
 from fleet_parts import write_parts
 from inlier import InlierError, PaDiM
-from inlier.fleet import bulk, engine, ledger, tasks, verbs
+from inlier.data import datasets
+from inlier.fleet import bulk, clean, engine, ledger, rejudge, tasks, verbs
 from inlier.fleet.engine import GIB, Need, refused, startable, where
 from inlier.fleet.local import WAITING, Local
-from inlier.fleet.models import model_in_use, models_in_use, proposals
-from inlier.fleet.plan import Part, Plan, Task, check_methods, read_plan
+from inlier.fleet.models import MODEL, model_in_use, models_in_use, proposals, use
+from inlier.fleet.plan import Order, Part, Plan, Task, check_methods, read_plan
 from inlier.fleet.promote import objections
 from inlier.fleet.rejudge import rejudged
 from inlier.fleet.report import page
@@ -46,7 +49,8 @@ def plant(tmp_path_factory):
 
 def trained(plan, store, verb="train", **options):
     """The rows of a verb, done in this process; None where nothing was to do."""
-    return [tasks.run(Task(verb, part, **options), store) for part in read_plan(plan).parts]
+    order = Order(verb, **options)
+    return [tasks.run(Task(order, part), store) for part in read_plan(plan).parts]
 
 
 def model_bytes(store, part):
@@ -160,7 +164,7 @@ def test_files_that_were_only_touched_are_read_once_more_and_then_known(one):
     plan, store = one
     picture = plan.parent / "p0/good/00.png"
     os.utime(picture, (1, 1))
-    task = Task("train", read_plan(plan).parts[0])
+    task = Task(Order("train"), read_plan(plan).parts[0])
     assert not tasks.is_done(ledger.last_of(store, "train", "p0"), tasks.stamp(task, None))
     assert tasks.run(task, store) is None
     assert tasks.is_done(ledger.last_of(store, "train", "p0"), tasks.stamp(task, None))
@@ -178,7 +182,7 @@ def test_what_decides_the_model_makes_a_new_one(one, change):
     if change == "region":
         Image.fromarray(np.full((64, 64), 255, np.uint8)).save(plan.parent / "roi.png")
         part = part.model_copy(update={"roi": str(plan.parent / "roi.png")})
-    row = tasks.run(Task("train", part), store)
+    row = tasks.run(Task(Order("train"), part), store)
     assert row["state"] == "done" and row["metrics"]["model"] != before
     assert store.read(before) is not None, "the old one stays"
 
@@ -187,10 +191,10 @@ def test_processes_share_a_training_as_torchrun_starts_them(tmp_path, tiny_every
     plan, store = write_parts(tmp_path / "plant", 1), Store(str(tmp_path / "store"))
     settings = {"size": 64, "backbone": "tiny", "taps": [4, 8], "steps": 2, "patches": 64}
     given = {"method": "simplenet", "settings": settings, "calibration": "split", "processes": 2, "good": None}
-    row = tasks.run(Task("train", read_plan(plan).parts[0].model_copy(update=given)), store)
+    row = tasks.run(Task(Order("train"), read_plan(plan).parts[0].model_copy(update=given)), store)
     assert row["error"] is None and row["metrics"]["method"] == "simplenet"
     wrong = given | {"settings": settings | {"steps": 0}}
-    row = tasks.run(Task("train", read_plan(plan).parts[0].model_copy(update=wrong)), store)
+    row = tasks.run(Task(Order("train"), read_plan(plan).parts[0].model_copy(update=wrong)), store)
     assert row["state"] == "failed" and "setting 'steps': 0 is out of range" in row["error"]
 
 
@@ -208,7 +212,7 @@ def test_a_failing_part_is_a_row_with_its_reason_and_is_tried_again_by_the_next_
     plan, store = one
     gone = read_plan(plan).parts[0].model_copy(update={"name": "gone", "data": str(plan.parent / "nowhere")})
     for _ in range(2):
-        row = tasks.run(Task("train", gone), store)
+        row = tasks.run(Task(Order("train"), gone), store)
         assert (row["state"], row["attempts"]) == ("failed", 1)
         assert "nowhere: no such file or folder" in row["error"]
 
@@ -218,13 +222,13 @@ def test_the_pictures_of_a_table_decide_and_a_table_that_cannot_be_read_is_its_p
     table = plan.parent / "table.csv"
     table.write_text("path\n" + "\n".join(f"p0/good/{k:02}.png" for k in range(24)))
     part = read_plan(plan).parts[0].model_copy(update={"data": str(table)})
-    assert tasks.run(Task("train", part), store)["error"] is None
-    assert tasks.run(Task("train", part), store) is None
+    assert tasks.run(Task(Order("train"), part), store)["error"] is None
+    assert tasks.run(Task(Order("train"), part), store) is None
     fleet_parts.part(np.random.default_rng(98))[0].save(plan.parent / "p0/good/03.png")
-    assert tasks.run(Task("train", part), store)["state"] == "done"
+    assert tasks.run(Task(Order("train"), part), store)["state"] == "done"
     table.write_text("nothing\n1\n")
-    due, _ = engine.due(Plan(parts=(part,)), "train", store, Task("train", part))
-    assert len(due) == 1 and "table.csv" in tasks.run(due[0], store)["error"]
+    ((task, _),) = engine.due(Plan(parts=(part,)), Order("train"), store)
+    assert "table.csv" in tasks.run(task, store)["error"]
 
 
 def test_what_may_pass_is_tried_again_with_pauses(one, monkeypatch):
@@ -239,21 +243,21 @@ def test_what_may_pass_is_tried_again_with_pauses(one, monkeypatch):
         return {"model": "x", "mean": None}
 
     monkeypatch.setattr(verbs, "evaluate", flaky)
-    row = tasks.run(Task("evaluate", read_plan(plan).parts[0]), store)
+    row = tasks.run(Task(Order("evaluate"), read_plan(plan).parts[0]), store)
     assert (row["state"], row["attempts"], pauses) == ("done", 3, [1.0, 2.0])
     monkeypatch.setattr(verbs, "evaluate", done)
 
 
 def test_verbs_that_need_a_model_say_so(tmp_path):
     plan, store = write_parts(tmp_path / "plant", 1), Store(str(tmp_path / "store"))
-    row = tasks.run(Task("predict", read_plan(plan).parts[0]), store)
+    row = tasks.run(Task(Order("predict"), read_plan(plan).parts[0]), store)
     assert "no model is in use yet; run `inlier fleet train` first" in row["error"]
 
 
 def test_pictures_of_a_part_are_judged_watched_and_kept_as_parquet(one):
     plan, store = one
     part = read_plan(plan).parts[0]
-    row = tasks.run(Task("predict", part), store)
+    row = tasks.run(Task(Order("predict"), part), store)
     place = f"predict/p0/{row['fingerprint']}/verdicts.parquet"
     rows = pq.read_table(io.BytesIO(store.read(place))).to_pylist()
     with store.file(model_in_use(store, "p0")) as file:
@@ -261,12 +265,12 @@ def test_pictures_of_a_part_are_judged_watched_and_kept_as_parquet(one):
     assert [(r["path"], r["score"], r["verdict"]) for r in rows] == [(p.path, p.score, p.verdict) for p in expected]
     assert row["metrics"]["defects"] == sum(p.verdict == "defect" for p in expected) > 0
     assert row["metrics"]["drift"]["pictures"] == 5
-    assert tasks.run(Task("predict", part), store) is None
+    assert tasks.run(Task(Order("predict"), part), store) is None
 
 
 def test_an_export_judges_and_lies_in_the_store(one):
     plan, store = one
-    row = tasks.run(Task("export", read_plan(plan).parts[0]), store)
+    row = tasks.run(Task(Order("export"), read_plan(plan).parts[0]), store)
     assert row["error"] is None
     with store.file(row["metrics"]["file"]) as file:
         assert library.load(file).inspect(plan.parent / "p0/new/00.png").verdict == "defect"
@@ -304,7 +308,7 @@ def test_a_model_of_other_parts_is_proposed_and_not_used(one):
     rng = np.random.default_rng(7)
     for path in (plan.parent / "p0/good").iterdir():
         Image.fromarray(rng.integers(200, 220, (64, 64), np.uint8)).save(path)
-    row = tasks.run(Task("train", read_plan(plan).parts[0]), store)
+    row = tasks.run(Task(Order("train"), read_plan(plan).parts[0]), store)
     assert row["state"] == "done" and not row["metrics"]["promoted"]
     assert "it raises 8 false alarms on 8 kept good pictures" in row["metrics"]["objections"][0]
     assert model_in_use(store, "p0") == before and list(proposals(store)) == ["p0"]
@@ -321,7 +325,7 @@ def test_promotion_waits_for_a_person_who_asked_for_that(tmp_path, inlier, tiny_
 
 def test_a_new_calibration_is_proposed_like_a_new_model(one):
     plan, store = one
-    row = tasks.run(Task("calibrate", read_plan(plan).parts[0]), store)
+    row = tasks.run(Task(Order("calibrate"), read_plan(plan).parts[0]), store)
     assert row["metrics"]["promoted"] and model_in_use(store, "p0").startswith("calibrate/p0/")
     assert row["metrics"]["change"]["new"]["n"] == 8
     assert trained(plan, store) == [None], "the fit has not changed"
@@ -340,20 +344,34 @@ def test_tasks_are_packed_by_processors_and_memory():
     assert startable([(0, large)], [], 2, 4 * GIB) is None, "not even alone"
 
 
-def test_the_longest_goes_first_by_what_was_measured_and_the_unknown_before():
-    given = [Task("evaluate", Part(name=name, data="x")) for name in "abc"]
-    last = {
-        "a": {"state": "done", "seconds": 1.0, "processor_seconds": 1.1, "memory": GIB},
-        "b": {"state": "done", "seconds": 9.0, "processor_seconds": 31.0, "memory": 2 * GIB},
-    }
-    found = engine.jobs(given, last)
+def test_the_longest_goes_first_by_what_was_measured_and_the_unknown_before(tmp_path):
+    store = Store(str(tmp_path))
+    ledger.add(store, row("a", seconds=1.0, processor_seconds=1.1, memory=GIB))
+    ledger.add(store, row("b", seconds=9.0, processor_seconds=31.0, memory=2 * GIB))
+    plan = Plan(parts=tuple(Part(name=name, data="x", method="padim") for name in "abc"))
+    found = engine.due(plan, Order("train"), store)
     assert [task.part.name for task, _ in found] == ["c", "b", "a"]
     assert found[1][1] == Need(3, int(1.1 * 2 * GIB), 9.0)
 
 
+def test_a_plan_of_many_parts_is_due_without_a_look_at_any_picture(tmp_path, monkeypatch):
+    """How much memory a fit takes does not depend on how many pictures there are."""
+    monkeypatch.setattr(datasets, "open_dataset", None)
+    plan = Plan(parts=tuple(Part(name=f"p{k}", data="x", method="padim", settings={"size": 64}) for k in range(3)))
+    needs = [need for _, need in engine.due(plan, Order("train"), Store(str(tmp_path)))]
+    assert len(set(needs)) == 1 and needs[0].memory > engine.BASE
+
+
+def test_settings_that_a_backbone_cannot_fulfil_are_the_fault_of_their_part_alone(tmp_path, inlier, tiny_everywhere):
+    plan, store = write_parts(tmp_path / "plant", 2), tmp_path / "store"
+    plan.write_text(plan.read_text() + "settings = {taps = [64, 128]}\n")
+    code, out, err = inlier("fleet", "train", plan, "--store", store, "--workers", "1")
+    assert code == 1 and out.startswith("p0: train") and "failed: p1: " in err and "no tap point 64" in err
+
+
 def test_what_no_worker_has_the_memory_for_is_refused_with_the_figure(one):
     plan, store = one
-    task = Task("train", read_plan(plan).parts[0])
+    task = Task(Order("train"), read_plan(plan).parts[0])
     (row,) = Local(1, memory=GIB).run([(task, Need(1, 12 * GIB))], store)
     assert row["state"] == "refused"
     assert row["error"].startswith("needs about 12.0 GiB of memory, the largest worker has 1.0 GiB")
@@ -401,17 +419,20 @@ def test_two_runs_at_once_leave_one_result(plant, tmp_path):
 
 
 def row(part, **more):
-    given = replace(Task("train", Part(name=part, data="x")), run="r1")
-    return tasks.new_row(given) | {"state": "done", "seconds": 1.0} | more
+    new = tasks.new_row(Task(Order("train", run="r1"), Part(name=part, data="x")))
+    return new | {"state": "done", "seconds": 1.0} | more
 
 
-def test_rows_are_folded_into_one_file_and_none_is_lost_or_doubled(tmp_path):
+def test_rows_are_folded_into_one_file_and_none_is_lost_or_doubled(tmp_path, monkeypatch):
     store = Store(str(tmp_path))
     rows = [row(f"p{k}", metrics={"k": k}) for k in range(5)]
     for one in rows:
         ledger.add(store, one)
     loose = store.read_all("ledger", ".json")
-    assert ledger.fold(store, few=6) == 0 and ledger.fold(store, few=5) == 5
+    ledger.fold(store)
+    assert len(store.list("ledger")) == 5, "so few are not worth it"
+    monkeypatch.setattr(ledger, "FEW", 5)
+    ledger.fold(store)
     assert [name.partition(".")[2] for name in store.list("ledger")] == ["parquet"]
     store.write(f"ledger/{next(iter(loose))}", next(iter(loose.values())))  # a crash before it was removed
     ledger.add(store, row("p0", state="failed"))
@@ -420,6 +441,8 @@ def test_rows_are_folded_into_one_file_and_none_is_lost_or_doubled(tmp_path):
         [one["id"] for one in rows] + [ledger.last_of(store, "train", "p0")["id"]]
     )
     assert ledger.last(store, "train")["p0"]["state"] == "failed"
+    ledger.add(store, row("p1", state="failed", error=os.fsdecode(b"pr\xfcf.png: cannot be read")))
+    assert "pr\\udcfcf.png: cannot be read" in ledger.table(store)["error"].to_pylist(), "bytes that are no text"
     assert len(ledger.table(Store(str(tmp_path / "nothing")))) == 0
 
 
@@ -481,6 +504,41 @@ def test_pictures_whose_workers_die_are_rows_that_say_so(plant, listing, tmp_pat
     assert pa.dataset.dataset(out).to_table()["error"].null_count == chunk.last - chunk.first
 
 
+def test_pictures_whose_names_are_no_text_are_judged_like_others(plant, tmp_path):
+    plan, store = plant
+    folder, parts = tmp_path / "day", read_plan(plan).select(["p1"])
+    name = os.fsdecode(b"pr\xfcf")
+    (folder / "p1").mkdir(parents=True)
+    shutil.copy(plan.parent / "p1/new/00.png", folder / "p1" / f"{name}.png")
+    (folder / "p1" / f"{name}2.png").write_bytes(b"nothing")
+    lists = [folder, tmp_path / "list.csv"]
+    lines = [b"part,path", *(b"p1," + os.fsencode(path) for path in (folder / "p1").iterdir())]
+    lists[1].write_bytes(b"\n".join(lines))
+    for number, listing in enumerate(lists):
+        out = str(tmp_path / f"out{number}")
+        (chunk,) = bulk.chunks(bulk.write_listing(listing, parts, out), parts, models_in_use(store), out)
+        assert bulk.judge(chunk, store) == 1
+        found = sorted(pa.dataset.dataset(out).to_table().to_pylist(), key=lambda r: r["path"])
+        escaped = f"{folder}/p1/pr\\udcfcf"
+        assert [r["path"] for r in found] == [f"{escaped}.png", f"{escaped}2.png"]
+        assert found[0]["verdict"] == "defect" and escaped in found[1]["error"]
+        assert bulk.given_up(chunk, f"{name}: has gone") == 2
+    row = tasks.run(Task(Order("predict"), parts.parts[0].model_copy(update={"pictures": str(folder / "p1")})), store)
+    assert (row["error"], row["metrics"]["pictures"], row["metrics"]["unread"]) == (None, 2, 1)
+
+
+def test_parts_of_digits_keep_their_names_in_a_listing(plant, tmp_path):
+    plan, store = plant
+    picture = plan.parent / "p1/new/00.png"
+    (tmp_path / "list.csv").write_text(f"path,part\n{picture},0815\n{picture},1e3\n")
+    parts = Plan(parts=tuple(Part(name=name, data="x") for name in ("0815", "1e3")))
+    models = dict.fromkeys(("0815", "1e3"), model_in_use(store, "p1"))
+    out = str(tmp_path / "out")
+    found = bulk.chunks(bulk.write_listing(tmp_path / "list.csv", parts, out), parts, models, out)
+    assert [bulk.judge(chunk, store) for chunk in found] == [0, 0]
+    assert sorted(pa.dataset.dataset(out).to_table()["part"].to_pylist()) == ["0815", "1e3"]
+
+
 def test_the_command_judges_a_folder_of_parts_in_bulk(plant, tmp_path, inlier, tiny_everywhere):
     plan, store = plant
     out = tmp_path / "out"
@@ -517,6 +575,110 @@ def test_records_are_judged_again_by_score_or_from_the_kept_picture(plant, tmp_p
         list(rejudged(iter(rows), pictures, inspector, model, alpha=0.001))
 
 
+def test_records_that_go_away_in_the_middle_leave_an_older_file_whole(plant, tmp_path, inlier, monkeypatch):
+    _, store = plant
+    model, out = store.folder / model_in_use(store, "p0"), tmp_path / "judged.parquet"
+    known = {"time": 0, "station": "line", "part": None, "error": None, "kept": None}
+    rows = [known | {"id": k, "verdict": "good", "model": file_hash(model), "score": 1.0} for k in range(5)]
+
+    def records(rows, gone):
+        def all_of(_filter):
+            yield from rows
+            if gone:
+                raise InlierError("the database has gone")
+
+        return lambda data, db: contextlib.nullcontext(SimpleNamespace(all=all_of))
+
+    monkeypatch.setattr(rejudge, "BATCH", 2)
+    for found, gone, code, words in (
+        (rows, False, 0, "5 records"),
+        (rows, True, 2, "the database has gone"),
+        ([], False, 2, "has no records"),
+    ):
+        monkeypatch.setattr("inlier.cli.records.open_store", records(found, gone))
+        said = inlier("fleet", "rejudge", model, out, "--station", "line")
+        assert said[0] == code and words in said[1] + said[2]
+        assert pq.read_table(out)["record"].to_pylist() == [0, 1, 2, 3, 4]
+    assert os.listdir(tmp_path) == ["judged.parquet"]
+
+
+# -- old models -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def full(request, tmp_path):
+    """A store with many models of p0, the oldest first: one is in use, one proposed, one the last to be evaluated."""
+    store = Store(str(tmp_path / "store") if request.param == "folder" else f"memory://{tmp_path.name}")
+    for k in range(6):
+        store.write(f"train/p0/f{k}/model.inlier", bytes(10 + k))
+    store.write("calibrate/p0/c/model.inlier", bytes(99))
+    store.write("train/p1/f/model.inlier", bytes(7))
+    use(store, "p0", "train/p0/f0/model.inlier", {})
+    ledger.add(store, row("p0", metrics={"model": "train/p0/f1/model.inlier", "replaces": "train/p0/f0/model.inlier"}))
+    ledger.add(store, row("p0", metrics={"model": "train/p0/f2/model.inlier"}) | {"verb": "evaluate"})
+    ledger.add(store, row("p0", error="no pictures", state="failed") | {"verb": "predict"})
+    return store
+
+
+@pytest.fixture
+def two_days_later(monkeypatch):
+    monkeypatch.setattr(clean, "time", SimpleNamespace(time=lambda: time.time() + 2 * 86400))
+
+
+def models_of(store, part="p0"):
+    paths = [(name, f"{verb}/{part}/{name}/{MODEL}") for verb in clean.MAKERS for name in store.list(f"{verb}/{part}")]
+    return [name for name, path in paths if store.look(path)]
+
+
+def test_models_that_are_neither_in_use_nor_proposed_go_but_for_the_newest(full, tmp_path, inlier, two_days_later):
+    plan = tmp_path / "plant.toml"
+    plan.write_text("[[parts]]\nname = 'p0'\ndata = 'x'\n[[parts]]\nname = 'p2'\ndata = 'x'\n")
+    command = ("fleet", "clean", plan, "--store", full.place, "--keep", "2")
+    code, dry, _ = inlier(*command, "--dry-run")
+    assert code == 0 and len(models_of(full)) == 7
+    code, out, _ = inlier(*command)
+    assert out == (
+        "p0: train/p0/f3/model.inlier, 13 bytes\np0: train/p0/f4/model.inlier, 14 bytes\n2 models deleted, 27 bytes\n"
+    )
+    assert dry == out.replace("deleted", "would be deleted")
+    assert models_of(full) == ["f0", "f1", "f2", "f5", "c"], "in use, proposed, evaluated, and the newest two"
+    assert models_of(full, "p1") == ["f"], "of a part that the plan does not have"
+    assert inlier(*command)[:2] == (0, "0 models deleted, 0 bytes\n")
+    assert inlier(*command[:-1], "0", "--part", "p0")[1].endswith("2 models deleted, 114 bytes\n")
+    assert models_of(full) == ["f0", "f1", "f2"]
+
+
+def test_a_model_that_its_task_has_not_named_yet_is_left_alone(full):
+    """It is written, then compared, and only then in use or proposed."""
+    assert clean.old_models(full, "p0", 0) == []
+
+
+def test_two_runs_at_once_remove_the_same(full, two_days_later, monkeypatch):
+    first, second = (clean.old_models(full, "p0", 1) for _ in range(2))
+    assert first == second and [model.bytes for model in first] == [13, 14, 15]
+    for found in (first, second):
+        full.remove([model.path for model in found])
+    assert models_of(full) == ["f0", "f1", "f2", "c"]
+    listed = full.list
+    monkeypatch.setattr(full, "list", lambda folder: [*listed(folder), "gone-meanwhile"])
+    assert clean.old_models(full, "p0", 1) == []
+
+
+def test_a_plant_goes_on_after_its_old_models_went(one, two_days_later):
+    plan, store = one
+    before = model_in_use(store, "p0")
+    picture = plan.parent / "p0/good/99.png"
+    fleet_parts.part(np.random.default_rng(99))[0].save(picture)
+    assert trained(plan, store)[0]["metrics"]["promoted"]
+    (old,) = clean.old_models(store, "p0", 0)
+    assert old.path == before
+    store.remove([old.path])
+    assert len(store.list("train/p0")) == 1, "no empty folder stays"
+    assert trained(plan, store) == [None] and trained(plan, store, "predict")[0]["error"] is None
+    picture.unlink()  # the very inputs of the model that went
+    assert trained(plan, store)[0]["metrics"]["model"] == before and store.read(before) is not None
+
+
 # -- what people see --------------------------------------------------------------------------------------------------
 
 
@@ -530,6 +692,11 @@ def test_the_plan_is_a_table_with_what_check_says_of_each_part(tmp_path, inlier,
     first, second = json.loads(out)
     assert first["check"]["pictures"] == {"train": 24, "validation": 0, "test": 0} and first["check"]["error"] is None
     assert "unreadable image" in second["check"]["error"]
+    numbers = tmp_path / "numbers.json"
+    code, told, _ = inlier(*arguments, "--json", numbers)
+    assert json.loads(numbers.read_text()) == json.loads(out) and told.endswith(f"numbers: {numbers}\n")
+    code, _, err = inlier(*arguments, "--json", plan)
+    assert code == 2 and "is an input of this command" in err and read_plan(plan).parts
 
 
 def test_a_wrong_entry_stops_all_before_any_part_is_trained(tmp_path, inlier):
@@ -543,7 +710,7 @@ def test_a_wrong_entry_stops_all_before_any_part_is_trained(tmp_path, inlier):
 def test_the_page_tells_state_promise_cost_and_why_a_part_failed(plant):
     plan, store = plant
     bad = read_plan(plan).parts[0].model_copy(update={"name": "bad", "data": "</script><b>"})
-    tasks.run(Task("train", bad), store)
+    tasks.run(Task(Order("train"), bad), store)
     row_before = ledger.last_of(store, "train", "p0")
     html = page(store)
     assert html.count("</script>") == 1, "nothing in a name ends the script"
@@ -552,7 +719,7 @@ def test_the_page_tells_state_promise_cost_and_why_a_part_failed(plant):
     assert states == {"bad": "failed", "p0": "in use", "p1": "in use", "p2": "in use"}
     first = next(one for one in data["parts"] if one[0] == "p0")
     assert first[2] == "padim" and first[5] <= 5 and first[10] > 0 and first[12] > 50
-    again = tasks.run(Task("train", bad.model_copy(update={"name": "p0"})), store)  # a retraining that fails
+    again = tasks.run(Task(Order("train"), bad.model_copy(update={"name": "p0"})), store)  # a retraining that fails
     failed = next(
         one for one in json.loads(re.search(r"const DATA = (.*);", page(store))[1])["parts"] if one[0] == "p0"
     )

@@ -18,7 +18,7 @@ from fleet_parts import write_parts
 from inlier.fleet import bulk, engine, ledger
 from inlier.fleet.engine import GIB, Need
 from inlier.fleet.models import model_in_use, models_in_use
-from inlier.fleet.plan import Task, read_plan
+from inlier.fleet.plan import Order, Task, read_plan
 from inlier.fleet.ray import Ray
 from inlier.fleet.store import Store
 from test_fleet import trained
@@ -87,9 +87,8 @@ def test_a_worker_and_a_node_killed_in_the_middle_change_nothing(cluster, plant,
 
     killer = threading.Thread(target=kill)
     killer.start()
-    parts, task = read_plan(plan), Task("train", read_plan(plan).parts[0])
-    todo, last = engine.due(parts, "train", store, task)
-    rows = list(engine.run(parts, "train", store, Ray(cluster.address, None), task, todo, last))
+    jobs = engine.due(read_plan(plan), Order("train"), store)
+    rows = list(engine.run(jobs, store, Ray(cluster.address, None)))
     killer.join()
     add_node(cluster)
     assert "node" in killed
@@ -101,7 +100,7 @@ def test_a_worker_and_a_node_killed_in_the_middle_change_nothing(cluster, plant,
 
 def test_what_no_node_has_the_memory_for_is_refused(cluster, plant, tmp_path):
     store = Store(str(tmp_path / "store"))
-    task = Task("train", read_plan(plant[0]).parts[0])
+    task = Task(Order("train"), read_plan(plant[0]).parts[0])
     (row,) = Ray(cluster.address, None).run([(task, Need(1, 64 * GIB))], store)
     assert row["state"] == "refused" and "64.0 GiB of memory, the largest worker has 4.0 GiB" in row["error"]
     assert ledger.last_of(store, "train", "p0") == row
@@ -168,11 +167,11 @@ def test_a_bucket_is_a_store_like_a_folder(bucket, plant):
     """All of a store's verbs, then a run whose models are those of the folder, and one that finds nothing to do."""
     plan, reference = plant
     script = f"""if True:
-        import pathlib, s3fs, fleet_parts
+        import pathlib, time, s3fs, fleet_parts
         s3fs.S3FileSystem().mkdir("plant")
-        from inlier.fleet import ledger, tasks
+        from inlier.fleet import clean, ledger, tasks
         from inlier.fleet.models import model_in_use, models_in_use
-        from inlier.fleet.plan import Task, read_plan
+        from inlier.fleet.plan import Order, Task, read_plan
         from inlier.fleet.report import page
         from inlier.fleet.store import Store
         store = Store("s3://plant/line")
@@ -180,12 +179,22 @@ def test_a_bucket_is_a_store_like_a_folder(bucket, plant):
         store.write("a/b.json", b"1"); store.write("a/c.txt", b"2")
         assert store.list("a") == ["b.json", "c.txt"] and store.read_all("a", ".json") == {{"b.json": b"1"}}
         store.remove(["a/b.json", "a/c.txt"])
-        assert store.list("a") == []
+        assert store.list("a") == [] and store.look("a/b.json") is None
+        for k in range(3):
+            store.write(f"train/old/f{{k}}/model.inlier", bytes(k))
+            time.sleep(1.1)  # a bucket tells whole seconds
+        assert clean.old_models(store, "old", 0) == []
+        clean.YOUNG = -60.0
+        (gone,) = clean.old_models(store, "old", 2)
+        store.remove([gone.path])
+        assert gone[:2] == ("train/old/f0/model.inlier", 0) and store.list("train/old") == ["f1", "f2"]
         for again in (False, True):
             for part in read_plan(pathlib.Path({str(plan)!r})).parts[:2]:
-                assert (tasks.run(Task("train", part), store) is None) == again
+                assert (tasks.run(Task(Order("train"), part), store) is None) == again
         assert sorted(models_in_use(store)) == ["p0", "p1"]
-        assert ledger.fold(store, few=2) == 2 and len(ledger.table(store)) == 2
+        ledger.FEW = 2
+        ledger.fold(store)
+        assert [name[-8:] for name in store.list("ledger")] == [".parquet"] and len(ledger.table(store)) == 2
         assert "p1" in page(store)
         folder = Store({reference.place!r})
         for name in ("p0", "p1"):

@@ -70,7 +70,7 @@ def test_grey_pictures_get_grey_defects_and_coloured_ones_keep_their_colours(pla
 
 def test_a_trial_counts_what_a_model_finds(plates):
     dataset = open_dataset(plates)
-    fitted, held_out = trial.hold_out(dataset, 0)
+    fitted, held_out, _ = trial.hold_out(dataset, 0)
     assert len(fitted.train) + len(held_out) == len(dataset.train)
     assert not {sample.name for sample in fitted.train} & {sample.name for sample in held_out}
     detector = PaDiM("light", backbone="tiny", size=64).fit(fitted, calibration="none")

@@ -135,6 +135,16 @@ def test_a_plan_that_cannot_be_says_why(inlier, plated, tmp_path, arguments, wor
     assert code == 2 and words in stderr and not (tmp_path / "s" / "parts.csv").exists()
 
 
+def test_pictures_that_cannot_be_used_are_told_before_anything_is_written(inlier, tmp_path):
+    root = write_dataset(tmp_path / "d", train=4, good=3, defects=3)
+    Image.new("L", (10, 10), 255).save(root / "plate/ground_truth/dent/000_mask.png")
+    (root / "plate/test/good/001.png").write_bytes(b"nothing")
+    arguments = ("--borderline", 0, "--good", 3, "--defects", 3, "--study", tmp_path / "s")
+    code, _, stderr = inlier("study", "plan", root, *arguments)
+    assert code == 2 and "unreadable image" in stderr and "mask of another size" in stderr
+    assert not (tmp_path / "s").exists()
+
+
 def test_a_study_is_not_written_over(inlier, plated, folder):
     code, _, stderr = inlier("study", "plan", plated, "--borderline", 0, "--study", folder)
     assert code == 2 and "holds a study already" in stderr
@@ -219,6 +229,9 @@ def test_defects_are_planted_in_good_parts_that_are_no_false_alarms(folder, plat
         (lambda text: text.replace("verdict", "judgement", 1), "no column verdict"),
         (lambda text: text.splitlines()[0] + "\n", "holds no judgements"),
         (lambda text: text.replace(",defect", ",defect,?", 1), "more cells than columns"),
+        (lambda text: text.replace(",1,", ",²,", 1), "the trial must be its number, from 1 on, not '²'"),
+        (lambda text: text.replace(",1,", ",0,", 1), "the trial must be its number, from 1 on, not '0'"),
+        (lambda text: text.replace("A,", ",", 1), "needs an appraiser's name"),
     ],
 )
 def test_a_sheet_that_is_wrong_says_where(inlier, folder, change, words):
@@ -226,6 +239,31 @@ def test_a_sheet_that_is_wrong_says_where(inlier, folder, change, words):
     path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
     code, _, stderr = inlier("study", "run", path, "--study", folder)
     assert code == 2 and words in stderr and not list((folder / "judgements").glob("*.csv"))
+
+
+def test_files_of_a_study_that_were_edited_say_where_they_are_wrong(inlier, folder, plate_model):
+    """Each is read by a command that is not given it."""
+
+    def told(name, change, *command):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        path.write_text(change(before), encoding="utf-8")
+        code, _, stderr = inlier("study", *command, "--study", folder)
+        path.write_text(before, encoding="utf-8")
+        assert code == 2 and f"{path}" in stderr, stderr
+        return stderr
+
+    run = ("run", plate_model)
+    said = told("sheet-A.csv", lambda t: t.replace("A,1,", "A,,", 1), *run)
+    assert "line 2: the trial must be its number" in said
+    assert "'inf' is no number" in told("parts.csv", lambda t: re.sub(r"[\d.]+\n", "inf\n", t, count=1), *run)
+    assert inlier("study", *run, "--planted", 0, "--alpha", 0.1, "--study", folder)[0] == 0
+    head = "model,part,kind,size,contrast,found\n"
+    said = told("detection/m.csv", lambda _: f"{head}m,P001,,5,nan,yes\n", "report")
+    assert "line 2: size and contrast must be numbers above 0" in said
+    (folder / "detection/m.csv").unlink()
+    assert "is no table that `inlier stress` wrote" in told("stress.csv", lambda _: "size,false alarms\n1\n", "report")
 
 
 def test_a_sheet_may_come_from_a_spreadsheet_that_writes_semicolons(folder):

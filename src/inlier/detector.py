@@ -26,7 +26,7 @@ from inlier import artifact, calibration
 from inlier.calibration import Calibration
 from inlier.data.check import Report, check, grouped
 from inlier.data.datasets import open_dataset
-from inlier.data.datasets.sample import Sample
+from inlier.data.datasets.sample import Sample, evenly
 from inlier.data.geometry import Geometry
 from inlier.data.images import encoded
 from inlier.data.region import open_regions
@@ -144,7 +144,7 @@ class Detector(Inspector, Generic[S, N]):
         """The settings, with what only files can tell filled in. Raises InlierError for what cannot be used."""
         return self.settings
 
-    def memory_needed(self, s: S, n_images: int) -> int:
+    def memory_needed(self, s: S) -> int:
         """Bytes that fitting will take at its peak, for the check before it starts."""
         return 0
 
@@ -241,7 +241,7 @@ class Detector(Inspector, Generic[S, N]):
             backbone_weights = self._load_backbone()
             pace = Pace(deadline, len(dataset.samples))
 
-            def checked(done: int, total: int) -> None:
+            def checked(done: int) -> None:
                 show(done)
                 pace.check(done)
 
@@ -258,7 +258,7 @@ class Detector(Inspector, Generic[S, N]):
             run.identity["order, groups and regions"] = _fingerprint(pictures, report.order)
             run.clear()
             self._fit_and_calibrate(Images(pictures, workers, deadline), kind, run, backbone_weights)
-            self.kept_ = [(good[i].category, encoded(good[i].source)) for i in evenly(len(good), keep)]
+            self.kept_ = [(sample.category, encoded(sample.source)) for sample in evenly(good, keep)]
             self.fingerprint_ = report.fingerprint
             self.cues_ = np.array(report.cues, np.float32)
             self._run = run  # its folder goes when the model is safe on disk
@@ -296,7 +296,7 @@ class Detector(Inspector, Generic[S, N]):
                 f"{self.name} with calibration '{kind}' needs at least {needed} good training pictures, better 100 or "
                 f"more; there {'is' if n == 1 else 'are'} {n or 'none'}"
             )
-        memory, available = self.memory_needed(self.settings_, n), free_memory(device)
+        memory, available = self.memory_needed(self.settings_), free_memory(device)
         if memory:
             log.info("memory: fitting takes about %.2f GiB, %.1f GiB are free", memory / GIB, available / GIB)
         if memory > available:
@@ -461,15 +461,6 @@ def _fingerprint(pictures: Sequence[Good], order: str) -> str:
         digest.update(f"{picture.category} {picture.group} {picture.views} ".encode(errors="backslashreplace"))
         digest.update(b"" if region is None else np.packbits(region.mask).tobytes())
     return digest.hexdigest()
-
-
-def evenly(n: int, wanted: int) -> list[int]:
-    """As many of 0 to n - 1 as are wanted and there, evenly spread.
-
-    >>> evenly(10, 3), evenly(2, 5)
-    ([0, 4, 9], [0, 1])
-    """
-    return np.linspace(0, n - 1, min(n, wanted)).astype(int).tolist()
 
 
 def _check_content(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

@@ -57,7 +57,7 @@ def evaluate(
     for category in dataset.categories:  # what cannot be promised is said at once
         inspector.calibration_.rule(alpha, confidence, inspector.category_of(category))
     with progress("checking pictures", len(dataset.test)) as show:
-        report = check(replace(dataset, samples=dataset.test), workers, lambda done, _total: show(done))
+        report = check(replace(dataset, samples=dataset.test), workers, show)
     for note in report.warnings:
         log.warning("%s", note)
     results = {}

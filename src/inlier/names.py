@@ -1,9 +1,11 @@
-"""Names of files, folders and categories, for people and for file systems. A name may hold anything."""
+"""Names of files, folders and categories, for people and for file systems; a name may hold anything. And how many there
+are, in words."""
 
 import hashlib
 import os
 import re
 import unicodedata
+from collections.abc import Sequence
 
 LONGEST = 255  # bytes of a file's name that all usual file systems take
 SUFFIX = 16  # bytes; what is longer after a dot tells no kind of file
@@ -49,6 +51,25 @@ def file_name(text: str) -> str:
     """A file's name for any text, such as a category: without separators, not too long, another for every text."""
     clean = re.sub(r"[/\\\0]", "_", text)
     return shorten(clean if clean == text else f"{clean}-{_hash(text)}")
+
+
+def counted(n: int, what: str) -> str:
+    """For people: a number and what it counts, with what differs between one and several.
+
+    >>> counted(1, "picture<|s> <is|are> not used"), counted(2, "picture<|s> <is|are> not used")
+    ('1 picture is not used', '2 pictures are not used')
+    """
+    return f"{n} {agreeing(n, what)}"
+
+
+def agreeing(n: int, what: str) -> str:
+    """`counted` without the number."""
+    return re.sub(r"<([^<|>]*)\|([^<|>]*)>", r"\1" if n == 1 else r"\2", what)
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Three names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _bytes(name: str) -> int:

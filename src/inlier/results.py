@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from inlier.calibration import Rule
-from inlier.data.datasets.sample import Sample, counted
+from inlier.data.datasets.sample import Sample
 from inlier.inspection.result import Prediction
 from inlier.metrics import ImageMetrics, PixelMetrics, exact_interval
+from inlier.names import counted
 from inlier.trivial import Baseline
 
 IMAGE, PIXEL = ("auroc", "ap", "f1_max"), ("auroc", "ap", "f1_max", "aupro")

@@ -135,6 +135,15 @@ class Settings:
         return values
 
 
+def as_text(value: Any) -> str:
+    """A value as `parse` takes it back.
+
+    >>> as_text((8, 16)), as_text("bilinear")
+    ('8,16', 'bilinear')
+    """
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
 def _told(value: Any) -> str:
     """A value in a message, whatever it is."""
     try:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from inlier.data.batches import read_ahead
 from inlier.data.cues import CUES, cues
-from inlier.data.datasets.sample import Sample
+from inlier.data.datasets.sample import Sample, evenly
 from inlier.data.images import decode_image, read_bytes, read_image
 from inlier.errors import ImageError
 from inlier.metrics import image_metrics
@@ -49,8 +49,7 @@ def of_category(
     """
     if all(defect) or not any(defect):
         return {}
-    places = np.linspace(0, len(train) - 1, min(ENOUGH, len(train))).round().astype(int)
-    with closing(read_ahead(_look, [train[i] for i in places], workers, 4 * workers)) as looks:
+    with closing(read_ahead(_look, evenly(train, ENOUGH), workers, 4 * workers)) as looks:
         seen = [look for look in looks if look]
     return baselines(np.reshape(seen, (-1, len(CUES))), np.reshape(test, (-1, len(CUES))), defect)
 

@@ -1,1 +1,1 @@
-"""Comparing methods and settings: sweeps over real test sets, trials on simulated defects, the choice for a part."""
+"""Comparing methods and settings: sweeps over real test sets, trials on planted defects, the choice for a part."""

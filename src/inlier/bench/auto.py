@@ -14,7 +14,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -23,8 +23,9 @@ from inlier.bench import trial
 from inlier.bench.choice import Choice, Row, able, decide
 from inlier.bench.examples import examples
 from inlier.bench.seen import Seen, look
+from inlier.bench.trial import Shares
 from inlier.data.datasets import open_dataset
-from inlier.data.datasets.sample import Dataset, Sample
+from inlier.data.datasets.sample import Dataset
 from inlier.detector import Detector, geometry_of
 from inlier.errors import InlierError, OutOfTime
 from inlier.settings import Settings
@@ -62,22 +63,45 @@ def auto(
     The result's `choice_` tells what was seen and tried; with_examples: with pictures of found and missed defects.
     Raises InlierError where no candidate can be chosen.
     """
-
-    def declared(seen: Seen) -> list[Model]:
-        return in_order([c for name in methods.names() for c in _declared(name, seen)], seen)
-
-    given = None if candidates is None else list(candidates)
-    return _search(
-        data,
-        declared if given is None else lambda seen: given,
-        seconds(budget),
-        None if latency is None else 1000 * seconds(latency, "ms"),
-        categories,
-        {"roi": roi, "group": group, "workers": workers},
-        seed,
-        device,
-        with_examples,
+    start = time.monotonic()
+    length = seconds(budget)
+    latency_ms = None if latency is None else 1000 * seconds(latency, "ms")
+    whole = _good_pictures(data, categories)
+    shares = trial.hold_out(whole, seed, group, aside=True)
+    if not shares.held_out or len(shares.fitted_on.train) < LEAST:
+        raise InlierError(
+            f"{whole.name}: {len(whole.train)} good pictures are too few, or belong to too few groups, to hold some "
+            "out for a choice: give 50 or more, or choose a method by hand"
+        )
+    seen = replace(look([*shares.fitted_on.train, *shares.held_out]), n=len(whole.train))
+    for what, measure in seen.facts():
+        log.info("%s: %s", what, measure)
+    counts = len(shares.fitted_on.train), len(shares.held_out), len(shares.unseen)
+    log.info("%d good pictures to fit on, %d to plant defects in, %d unseen by the search", *counts)
+    if len(shares.held_out) < FEW:
+        log.warning("%d pictures judge the candidates: they tell large differences only", len(shares.held_out))
+    if candidates is None:
+        candidates = in_order([c for name in methods.names() for c in _declared(name, seen)], seen)
+    proposed = [_with(detector, seed=seed, device=device) for detector in candidates]
+    options = {"roi": roi, "group": group, "workers": workers}
+    search = _Search(whole, shares, seen, Limits(start + length, latency_ms), options, seed, with_examples)
+    fitted, winner, why = search.best_of(proposed)
+    fitted.choice_ = Choice(
+        data=whole.name,
+        category=whole.categories[0],
+        seen=seen,
+        rows=tuple(search.rows),
+        winner=winner,
+        why=why,
+        fitted_on=len(shares.fitted_on.train),
+        held_out=len(shares.held_out),
+        unseen=len(shares.unseen),
+        fitted_again=not search.kept or fitted is not search.kept[1],
+        budget=length,
+        seconds=time.monotonic() - start,
+        latency=latency_ms,
     )
+    return fitted
 
 
 def tune(
@@ -143,16 +167,27 @@ def _declared(name: str, seen: Seen) -> list[Model]:
     return [methods.create(name, **settings) for settings in declared]
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a search must keep to."""
+
+    end: float  # of time.monotonic()
+    latency: float | None  # milliseconds a picture may take
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.end - time.monotonic()
+
+
 @dataclass
 class _Search:
-    """The pictures, the clock, and what has come of the candidates so far."""
+    """What is searched with, and what has come of the candidates so far."""
 
     whole: Dataset  # all good pictures
-    fitted_on: Dataset
-    held_out: list[Sample]
+    shares: Shares
     seen: Seen
-    end: float  # of time.monotonic()
-    latency: float | None  # milliseconds
+    limits: Limits
     options: dict[str, Any]  # of `Detector.fit`
     seed: int
     with_examples: bool
@@ -160,13 +195,20 @@ class _Search:
     rows: list[Row] = field(default_factory=list)
     kept: tuple[int, Model] | None = None  # the winner so far, as it was fitted here, and its place
 
-    @property
-    def left(self) -> float:
-        return self.end - time.monotonic()
-
-    @property
-    def unseen(self) -> int:
-        return len(self.whole.train) - len(self.fitted_on.train) - len(self.held_out)
+    def best_of(self, proposed: Sequence[Model]) -> tuple[Model, int, str]:
+        """The winner, fitted; its place, and why it is the winner. Raises InlierError without one."""
+        try:
+            for number, detector in enumerate(proposed, 1):
+                row = self.consider(detector)
+                log.info("candidate %d of %d, %s", number, len(proposed), _summary(row))
+            fitted, winner, why = self.last_fit()
+            log.info("%s", why)
+        except KeyboardInterrupt:
+            leader = self.winner()
+            so_far = "none was judged so far" if leader is None else f"so far wins: {_summary(self.rows[leader])}"
+            log.warning("stopped before a model was written; %s", so_far)
+            raise
+        return fitted, winner, why
 
     def reserve(self) -> float:
         """Seconds that are kept back for the last fit of the winner so far."""
@@ -179,7 +221,8 @@ class _Search:
 
     def consider(self, detector: Model) -> Row:
         """Fit, time and try a candidate; what comes of it joins the rows."""
-        row, fitted = _row(detector), None
+        row = _row(detector)
+        fitted = None
         try:
             row, fitted = self._tried(detector, row)
         except InlierError as error:  # OutOfTime, too little memory, settings that do not suit the pictures
@@ -191,8 +234,10 @@ class _Search:
         return row
 
     def _tried(self, detector: Model, row: Row) -> tuple[Row, Model]:
-        s, start, left = detector.settings, time.monotonic(), self.left
-        if s.tile is not None and min(self.seen.height, self.seen.width) < TILES * s.tile:
+        start = time.monotonic()
+        left = self.limits.left
+        tile = detector.settings.tile
+        if tile is not None and min(self.seen.height, self.seen.width) < TILES * tile:
             size = f"{self.seen.width} x {self.seen.height}"
             raise InlierError(
                 f"pictures of {size} pixels are smaller than {TILES} x {TILES} of its tiles: little is won"
@@ -203,15 +248,17 @@ class _Search:
         if allowed <= min((row.fit_seconds for row in self.rows if row.fit_seconds), default=0.0):
             raise OutOfTime("no time was left for it")
         log.info("%s: at most %.0f s", row.name, allowed)
-        fitted = fresh(detector).fit(self.fitted_on, calibration="none", time_limit=allowed, **self.options)
+        fitted = _with(detector).fit(self.shares.fitted_on, calibration="none", time_limit=allowed, **self.options)
         fit_seconds = time.monotonic() - start
-        row = replace(row, fit_seconds=fit_seconds, ms=trial.milliseconds(fitted, self.held_out))
-        if self.latency is not None and row.ms is not None and row.ms > self.latency:
-            return replace(row, reason=f"takes {row.ms:.0f} ms a picture, {self.latency:g} ms are allowed"), fitted
+        held_out = self.shares.held_out
+        ms = trial.milliseconds(fitted, held_out)
+        row = replace(row, fit_seconds=fit_seconds, ms=ms)
+        if self.limits.latency is not None and ms > self.limits.latency:
+            return replace(row, reason=f"takes {ms:.0f} ms a picture, {self.limits.latency:g} ms are allowed"), fitted
         cheap_maps = not detector.maps_cost_extra
-        found = trial.run(fitted, self.held_out, self.seed, deadline=self.end - reserve, maps=cheap_maps)
-        refit = MARGIN * self._last_fit_seconds(detector, fit_seconds, (row.ms or 0.0) / 1000)
-        shown = examples(fitted, self.held_out, found, self.seed) if self.with_examples else ()
+        found = trial.run(fitted, held_out, self.seed, deadline=self.limits.end - reserve, maps=cheap_maps)
+        refit = MARGIN * self._last_fit_seconds(detector, fit_seconds, ms / 1000)
+        shown = examples(fitted, held_out, found, self.seed) if self.with_examples else ()
         return replace(row, trial=found, refit_seconds=refit, examples=shown), fitted
 
     def _last_fit_seconds(self, detector: Model, fit_seconds: float, a_picture: float) -> float:
@@ -220,11 +267,13 @@ class _Search:
         Steps and inverse matrices take their time however many pictures there are. Each further picture takes about
         what it takes to judge one, except where training goes over the pictures in epochs: there all of it grows.
         """
-        n, folds = len(self.fitted_on.train), detector.default_calibration == "folds"
-        more = len(self.whole.train) - n - (0 if folds else self.unseen)
+        n = len(self.shares.fitted_on.train)
+        unseen = len(self.shares.unseen)
+        folds = detector.default_calibration == "folds"
+        more = len(self.whole.train) - n - (0 if folds else unseen)
         in_epochs = getattr(detector.settings, "steps", 0) is None  # without steps of its own
         once = fit_seconds * (n + more) / n if in_epochs else fit_seconds + more * a_picture
-        return FOLDS * once if folds else once + self.unseen * a_picture
+        return FOLDS * once if folds else once + unseen * a_picture
 
     def last_fit(self) -> tuple[Model, int, str]:
         """The winner, fitted on all pictures; its place, and why it is the winner. Raises InlierError without one.
@@ -237,80 +286,22 @@ class _Search:
                 return self._fitted_again(winner), winner, why
             except OutOfTime as error:
                 if self.kept and self.kept[0] == winner:
-                    return self._calibrated(), winner, f"{why}; a fit on all pictures {error}: {self._as_searched()}"
+                    n, unseen = len(self.shares.fitted_on.train), len(self.shares.unseen)
+                    stays = f"it stays as fitted on {n}, calibrated on {unseen} unseen by the search"
+                    return self._calibrated(), winner, f"{why}; a fit on all pictures {error}: {stays}"
                 self.rows[winner] = replace(self.rows[winner], reason=f"a fit on all pictures {error}")
 
     def _fitted_again(self, place: int) -> Model:
         needed = (self.rows[place].refit_seconds or 0.0) / MARGIN  # room was kept for more; what fits may try
-        if needed > self.left:
-            raise OutOfTime(f"would take about {needed:.0f} s, {max(0.0, self.left):.0f} s are left for it")
-        return fresh(self.detectors[place]).fit(self.whole, time_limit=self.left, **self.options)
+        left = self.limits.left
+        if needed > left:
+            raise OutOfTime(f"would take about {needed:.0f} s, {max(0.0, left):.0f} s are left for it")
+        return _with(self.detectors[place]).fit(self.whole, time_limit=left, **self.options)
 
     def _calibrated(self) -> Model:
         assert self.kept is not None
-        used = {id(sample) for sample in (*self.fitted_on.train, *self.held_out)}
-        others = replace(self.whole, samples=tuple(s for s in self.whole.samples if id(s) not in used))
-        return self.kept[1].calibrate(others, group=self.options["group"], workers=self.options["workers"])
-
-    def _as_searched(self) -> str:
-        return f"it stays as fitted on {len(self.fitted_on.train)}, calibrated on {self.unseen} unseen by the search"
-
-
-def _search(
-    data: Any,
-    propose: Callable[[Seen], Sequence[Model]],
-    budget: float,
-    latency: float | None,
-    categories: Sequence[str],
-    options: dict[str, Any],
-    seed: int,
-    device: str,
-    with_examples: bool,
-) -> Model:
-    start = time.monotonic()
-    whole = _good_pictures(data, categories)
-    fitted_on, held_out = trial.hold_out(whole, seed, options["group"], aside=True)
-    if not held_out or len(fitted_on.train) < LEAST:
-        raise InlierError(
-            f"{whole.name}: {len(whole.train)} good pictures are too few, or belong to too few groups, to hold some "
-            "out for a choice: give 50 or more, or choose a method by hand"
-        )
-    seen = replace(look([*fitted_on.train, *held_out]), n=len(whole.train))
-    for what, measure in seen.facts():
-        log.info("%s: %s", what, measure)
-    search = _Search(whole, fitted_on, held_out, seen, start + budget, latency, options, seed, with_examples)
-    counts = len(fitted_on.train), len(held_out), search.unseen
-    log.info("%d good pictures to fit on, %d to plant defects in, %d unseen by the search", *counts)
-    if len(held_out) < FEW:
-        log.warning("%d pictures judge the candidates: they tell large differences only", len(held_out))
-    proposed = [_with(detector, seed=seed, device=device) for detector in propose(seen)]
-    try:
-        for number, detector in enumerate(proposed, 1):
-            row = search.consider(detector)
-            log.info("candidate %d of %d, %s", number, len(proposed), _summary(row))
-        fitted, winner, why = search.last_fit()
-        log.info("%s", why)
-    except KeyboardInterrupt:
-        leader = search.winner()
-        told = "none was judged so far" if leader is None else f"so far wins: {_summary(search.rows[leader])}"
-        log.warning("stopped before a model was written; %s", told)
-        raise
-    fitted.choice_ = Choice(
-        data=whole.name,
-        category=whole.categories[0],
-        seen=seen,
-        rows=tuple(search.rows),
-        winner=winner,
-        why=why,
-        fitted_on=len(fitted_on.train),
-        held_out=len(held_out),
-        unseen=search.unseen,
-        fitted_again=not search.kept or fitted is not search.kept[1],
-        budget=budget,
-        seconds=time.monotonic() - start,
-        latency=latency,
-    )
-    return fitted
+        unseen = replace(self.whole, samples=tuple(self.shares.unseen))
+        return self.kept[1].calibrate(unseen, group=self.options["group"], workers=self.options["workers"])
 
 
 def _good_pictures(data: Any, categories: Sequence[str]) -> Dataset:
@@ -330,12 +321,8 @@ def _good_pictures(data: Any, categories: Sequence[str]) -> Dataset:
     return good
 
 
-def fresh(detector: Model) -> Model:
-    """The same, not fitted."""
-    return _with(detector)
-
-
 def _with(detector: Model, **changes: Any) -> Model:
+    """The same with some changes, not fitted."""
     return type(detector)(**(detector.get_params() | changes))
 
 

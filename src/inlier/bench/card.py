@@ -57,7 +57,9 @@ def chart(card: Card) -> "Markup":
 
 def _examples(card: Card, ladder: Ladder, sample: Sample) -> list[tuple[str, str]]:
     """(words, picture inside a URI) at the largest size that keeps the promise, and at the next one."""
-    values, kept, found = values_of(read_image(sample.source)), card.kept(ladder), []
+    values = values_of(read_image(sample.source))
+    kept = card.kept(ladder)
+    found = []
     for number, word in ((kept - 1, "kept"), (kept, "broken")):
         if 0 <= number < len(ladder.steps):
             size = ladder.steps[number].size

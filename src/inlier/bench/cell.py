@@ -18,24 +18,21 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from inlier import artifact, machine
 from inlier.apart import Messages, ctrl_c_held_back, end_with_parent, last_words
 from inlier.bench.plan import Cell, joined
 from inlier.bench.rows import Row
+from inlier.data.datasets.sample import Sample, evenly
 from inlier.errors import InlierError
 from inlier.names import file_name
 from inlier.results import CategoryResult
 
 if TYPE_CHECKING:
-    from inlier.data.datasets.sample import Sample
     from inlier.detector import Detector
 
 log = logging.getLogger("inlier")
-MODEL = (
-    f"{artifact.TEMPORARY}model.tmp"  # a name that the next run in the folder clears away, whatever happens to this one
-)
+# a name that the next run in the folder clears away, whatever happens to this one
+MODEL = f"{artifact.TEMPORARY}model.tmp"
 TIMED = 64  # pictures, evenly spread over the test, whose judging is timed
 
 
@@ -75,7 +72,8 @@ def test(cell: Cell, folder: Path, device: str, workers: int) -> list[Row]:
     """Fit, save, time and test; the cell's rows, one a category. Raises InlierError for what cannot be used."""
     from inlier.evaluation import evaluate
 
-    dataset, detector = joined(cell.sources), cell.variant.create(cell.seed, device)
+    dataset = joined(cell.sources)
+    detector = cell.variant.create(cell.seed, device)
     with _stopwatch() as fit:
         detector.fit(dataset, workers=workers)
     detector.save(folder / MODEL)
@@ -102,7 +100,7 @@ def attempt(cell: Cell, device: str, workers: int) -> list[Row]:
     """Fit on a part of the good pictures, and look for defects that are planted in the others; rows as of `test`."""
     from inlier.bench import trial
 
-    fitted_on, held_out = trial.hold_out(joined(cell.sources), cell.seed)
+    fitted_on, held_out, _ = trial.hold_out(joined(cell.sources), cell.seed)
     detector = cell.variant.create(cell.seed, device)
     with _stopwatch() as fit:
         detector.fit(fitted_on, calibration="none", workers=workers)  # what is held out is all that is needed
@@ -133,10 +131,9 @@ def write_scores(folder: Path, row: Row, result: CategoryResult) -> str:
     return path.as_posix()
 
 
-def _time_judging(detector: "Detector[Any, Any]", samples: Sequence["Sample"], workers: int) -> dict[str, float]:
+def _time_judging(detector: "Detector[Any, Any]", samples: Sequence[Sample], workers: int) -> dict[str, float]:
     """Seconds for a picture, from file to verdict, as `inlier predict` takes them without maps."""
-    chosen = np.linspace(0, len(samples) - 1, min(TIMED, len(samples))).round().astype(int)
-    sources = [samples[i].source for i in chosen]
+    sources = [sample.source for sample in evenly(samples, TIMED)]
     with _stopwatch() as spent:
         found = detector.predict(sources, category=samples[0].category, workers=workers, maps=False, errors="keep")
         read = sum(p.error is None for p in found)  # the test will name the others
@@ -179,7 +176,7 @@ def _main(sender: Connection, cell: Cell, folder: Path, device: str, workers: in
     sender.send(outcome)
 
 
-def _without_folders(text: str, samples: Sequence["Sample"]) -> str:
+def _without_folders(text: str, samples: Sequence[Sample]) -> str:
     """Rows and pages travel: of pictures and masks the name and the last folder, and not where that lay."""
     paths = [path for sample in samples for path in (sample.source, *sample.masks) if isinstance(path, Path)]
     for folder in dict.fromkeys(path.parent for path in paths):

@@ -12,6 +12,7 @@ from inlier.bench.examples import Example
 from inlier.bench.seen import Seen
 from inlier.bench.trial import ALPHA, Trial
 from inlier.errors import InlierError
+from inlier.settings import as_text
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -37,8 +38,8 @@ class Row:
     def changes(self) -> list[str]:
         """What tells it from other candidates of its method: preset (where it is not `light`) and settings."""
         preset = [] if self.preset == "light" else [self.preset]
-        changed = [f"{key}={_told(value)}" for key, value in self.settings.items()]
-        return preset + changed + [f"{key}={_told(value)} (preset)" for key, value in self.unchanged.items()]
+        changed = [f"{key}={as_text(value)}" for key, value in self.settings.items()]
+        return preset + changed + [f"{key}={as_text(value)} (preset)" for key, value in self.unchanged.items()]
 
     @property
     def name(self) -> str:
@@ -87,7 +88,7 @@ class Choice:
     latency: float | None = None  # milliseconds a picture that were allowed
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rows", grid_told(self.rows))
+        object.__setattr__(self, "rows", with_unchanged(self.rows))
 
     @property
     def ranked(self) -> list[int]:
@@ -128,7 +129,7 @@ class Choice:
         }
 
 
-def grid_told(rows: Sequence[Row]) -> tuple[Row, ...]:
+def with_unchanged(rows: Sequence[Row]) -> tuple[Row, ...]:
     """The rows; those of a grid, which are all of one method and preset, with what they leave as the preset has it."""
     if len({(row.method, row.preset) for row in rows}) != 1:
         return tuple(rows)
@@ -148,7 +149,7 @@ def decide(rows: Sequence[Row], seed: int = 0) -> tuple[int, str]:
 
     The highest mean of AUROC and detection wins, or the fastest of those that chance alone could have put behind it.
     """
-    rows = grid_told(rows)
+    rows = with_unchanged(rows)
     places = able(rows)
     if not places:
         reasons = "\n  ".join(f"{row.name}: {row.reason}" for row in rows)
@@ -212,7 +213,3 @@ def _span(low: float, high: float) -> str:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
-
-
-def _told(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from inlier.bench.rows import Row
 from inlier.errors import InlierError
+from inlier.settings import as_text
 
 RESAMPLES = 2000
 BLOCK = 2**24  # numbers held at a time by the bootstrap
@@ -82,7 +83,7 @@ def variant(row: Row) -> str:
     >>> variant({"method": "padim", "preset": "light", "settings": {"size": 128, "taps": [4, 8]}})
     'padim light, size=128, taps=4,8'
     """
-    changed = [f", {key}={_plain(value)}" for key, value in row["settings"].items()]
+    changed = [f", {key}={as_text(value)}" for key, value in row["settings"].items()]
     joint = f", one model for {len(row['joint'])}" if row.get("joint") else ""
     return f"{row['method']} {row['preset']}{''.join(changed)}{joint}"
 
@@ -141,7 +142,8 @@ def draw_differences(
     >>> draw_differences(np.array([[1, 2, 3, 4.0]]), np.array([[1, 3, 2, 4.0]]), labels, 0)
     array([0.25])
     """
-    rng, good, bad = np.random.default_rng(seed), np.flatnonzero(~defect), np.flatnonzero(defect)
+    rng = np.random.default_rng(seed)
+    good, bad = np.flatnonzero(~defect), np.flatnonzero(defect)
 
     def drawn(n: int) -> Floats:  # (1 + resamples, n) how often each picture is in a draw
         counts = rng.multinomial(n, np.full(n, 1 / n), resamples)
@@ -191,7 +193,3 @@ def set_names(rows: Sequence[Row]) -> list[str]:
 
 def _alpha(row: Row) -> Any:
     return row.get("alpha", (row.get("at_alpha") or {}).get("alpha"))
-
-
-def _plain(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,4 +1,4 @@
-"""The choice among the settings of a grid, by trials on simulated defects: the test set has no say in it."""
+"""The choice among the settings of a grid, by trials on planted defects: the test set has no say in it."""
 
 import statistics
 from collections.abc import Iterable, Sequence
@@ -29,8 +29,8 @@ def tried(rows: Iterable[Row]) -> dict[Model, dict[str, Tried]]:
     """Model -> variant -> what came of it, of the trials among the rows. Those that lack a seed that others have, since
     they failed, are left out: they would be compared on other pictures."""
     trials = [row for row in rows if row.get("kind") == "trial" and not row.get("error")]
-    names, found = set_names(trials), dict[Model, dict[str, list[Row]]]()
-    for row, name in zip(trials, names, strict=True):
+    found: dict[Model, dict[str, list[Row]]] = {}
+    for row, name in zip(trials, set_names(trials), strict=True):
         model = Model(" + ".join(row["joint"]) if row["joint"] else name, row["method"], row["preset"])
         found.setdefault(model, {}).setdefault(variant(row), []).append(row)
     chosen = {}
@@ -59,7 +59,8 @@ def choose(cells: Sequence[Cell], rows: Iterable[Row]) -> dict[tuple[tuple[Sourc
     chosen = {}
     for model in dict.fromkeys(cell.model for cell in cells):
         own = [cell for cell in cells if cell.model == model]
-        of = {variant(cell.rows()[0]): cell.variant for cell in own}
-        for results in tried(stored.of([row for cell in own for row in cell.rows()], found)).values():
-            chosen[model] = of[best(results)]
+        variants = {variant(cell.rows()[0]): cell.variant for cell in own}
+        wanted = [row for cell in own for row in cell.rows()]
+        for results in tried(stored.about_same(wanted, found)).values():
+            chosen[model] = variants[best(results)]
     return chosen

@@ -46,9 +46,12 @@ def _markdown(rows: Sequence[Row], groups: Sequence[Group], compare: bool) -> st
     if trivial := tables.trivial_table(groups):
         parts += ["Trivial baselines, AUROC in %:", trivial]
     for model, of in tried(rows).items():
-        lines = [(name, *(f"{100 * value:.1f}" for value in of[name]), "chosen" * (name == best(of))) for name in of]
+        lines = [
+            (name, *(f"{100 * value:.1f}" for value in found), "chosen" if name == best(of) else "")
+            for name, found in of.items()
+        ]
         parts += [
-            f"Trials on simulated defects, {tables.escaped(' '.join(model))}:",
+            f"Trials on planted defects, {tables.escaped(' '.join(model))}:",
             tables.table(("settings", "average precision", "detected", ""), lines),
         ]
     if compare and (figures := tables.published_table(groups)):
@@ -124,7 +127,8 @@ def _not_told_apart(one: str, other: str, pairs: Pairs) -> bool:
 
 def _means(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Means over all sets, of the variants that have them all."""
-    sets, lines = {group.set for group in groups}, []
+    sets = {group.set for group in groups}
+    lines = []
     for variant in dict.fromkeys(group.variant for group in groups):
         own = [group for group in groups if group.variant == variant]
         if {group.set for group in own} == sets and len(own) == len(sets):

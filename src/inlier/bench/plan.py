@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from inlier.data.datasets.sample import Dataset, Sample
 from inlier.data.images import read_bytes, read_image
 from inlier.errors import ImageError, InlierError
 from inlier.progress import progress
-from inlier.settings import Settings
+from inlier.settings import Settings, as_text
 
 if TYPE_CHECKING:
     from inlier.detector import Detector
@@ -31,7 +31,7 @@ class Variant:
     preset: str
     settings: dict[str, Any]  # as the constructor takes them
     everything: dict[str, Any]  # all settings as rows have them: of files and folders the last name only
-    told: dict[str, Any]  # of these what differs from the preset
+    changed: dict[str, Any]  # of these what differs from the preset
 
     def create(self, seed: int = 0, device: str = "auto") -> "Detector[Any, Any]":
         return methods.create(self.method, self.preset, seed=seed, device=device, **self.settings)
@@ -52,7 +52,7 @@ class Source:
 class Cell:
     """One model: what it is fitted on, and how."""
 
-    kind: str  # "test": tested on the test pictures; "trial": on simulated defects of held-out good pictures
+    kind: str  # "test": tested on the test pictures; "trial": on defects planted in held-out good pictures
     sources: tuple[Source, ...]  # several: one model for all of them
     variant: Variant
     seed: int
@@ -66,7 +66,7 @@ class Cell:
     @property
     def name(self) -> str:
         """For people."""
-        changed = ", ".join(f"{key}={value}" for key, value in self.variant.told.items())
+        changed = ", ".join(f"{key}={as_text(value)}" for key, value in self.variant.changed.items())
         what = " ".join(filter(None, [self.variant.method, self.variant.preset, changed]))
         trial = " (trial)" if self.kind == "trial" else ""
         return f"{' + '.join(source.label for source in self.sources)}: {what}, seed {self.seed}{trial}"
@@ -83,7 +83,7 @@ class Cell:
                 "fingerprint": source.fingerprint,
                 "method": self.variant.method,
                 "preset": self.variant.preset,
-                "settings": self.variant.told,
+                "settings": self.variant.changed,
                 "all_settings": self.variant.everything,
                 "alpha": self.alpha,
                 "seed": self.seed,
@@ -118,21 +118,14 @@ def variants(
     for what, named in (("method", names), ("preset", presets)):
         if not named or len(set(named)) < len(named):
             raise InlierError(f"--{what}s: name at least one, each once, with commas between, not {','.join(named)!r}")
-    found, backbones = [], set()
+    found = []
+    backbones = set()  # that were built
     for name, preset in itertools.product(names, presets):
         kind = methods.get(name)
         if preset not in kind.presets:
             raise InlierError(f"{name} has no preset '{preset}'. Known: {', '.join(kind.presets)}")
-        parse = type(kind.presets[preset]).parse
-        fixed = parse(_of_method(name, names, changes))
-        axes: dict[str, list[Any]] = {}
-        for text in _of_method(name, names, grid):
-            key, parts = text.partition("=")[0].strip(), _split(text.partition("=")[2])
-            if not parts:
-                raise InlierError(f"--grid: '{text}' is not KEY=VALUE,VALUE,...")
-            if key in fixed or key in axes:
-                raise InlierError(f"{name}'s {key} is given twice, by --grid or by --set; leave one out")
-            axes[key] = [parse([f"{key}={value}"])[key] for value in parts]
+        fixed = type(kind.presets[preset]).parse(_of_method(name, names, changes))
+        axes = parse_grid(name, preset, _of_method(name, names, grid), fixed)
         points: dict[str, Variant] = {}
         for point in itertools.product(*axes.values()):
             values = fixed | dict(zip(axes, point, strict=True))
@@ -142,9 +135,27 @@ def variants(
                 detector.build_backbone(settings)
                 backbones.add((settings.backbone, settings.taps))
             plain, everything = (_plain(of) for of in (kind.presets[preset], detector.settings))
-            told = {key: value for key, value in everything.items() if value != plain[key]}
-            points.setdefault(json.dumps(told), Variant(name, preset, values, everything, told))
+            changed = {key: value for key, value in everything.items() if value != plain[key]}
+            points.setdefault(json.dumps(changed), Variant(name, preset, values, everything, changed))
         found.append(list(points.values()))
+    return found
+
+
+def parse_grid(method: str, preset: str, texts: Sequence[str], fixed: Collection[str] = ()) -> dict[str, list[Any]]:
+    """["lr=0.01,0.04", "taps=[8],[8,16]"] -> values by setting. fixed: settings that a grid may not have.
+
+    Raises InlierError for what does not fit.
+    """
+    parse = type(methods.get(method).presets[preset]).parse
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        name, _, values = (part.strip() for part in text.partition("="))
+        parts = list(_parts(values))
+        if not parts:
+            raise InlierError(f"--grid: '{text}' is not KEY=VALUE,VALUE,...")
+        if name in found or name in fixed:
+            raise InlierError(f"{method}'s {name} is given twice, by --grid or by --set; leave one out")
+        found[name] = [parse([f"{name}={value}"])[name] for value in parts]
     return found
 
 
@@ -154,37 +165,40 @@ def sources(data: Sequence[Any], categories: Sequence[str], workers: int) -> lis
     Raises InlierError for sets that cannot be used, or not be told apart.
     """
     sets = [open_dataset(one) for one in data]
-    known = list(dict.fromkeys(name for of in sets for name in of.categories))
+    known = list(dict.fromkeys(name for dataset in sets for name in dataset.categories))
     if unknown := [name for name in categories if name not in known]:
         raise InlierError(f"no set has a category {', '.join(unknown)}. There are: {', '.join(known)}")
-    pairs = [(of, name) for of in sets for name in of.categories if not categories or name in categories]
-    for of in sets:
-        if not any(of is one for one, _ in pairs):
-            raise InlierError(f"{of.name}: has none of the categories {', '.join(categories)}; leave it out")
+    pairs = [(dataset, name) for dataset in sets for name in dataset.categories if not categories or name in categories]
+    for dataset in sets:
+        if not any(dataset is one for one, _ in pairs):
+            raise InlierError(f"{dataset.name}: has none of the categories {', '.join(categories)}; leave it out")
     plain = [name for _, name in pairs]
-    labels = [name if plain.count(name) == 1 else f"{of.name}/{name}" for of, name in pairs]
+    labels = [name if plain.count(name) == 1 else f"{dataset.name}/{name}" for dataset, name in pairs]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise InlierError(f"{', '.join(twice)}: given twice, or two sets of one name: rename the folder of one")
     found = []
-    for (of, name), label in zip(pairs, labels, strict=True):
-        own = of.select([name])
+    for (dataset, name), label in zip(pairs, labels, strict=True):
+        own = dataset.select([name])
         if not own.train or not own.test:
             kind = "good training" if not own.train else "test"
-            raise InlierError(f"{of.name}: {name} has no {kind} pictures ({of.layout})")
+            raise InlierError(f"{dataset.name}: {name} has no {kind} pictures ({dataset.layout})")
         samples = tuple(replace(sample, category=label) for sample in own.samples)
         found.append(_source(replace(own, samples=samples), name, label, workers))
     return found
 
 
-def joined(of: Sequence[Source]) -> Dataset:
+def joined(sources: Sequence[Source]) -> Dataset:
     """All of them as one set."""
-    names = list(dict.fromkeys(source.data for source in of))
-    samples = tuple(sample for source in of for sample in source.dataset.samples)
-    return Dataset(" + ".join(names), f"{len(of)} categories together", samples) if len(of) > 1 else of[0].dataset
+    if len(sources) == 1:
+        return sources[0].dataset
+    names = dict.fromkeys(source.data for source in sources)
+    samples = tuple(sample for source in sources for sample in source.dataset.samples)
+    return Dataset(" + ".join(names), f"{len(sources)} categories together", samples)
 
 
 def _source(dataset: Dataset, category: str, label: str, workers: int) -> Source:
-    used, lines = [*dataset.train, *dataset.test], list[str]()
+    used = [*dataset.train, *dataset.test]
+    lines: list[str] = []
     with (
         progress(f"reading {label}", len(used)) as show,
         closing(read_ahead(_digest, used, workers, 4 * workers)) as digests,
@@ -232,13 +246,10 @@ def _of_method(name: str, names: Iterable[str], texts: Sequence[str]) -> list[st
     return found
 
 
-def _split(text: str) -> list[str]:
-    """Values between commas that stand in no bracket."""
-    return list(_parts(text))
-
-
 def _parts(text: str) -> Iterator[str]:
-    depth, part = 0, ""
+    """Values between commas that stand in no bracket."""
+    depth = 0
+    part = ""
     for sign in text:
         depth += (sign in "[(") - (sign in "])")
         if sign == "," and depth == 0:

@@ -75,7 +75,8 @@ def _profile(inspector: Inspector, name: str, sources: Sequence[Any]) -> Timing:
 
     def timed(stage: str, function: Callable[[], Any]) -> Any:
         """The median of some calls, after one that warms up."""
-        result, times = function(), []
+        result = function()
+        times = []
         for _ in range(REPEATS):
             start = time.perf_counter()
             function()
@@ -142,11 +143,12 @@ def limit(inspector: Inspector) -> Limit | None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         inspector.runtime_(np.zeros((1, 3, size, size), np.float32), None, True)
     tensors = [*network.parameters(), *network.buffers()]
-    a, bytes_ = torch.rand(MATRIX, MATRIX), torch.zeros(COPIED, dtype=torch.uint8)
+    matrix = torch.rand(MATRIX, MATRIX)
+    bytes_ = torch.zeros(COPIED, dtype=torch.uint8)
     return Limit(
         counter.get_total_flops() / 2,
         sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-        MATRIX**3 / _shortest(lambda: a @ a),
+        MATRIX**3 / _shortest(lambda: matrix @ matrix),
         2 * COPIED / _shortest(bytes_.clone),  # read and written
     )
 
@@ -199,8 +201,7 @@ def drawn(timings: Sequence[Timing]) -> str:
     return chart.replace("<svg ", page, 1)
 
 
-def told(limit: Limit) -> str:
-    """The limit in words."""
+def in_words(limit: Limit) -> str:
     each = ", ".join(f"{limit.milliseconds(n):.2f} ms in a batch of {n}" for n in BATCHES)
     return (
         f"the network needs {limit.multiply_adds / 1e9:.2f} G multiply-adds a picture and {limit.weights / 2**20:.0f} "

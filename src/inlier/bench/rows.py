@@ -81,10 +81,10 @@ def missing(wanted: Iterable[Row], rows: Iterable[Row]) -> list[Row]:
     return [row for row in wanted if not is_done(row)]
 
 
-def of(cells: Iterable[Row], rows: Iterable[Row]) -> list[Row]:
-    """The rows that are about the same as these."""
-    wanted = {key(row) for row in cells}
-    return [row for row in rows if key(row) in wanted]
+def about_same(wanted: Iterable[Row], rows: Iterable[Row]) -> list[Row]:
+    """The rows that are about the same as the wanted ones."""
+    keys = {key(row) for row in wanted}
+    return [row for row in rows if key(row) in keys]
 
 
 def _whole(path: Path) -> bytes:

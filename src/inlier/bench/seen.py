@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.fft import dctn
 
 from inlier.bench.trial import LOOKED_AT_SIDE, as_8_bit
-from inlier.data.datasets.sample import Sample
+from inlier.data.datasets.sample import Sample, evenly
 from inlier.data.images import read_image
 from inlier.data.simulation.foreground import LOOKED_AT, Pixels, choose_foreground, grey
 from inlier.data.simulation.simulator import is_grey
@@ -70,11 +70,12 @@ class Seen:
 
 def look(samples: Sequence[Sample]) -> Seen:
     """Read some good pictures of one category and say what they are like. Raises ImageError."""
-    places = np.linspace(0, len(samples) - 1, min(LOOKED_AT, len(samples))).round().astype(int)
-    sizes, greys, kept, small, grids = Counter[tuple[int, int]](), [], [], list[Pixels](), []
-    with progress("looking at good pictures", len(places)) as show:
-        for done, place in enumerate(places, 1):
-            picture = as_8_bit(read_image(samples[place].source))
+    looked_at = evenly(samples, LOOKED_AT)
+    sizes = Counter[tuple[int, int]]()
+    greys, kept, small, grids = [], [], list[Pixels](), []
+    with progress("looking at good pictures", len(looked_at)) as show:
+        for done, sample in enumerate(looked_at, 1):
+            picture = as_8_bit(read_image(sample.source))
             sizes[picture.shape[:2]] += 1
             greys.append(is_grey(picture))
             kept.append(edges_kept(grey(picture)))

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrc
 
-from inlier.data.datasets.sample import Dataset, Sample
+from inlier.data.datasets.sample import Dataset, Sample, evenly
 from inlier.data.images import read_image
 from inlier.data.perturbations import CHANGES, COLOURS, Change, Values, is_grey, picture_of, values_of
 from inlier.errors import InlierError
@@ -107,8 +107,8 @@ def stress(
     if rule is None:
         raise InlierError("the model has no calibration, so it makes no promise that a change could break")
     test = [sample for sample in dataset.test if sample.category == names[0]]
-    good = _spread([sample for sample in test if not sample.is_defect], most)
-    defects = _spread([sample for sample in test if sample.is_defect], most)
+    good = evenly([sample for sample in test if not sample.is_defect], most)
+    defects = evenly([sample for sample in test if sample.is_defect], most)
     if not good:
         raise InlierError(f"{names[0]}: there are no good test pictures, and the promise is about those")
 
@@ -185,7 +185,7 @@ def read(path: Path) -> Card:
         tried = tuple(Ladder(*key, tuple(steps)) for key, steps in zip(list(ladders)[1:], others, strict=True))
         counts = int(row["good"]), int(row["defects"])
         return Card(row["category"], float(row["alpha"]), *counts, unchanged, tried)
-    except (OSError, ValueError, KeyError, csv.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:  # TypeError: a row was cut
         raise InlierError(f"{path}: is no table that `inlier stress` wrote ({error})") from None
 
 
@@ -198,8 +198,3 @@ def _changed(
         for change, size in sizes:
             rng = np.random.default_rng((seed, number))
             yield picture_of(values if change is None else change.apply(values, size, rng))
-
-
-def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:
-    places = np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)
-    return [samples[i] for i in places]

@@ -13,6 +13,7 @@ from inlier.bench.cell import run_apart
 from inlier.bench.plan import Cell
 from inlier.bench.rows import Row
 from inlier.errors import InlierError
+from inlier.names import counted
 from inlier.training import alone
 from inlier.version import __version__
 
@@ -24,8 +25,8 @@ def check_folder(folder: Path, resume: bool) -> None:
     """Raise InlierError if the rows of another sweep lie there, or nothing can be written."""
     if (n := len(stored.read(folder))) and not resume:
         raise InlierError(
-            f"{folder}: holds {n} row{'s'[: n > 1]} of an earlier benchmark; --resume goes on with it and runs nothing "
-            "twice, or choose another folder"
+            f"{folder}: holds {counted(n, 'row<|s>')} of an earlier benchmark; --resume goes on with it and runs "
+            "nothing twice, or choose another folder"
         )
     artifact.check_writable(folder / stored.FILE)
 
@@ -48,8 +49,8 @@ def sweep(cells: Sequence[Cell], folder: Path, device: str = "auto", workers: in
         took: dict[Like, list[float]] = {}
         for number, cell in enumerate(left):
             rest = remaining(took, left[number:])
-            told = "" if rest is None else f", about {_duration(rest)} to go"
-            log.info("%d of %d%s: %s", number + 1, len(left), told, cell.name)
+            to_go = "" if rest is None else f", about {_duration(rest)} to go"
+            log.info("%d of %d%s: %s", number + 1, len(left), to_go, cell.name)
             start = time.monotonic()
             outcome = run_apart(cell, folder, device, workers)
             if outcome.rows:  # one that failed may have ended early

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from inlier.bench import published
-from inlier.bench.compare import VALUES, Group, Spread
+from inlier.bench.compare import VALUES, Group
 from inlier.names import shown
 from inlier.report.pages import percent
+from inlier.settings import as_text
 from inlier.trivial import Baseline, warning
 
 HERE = "this benchmark"
@@ -51,10 +52,6 @@ def share(group: Group, column: str) -> str:
     spread = group.spread(column)
     if spread is None:
         return "no masks" if column in ("pixel AUROC", "AUPRO") else "-"
-    return told(spread)
-
-
-def told(spread: Spread) -> str:
     mean, low, high = (100 * value for value in spread)
     return f"{mean:.1f}" if high - low < 0.05 else f"{mean:.1f} ({low:.1f} to {high:.1f})"
 
@@ -80,8 +77,8 @@ def one_of_each_set(groups: Sequence[Group]) -> list[Group]:
 
 def warnings(groups: Sequence[Group]) -> list[str]:
     """What a reader must know before believing the figures, a sentence each."""
-    told = (warning(group.set, baselines(group)) for group in one_of_each_set(groups))
-    found = list(filter(None, told))
+    of_sets = (warning(group.set, baselines(group)) for group in one_of_each_set(groups))
+    found = list(filter(None, of_sets))
     alphas = {round(row["at_alpha"]["alpha"], 4) for group in groups for row in group.rows if row["at_alpha"]}
     if len(alphas) > 1:
         found.append(
@@ -147,8 +144,9 @@ def as_csv(groups: Sequence[Group]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["set", "method", "preset", "settings", "joint", "seeds", "good", "defects", "alpha", *values])
     for group in groups:
-        first, numbers = group.first, [group.spread(name) or (None, None, None) for name in VALUES]
-        changed = ";".join(f"{key}={value}" for key, value in first["settings"].items())
+        first = group.first
+        numbers = [group.spread(name) or (None, None, None) for name in VALUES]
+        changed = ";".join(f"{key}={as_text(value)}" for key, value in first["settings"].items())
         about = [
             group.set,
             first["method"],

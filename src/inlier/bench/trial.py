@@ -9,6 +9,7 @@ import itertools
 import time
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from inlier.data.datasets.sample import Dataset, Sample
 from inlier.data.images import read_image
 from inlier.data.simulation.foreground import LOOKED_AT, Foreground, Mask, Pixels, choose_foreground
 from inlier.data.simulation.planted import Planted, plant
-from inlier.data.simulation.sources import Textures, open_textures
+from inlier.data.simulation.sources import open_textures
 from inlier.inspection.inspector import Inspector
 from inlier.metrics import image_metrics, pixel_metrics
 from inlier.progress import Pace, progress
@@ -51,16 +52,17 @@ class Trial:
     def ap(self) -> float:
         return image_metrics(*self._labelled()).ap or 0.0
 
-    def found(self, alpha: float = ALPHA) -> NDArray[np.bool_]:
-        """(m,): which defects score above all but a share alpha of the good pictures."""
-        return self.defects > np.quantile(self.good, 1 - alpha, method="higher")
+    def found(self) -> NDArray[np.bool_]:
+        """(m,): which defects score above all but a share ALPHA of the good pictures."""
+        return self.defects > np.quantile(self.good, 1 - ALPHA, method="higher")
 
-    def detection(self, alpha: float = ALPHA) -> float:
-        return float(self.found(alpha).mean())
+    def detection(self) -> float:
+        return float(self.found().mean())
 
-    def by_kind(self, alpha: float = ALPHA) -> dict[str, float]:
+    def by_kind(self) -> dict[str, float]:
         """Share of each kind that is found."""
-        found, kinds = self.found(alpha), np.array(self.kinds)
+        found = self.found()
+        kinds = np.array(self.kinds)
         return {kind: float(found[kinds == kind].mean()) for kind in sorted(set(self.kinds))}
 
     def _labelled(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -68,33 +70,44 @@ class Trial:
         return scores, np.arange(len(scores)) >= len(self.good)
 
 
-def hold_out(
-    dataset: Dataset, seed: int, group: str | None = None, aside: bool = False
-) -> tuple[Dataset, list[Sample]]:
-    """(the data set to fit on, good training pictures that it lacks): a fifth of each category, groups never split.
+class Shares(NamedTuple):
+    """A data set, shared out among the uses of its good training pictures."""
+
+    fitted_on: Dataset  # with all that is not for training
+    held_out: list[Sample]  # to plant defects in
+    unseen: list[Sample]  # by any trial
+
+
+def hold_out(dataset: Dataset, seed: int, group: str | None = None, aside: bool = False) -> Shares:
+    """Hold out a fifth of each category, and at most MOST; groups are never split.
 
     aside: first leave out the fifth that a fit on the whole data set with this seed would calibrate on, so that the
     promise of a model that is chosen here owes nothing to the choice.
     """
     with progress("checking images", len(dataset.samples)) as show:
-        report = check(dataset, progress=lambda done, _total: show(done), training=True)
+        report = check(dataset, show=show, training=True)
     samples = dataset.train
-    groups, categories = grouped(samples, report.groups, group), [sample.category for sample in samples]
+    groups = grouped(samples, report.groups, group)
+    categories = [sample.category for sample in samples]
     usable = calibration.split(groups, categories, seed)[0] if aside else list(range(len(samples)))
     kept, held_out = calibration.split([groups[i] for i in usable], [categories[i] for i in usable], seed)
-    chosen: list[Sample] = []
+    chosen: list[int] = []
     for category in dataset.categories:
-        of_category = [samples[usable[i]] for i in held_out if categories[usable[i]] == category]
-        chosen += of_category[:MOST]
+        chosen += [usable[i] for i in held_out if categories[usable[i]] == category][:MOST]
+    fitted = [usable[i] for i in kept]
     others = tuple(sample for sample in dataset.samples if sample.split != "train")
-    return replace(dataset, samples=tuple(samples[usable[i]] for i in kept) + others), chosen
+    unseen = sorted({*range(len(samples))} - {*fitted, *chosen})
+    return Shares(
+        replace(dataset, samples=tuple(samples[i] for i in fitted) + others),
+        [samples[i] for i in chosen],
+        [samples[i] for i in unseen],
+    )
 
 
 def planted_defects(
     samples: Sequence[Sample],
     inspector: Inspector,
     seed: int,
-    textures: Textures | None = None,
     each: int = PLANTED,
     only: Container[int] | None = None,
 ) -> Iterator[tuple[int, Pixels, Planted]]:
@@ -104,7 +117,7 @@ def planted_defects(
     some of the defects, by their numbers in the order of all.
     """
     rules = _foregrounds(samples)
-    textures = textures or open_textures()
+    textures = open_textures()
     for i, sample in enumerate(samples):
         wanted = [k for k in range(each) if only is None or i * each + k in only]
         if not wanted:
@@ -123,7 +136,6 @@ def run(
     inspector: Inspector,
     samples: Sequence[Sample],
     seed: int = 0,
-    textures: Textures | None = None,
     deadline: float | None = None,
     maps: bool = True,
 ) -> Trial:
@@ -137,7 +149,7 @@ def run(
     drawn, masks = [], []
     pace = Pace(deadline, PLANTED * len(samples))
     with progress("scoring planted defects", PLANTED * len(samples)) as show:
-        for i, picture, made in planted_defects(samples, inspector, seed, textures):
+        for i, picture, made in planted_defects(samples, inspector, seed):
             category = inspector.category_of(samples[i].category)
             geometry = inspector.geometry_for(category)
             if i not in good:

@@ -1,28 +1,15 @@
 """`inlier auto` and `inlier tune`: the choice among methods, and among the settings of one, within a budget of time."""
 
-import itertools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inlier import artifact, methods
+from inlier import methods
 from inlier.cli.options import Changes, Data, Device, Group, Preset, Roi, Seed, Workers, regions, settings
-from inlier.cli.outputs import (
-    check_stdout,
-    json_text,
-    percent,
-    print_table,
-    protect,
-    read_by,
-    say,
-    say_model,
-    tell,
-)
-from inlier.errors import InlierError
-from inlier.names import shown
+from inlier.cli.outputs import Numbers, percent, print_table, read_by, say, say_model
+from inlier.names import first_names, shown
 
 if TYPE_CHECKING:
     from inlier.bench.choice import Choice
@@ -35,7 +22,7 @@ Latency = Annotated[
 ]
 Category = Annotated[str | None, typer.Option(help="The part to choose for, where DATA holds several.")]
 Page = Annotated[Path | None, typer.Option("--report", metavar="PAGE.html", help="Write a page that shows why.")]
-Numbers = Annotated[Path | None, typer.Option("--json", help="Write all numbers to this file ('-': stdout).")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write all numbers to this file ('-': stdout).")]
 Out = Annotated[Path, typer.Option(help="Where to write the model.")]
 
 
@@ -50,7 +37,7 @@ def auto(
     device: Device = "auto",
     out: Out = Path("model.inlier"),
     report: Page = None,
-    json_: Numbers = None,
+    json_: Json = None,
     workers: Workers = 2,
 ) -> None:
     """Choose the method that finds most planted defects on good pictures of DATA, and fit it on all of them.
@@ -84,7 +71,7 @@ def tune(
     device: Device = "auto",
     out: Out = Path("model.inlier"),
     report: Page = None,
-    json_: Numbers = None,
+    json_: Json = None,
     workers: Workers = 2,
 ) -> None:
     """Choose settings of a METHOD from a grid, as `inlier auto` chooses a method.
@@ -92,6 +79,7 @@ def tune(
     All combinations are tried in an order that the seed shuffles, as many as the budget allows.
     """
     from inlier.bench import auto as bench
+    from inlier.bench.plan import parse_grid
 
     changed = settings(method, preset, set_)
     points = parse_grid(method, preset, grid or [])
@@ -101,26 +89,6 @@ def tune(
 
     options = {"roi": regions(roi), "group": group, "seed": seed, "device": device, "workers": workers}
     choose(run, data, category, out, report, json_, {"budget": budget, "latency": latency, **options})
-
-
-def parse_grid(method: str, preset: str, texts: list[str]) -> dict[str, list[Any]]:
-    """`["lr=0.01,0.04", "taps=(8,16),(4,8)"]` -> values by setting. Raises InlierError for what does not fit."""
-    found: dict[str, list[Any]] = {}
-    for text in texts:
-        name, equals, values = text.partition("=")
-        if not equals or name in found:
-            raise InlierError(
-                f"--grid {text}: " + ("the setting is named twice" if equals else "is not KEY=VALUE,VALUE")
-            )
-        found[name] = [settings(method, preset, [f"{name}={value}"])[name] for value in _values(values)]
-    return found
-
-
-def _values(text: str) -> list[str]:
-    """Parts between commas that no bracket holds."""
-    depths = itertools.accumulate((sign in "([") - (sign in ")]") for sign in text)
-    marked = "".join("\0" if sign == "," and not depth else sign for sign, depth in zip(text, depths))
-    return marked.split("\0")
 
 
 def choose(
@@ -136,32 +104,23 @@ def choose(
     from inlier.data.datasets import open_dataset
     from inlier.report.pages import check_installed
 
-    to_stdout = str(json_) == "-"
-    check_stdout()
+    numbers = Numbers(json_)
     if report:
         check_installed()
     dataset = open_dataset(data, [category] if category else [])
-    targets = [path for path in (out, report, None if to_stdout else json_) if path]
-    protect(targets, read_by(data, dataset))
-    for path in targets:
-        artifact.check_writable(path)
+    numbers.check(read_by(data, dataset), out, report)
     detector = run(dataset, with_examples=report is not None, **options)
     choice: Choice = detector.choice_
     detector.save(out)
-    talk = tell if to_stdout else say
-    if to_stdout:
-        say(json_text(_numbers(detector), sys.stdout.encoding, indent=1))
-    else:
+    if not numbers.to_stdout:
         _print(choice)
-    say_model(detector, out, f"chosen from {len(choice.rows)} candidates in {choice.seconds:.0f} s", talk)
-    if json_ and not to_stdout:
-        artifact.write_bytes(json_, (json_text(_numbers(detector), indent=1) + "\n").encode())
-        say(f"numbers: {shown(json_)}")
+    say_model(detector, out, f"chosen from {len(choice.rows)} candidates in {choice.seconds:.0f} s", numbers.say)
+    numbers.write(_numbers(detector))
     if report:
         from inlier.report.choice import write_choice
 
         write_choice(choice, detector, report)
-        talk(f"report: {shown(report)}")
+        numbers.say(f"report: {shown(report)}")
 
 
 def _numbers(detector: "Detector[Any, Any]") -> dict[str, Any]:
@@ -172,7 +131,6 @@ def _numbers(detector: "Detector[Any, Any]") -> dict[str, Any]:
 
 def _print(choice: "Choice") -> None:
     from inlier.bench.trial import ALPHA
-    from inlier.data.datasets.sample import first_names
 
     rows = []
     for i in choice.ranked:

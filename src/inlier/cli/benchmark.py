@@ -42,7 +42,7 @@ def benchmark(
         list[str] | None,
         typer.Option(
             metavar="[METHOD.]KEY=VALUE,...",
-            help="Try all combinations on simulated defects of held-out good pictures, and test the best; lists in "
+            help="Try all combinations on defects planted in held-out good pictures, and test the best; lists in "
             "brackets: taps=[8],[8,16]. Repeat for several.",
         ),
     ] = None,
@@ -116,7 +116,7 @@ def benchmark(
     for path in written:
         say(f"written: {shown(path)}")
     wanted = [row for cell in (*trials, *tests) for row in cell.rows()]
-    failed = [row for row in rows.of(wanted, found) if row.get("error")]
+    failed = [row for row in rows.about_same(wanted, found) if row.get("error")]
     for row in failed:
         tell(f"failed: {row['category']}, {row['method']} {row['preset']}, seed {row['seed']}: {row['error']}")
     if failed:
@@ -134,15 +134,15 @@ def _show(done: Iterable[list[dict[str, Any]]]) -> None:
 
     for found in done:
         for row in found:
-            say(f"{shown(row['category'])}  {shown(variant(row))}  seed {row['seed']}  {_told(row)}")
+            say(f"{shown(row['category'])}  {shown(variant(row))}  seed {row['seed']}  {_result(row)}")
 
 
-def _told(row: dict[str, Any]) -> str:
+def _result(row: dict[str, Any]) -> str:
     if "error" in row:
         return "failed"
     if "trial" in row:
         ap, detection = (percent(row["trial"][name]) for name in ("ap", "detection"))
-        return f"on simulated defects: AP {ap}, detected {detection}"
+        return f"on planted defects: AP {ap}, detected {detection}"
     detected = (row["at_alpha"] or {}).get("detection_rate")
     times = f"fit {row['fit']['wall']:.1f} s, picture {1000 * row['predict']['wall']:.0f} ms"
     return f"image AUROC {percent(row['image']['auroc'])}, detected {percent(detected)}, {times}"

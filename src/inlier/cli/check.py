@@ -1,6 +1,5 @@
 """`inlier check`: what a dataset would be used as, before anything is trained."""
 
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inlier import artifact
 from inlier.cli.options import Categories, Data, Workers
-from inlier.cli.outputs import check_stdout, json_text, print_table, protect, read_by, say, tell
-from inlier.names import shown
+from inlier.cli.outputs import Numbers, print_table, read_by, say
+from inlier.names import counted, shown
 
 if TYPE_CHECKING:
     from inlier.data.check import Look, Report
@@ -29,30 +27,22 @@ def check(
     from inlier.data.check import examine
     from inlier.data.datasets import open_dataset
     from inlier.progress import progress
-    from inlier.report.contact import check_installed, write_contact_sheet
+    from inlier.report.contact import write_contact_sheet
+    from inlier.report.pages import check_installed
 
-    check_stdout()
     dataset = open_dataset(data, category or [])
-    to_stdout = str(json_) == "-"
-    targets = [path for path in (None if to_stdout else json_, report and report / "index.html") if path]
+    numbers = Numbers(json_)
     if report:
-        check_installed()
-    protect(targets, read_by(data, dataset))
-    for path in targets:
-        artifact.check_writable(path)
+        check_installed("jinja2")
+    numbers.check(read_by(data, dataset), report and report / "index.html")
     with progress("checking images", len(dataset.samples)) as show:
-        found = examine(dataset, workers, lambda done, _total: show(done))
+        found = examine(dataset, workers, show)
     summary = summarize(dataset, found)
-    if to_stdout:
-        say(json_text(summary, sys.stdout.encoding, indent=1))
-    else:
+    if not numbers.to_stdout:
         _print(dataset, found, summary)
-        if json_:
-            artifact.write_bytes(json_, f"{json_text(summary, indent=1)}\n".encode())
-            say(f"numbers: {shown(json_)}")
+    numbers.write(summary)
     if report:
-        page = f"page: {shown(write_contact_sheet(dataset, found, report, roles))}"
-        tell(page) if to_stdout else say(page)
+        numbers.say(f"page: {shown(write_contact_sheet(dataset, found, report, roles))}")
     if not summary["usable"]:
         raise typer.Exit(2)
 
@@ -138,4 +128,4 @@ def _print(dataset: "Dataset", found: "Report", summary: dict[str, Any]) -> None
 def _verdict(images: int, problems: int) -> str:
     if not images:
         return "no images"
-    return f"{problems} problem{'s'[: problems > 1]} to mend" if problems else "usable"
+    return f"{counted(problems, 'problem<|s>')} to mend" if problems else "usable"

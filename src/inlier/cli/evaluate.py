@@ -1,15 +1,13 @@
 """`inlier evaluate`: a model's scores and maps against the truth."""
 
 import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inlier import artifact
 from inlier.cli.options import Alpha, Categories, Confidence, Data, Device, Model, Runtime, Workers
-from inlier.cli.outputs import check_stdout, json_text, percent, print_table, protect, read_by, say, tell
+from inlier.cli.outputs import Numbers, percent, print_table, read_by, say
 from inlier.names import shown
 
 if TYPE_CHECKING:
@@ -39,27 +37,17 @@ def evaluate(
 
     dataset = open_dataset(data)
     inspector = load(model, device, runtime=runtime)  # first: a wrong model makes no folder
-    to_file = json_ is not None and str(json_) != "-"
-    if not to_file:
-        check_stdout()
-    if json_ and to_file:
-        protect([json_], [model, *read_by(data, dataset)])
-        artifact.check_writable(json_)
+    numbers = Numbers(json_)
     if report:
         check_installed()
-        artifact.check_writable(report / "index.html")
+    numbers.check([model, *read_by(data, dataset)], report and report / "index.html")
 
     results = run(inspector, dataset, categories=category or [], alpha=alpha, confidence=confidence, workers=workers)
-    if json_ and not to_file:
-        say(json_text(results.to_json(), sys.stdout.encoding, indent=1))
-    else:
+    if not numbers.to_stdout:
         _print_results(results)
-    if json_ and to_file:
-        artifact.write_bytes(json_, (json_text(results.to_json(), indent=1) + "\n").encode())
-        say(f"numbers: {shown(json_)}")
+    numbers.write(results.to_json())
     if report:
-        page = write_report(results, inspector, report)
-        (say if to_file or not json_ else tell)(f"report: {shown(page)}")
+        numbers.say(f"report: {shown(write_report(results, inspector, report))}")
 
 
 def _print_results(results: "Results") -> None:
@@ -74,7 +62,8 @@ def _print_results(results: "Results") -> None:
         pixel = [getattr(r.pixel, key, None) for key in ("auroc", "ap", "f1_max", "aupro")]
         values = (r.image.auroc, interval, r.image.ap, r.image.f1_max, *pixel, r.false_alarm_rate, r.detection_rate)
         rows.append([name, str(r.n_good), str(r.n_defect), *map(_cell, values)])
-        rows[-1][3] += " *" * bool(suspicious(r.trivial))
+        if suspicious(r.trivial):
+            rows[-1][3] += " *"
     if len(results.categories) > 1:
         mean = results.mean
         of_pixels = mean["pixel"] or {}
@@ -88,7 +77,7 @@ def _print_results(results: "Results") -> None:
         )
         rows.append(["mean", "", "", *map(_cell, values)])
     warnings = list(filter(None, (warning(name, r.trivial) for name, r in results.categories.items())))
-    title = f"{results.model['method']} ({results.model['preset']}), %" + "; *: see the warning" * bool(warnings)
+    title = f"{results.model['method']} ({results.model['preset']}), %{'; *: see the warning' if warnings else ''}"
     print_table(title, ("category", "good", "defect", *image, *pixels, "false\nalarms", "detected"), rows)
     trivial = [
         (name, *(f"{percent(b.detector)} / {percent(b.leak)}" for b in r.trivial.values()))

@@ -1,21 +1,22 @@
 """`inlier fleet`: the verbs of the command line for all parts of a plant."""
 
-import sys
+import itertools
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from inlier import artifact
 from inlier.cli.options import Alpha
-from inlier.cli.outputs import check_stdout, json_text, print_table, say, tell
+from inlier.cli.outputs import Numbers, print_table, say, tell
 from inlier.errors import InlierError
-from inlier.names import shown
+from inlier.names import counted, shown
+from inlier.settings import as_text
 
 if TYPE_CHECKING:
-    from inlier.fleet.engine import Engine, Where
-    from inlier.fleet.plan import Plan
+    from inlier.fleet.engine import Engine
+    from inlier.fleet.plan import Order, Plan
     from inlier.fleet.store import Store
 
 fleet = typer.Typer(
@@ -60,19 +61,20 @@ def plan_(
     memory: Memory = None,
 ) -> None:
     """Show all parts, and what `inlier check` says of each. Ends with exit code 1 if one cannot be used."""
-    check_stdout()
-    chosen, place = _open(plan, store, part, on)
-    failed = _run("check", chosen, place, on, workers, memory, told=False)
     from inlier.fleet import ledger
+    from inlier.fleet.plan import PLACES
 
-    rows = ledger.last(place, "check")
-    table = [one.model_dump() | {"check": _check_of(rows.get(one.name))} for one in chosen.parts]
-    if json_:
-        text = json_text(table, sys.stdout.encoding if str(json_) == "-" else "utf-8", indent=1)
-        say(text) if str(json_) == "-" else artifact.write_bytes(json_, f"{text}\n".encode())
-    else:
+    work = _work(plan, store, part, on, workers, memory)
+    numbers = Numbers(json_)
+    places = (getattr(one, name) for one in work.plan.parts for name in PLACES)
+    numbers.check([plan, *(Path(place) for place in places if place is not None)])
+    failed = _failed(_order("check"), work, told=False)
+    rows = ledger.last(work.store, "check")
+    table = [one.model_dump() | {"check": _check_of(rows.get(one.name))} for one in work.plan.parts]
+    if not numbers.to_stdout:
         heads = ("part", "method", "train", "validation", "test", "check")
         print_table(f"{shown(plan)}: {len(table)} parts", heads, map(_line, table), words=True)
+    numbers.write(table)
     if failed:
         raise typer.Exit(1)
 
@@ -84,7 +86,7 @@ def _check_of(row: dict[str, Any] | None) -> dict[str, Any]:
 def _line(part: dict[str, Any]) -> list[str]:
     found = part["check"]
     counts = found.get("pictures", {})
-    method = part["method"] + "".join(f" {key}={value}" for key, value in part["settings"].items())
+    method = part["method"] + "".join(f" {key}={as_text(value)}" for key, value in part["settings"].items())
     words = found["error"] or "; ".join(found["notes"]) or "usable"
     return [part["name"], method, *(str(counts.get(split, "")) for split in ("train", "validation", "test")), words]
 
@@ -100,7 +102,7 @@ def train(
     promote: Promote = "auto",
 ) -> None:
     """Fit the parts whose good pictures or settings have changed, and propose their models."""
-    _command("train", plan, store, part, on, workers, memory, promote=promote)
+    _carry_out(_order("train", promote), _work(plan, store, part, on, workers, memory))
 
 
 @fleet.command()
@@ -114,7 +116,7 @@ def calibrate(
     promote: Promote = "auto",
 ) -> None:
     """Calibrate the models in use anew on the good pictures that were kept (`good`), and propose the result."""
-    _command("calibrate", plan, store, part, on, workers, memory, promote=promote)
+    _carry_out(_order("calibrate", promote), _work(plan, store, part, on, workers, memory))
 
 
 @fleet.command()
@@ -127,7 +129,7 @@ def evaluate(
     memory: Memory = None,
 ) -> None:
     """Compare the models in use with the truth, on the labelled test pictures of each part."""
-    _command("evaluate", plan, store, part, on, workers, memory)
+    _carry_out(_order("evaluate"), _work(plan, store, part, on, workers, memory))
 
 
 @fleet.command()
@@ -154,14 +156,16 @@ def predict(
     if (pictures is None) != (out is None):
         raise InlierError("--pictures and --out belong together: what is judged in bulk, and where its verdicts go")
     if pictures is None or out is None:
-        _command("predict", plan, store, part, on, workers, memory)
+        _carry_out(_order("predict"), _work(plan, store, part, on, workers, memory))
         return
     from inlier.fleet import bulk, engine
     from inlier.fleet.models import models_in_use
+    from inlier.fleet.plan import read_plan
+    from inlier.fleet.store import Store
     from inlier.progress import progress
 
-    chosen, place = _open(plan, store, part, "local")
     where = engine.where(on)
+    chosen, place = read_plan(plan).select(part or []), Store(store)
     listing = bulk.write_listing(pictures, chosen, out)
     found = bulk.chunks(listing, chosen, models_in_use(place), out)[where.shard[0] - 1 :: where.shard[1]]
     total, done, unread = sum(chunk.last - chunk.first for chunk in found), 0, 0
@@ -192,7 +196,7 @@ def export(
     """Write the models in use for another runtime."""
     if to not in ("onnx", "openvino"):
         raise InlierError(f"--to {to}: must be onnx or openvino")
-    _command("export", plan, store, part, on, workers, memory, to=to)
+    _carry_out(_order("export", to=to), _work(plan, store, part, on, workers, memory))
 
 
 @fleet.command()
@@ -204,10 +208,12 @@ def promote(
 ) -> None:
     """Take the proposed models into use."""
     from inlier.fleet.models import proposals, use
+    from inlier.fleet.plan import read_plan
+    from inlier.fleet.store import Store
 
-    chosen, place = _open(plan, store, part, "local")
+    place = Store(store)
     found = proposals(place)
-    for one in chosen.parts:
+    for one in read_plan(plan).select(part or []).parts:
         row = found.get(one.name)
         if row is None:
             continue
@@ -217,6 +223,34 @@ def promote(
             continue
         use(place, one.name, row["metrics"]["model"], row["metrics"]["change"]["new"])
         say(f"{one.name}: {row['metrics']['model']} is in use")
+
+
+@fleet.command()
+def clean(
+    plan: PlanFile,
+    store: StorePlace = STORE,
+    part: Parts = None,
+    keep: Annotated[int, typer.Option(min=0, help="So many of the newest others of each part stay.")] = 3,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be deleted, and delete nothing.")] = False,
+) -> None:
+    """Delete models that are neither in use nor proposed, but for the newest, and for those of the last day."""
+    from inlier.fleet.clean import old_models
+    from inlier.fleet.plan import read_plan
+    from inlier.fleet.store import Store
+    from inlier.progress import progress
+
+    place = Store(store)
+    parts = read_plan(plan).select(part or []).parts
+    gone = size = 0
+    with progress("looking for old models", len(parts)) as show:
+        for done, one in enumerate(parts, 1):
+            for model in old_models(place, one.name, keep):
+                if not dry_run:
+                    place.remove([model.path])
+                say(f"{one.name}: {model.path}, {model.bytes} bytes")
+                gone, size = gone + 1, size + model.bytes
+            show(done)
+    say(f"{counted(gone, 'model<|s>')} {'would be ' if dry_run else ''}deleted, {size} bytes")
 
 
 @fleet.command()
@@ -258,77 +292,83 @@ def rejudge(
 
     inspector = load(model)
     artifact.check_writable(out)
-    n = changed = missing = 0
-    writer = None
+    counts = Counter[str]()
     with open_store(data, db) as records:
         rows = records.all(Filter(station))
-        for table in rejudged(rows, Pictures(data / "pictures"), inspector, model, alpha, category):
-            writer = writer or pq.ParquetWriter(out, table.schema)
-            writer.write_table(table)
-            n, changed = n + len(table), changed + sum(table["changed"].to_pylist())
-            missing += len(table) - table["error"].null_count
-    if writer is None:
-        raise InlierError(f"station {station}: has no records")
-    writer.close()
-    say(f"{shown(out)}: {n} records, {changed} verdicts would be others, {missing} cannot be judged again")
+        tables = rejudged(rows, Pictures(data / "pictures"), inspector, model, alpha, category)
+
+        def fill(file: Path) -> None:
+            first = next(tables, None)
+            if first is None:
+                raise InlierError(f"station {station}: has no records")
+            with pq.ParquetWriter(file, first.schema) as writer:
+                for table in itertools.chain([first], tables):
+                    writer.write_table(table)
+                    counts["records"] += len(table)
+                    counts["others"] += sum(table["changed"].to_pylist())
+                    counts["missing"] += len(table) - table["error"].null_count
+
+        artifact.write_file(out, fill)
+    say(
+        f"{shown(out)}: {counts['records']} records, {counts['others']} verdicts would be others, {counts['missing']} "
+        "cannot be judged again"
+    )
 
 
-def _command(verb: str, plan: Path, store: str, part: list[str] | None, on: str, *options: Any, **given: Any) -> None:
-    chosen, place = _open(plan, store, part, on)
-    if _run(verb, chosen, place, on, *options, **given):
+class _Work(NamedTuple):
+    """What a command works on, and who does it."""
+
+    plan: "Plan"
+    store: "Store"
+    engine: "Engine"
+
+
+def _work(plan: Path, store: str, part: list[str] | None, on: str, workers: int | None, memory: float | None) -> _Work:
+    from inlier.fleet.engine import processors, where
+    from inlier.fleet.local import Local
+    from inlier.fleet.plan import read_plan
+    from inlier.fleet.ray import Ray
+    from inlier.fleet.store import Store
+
+    place = where(on)
+    chosen = read_plan(plan).select(part or []).shard(*place.shard)
+    is_ray = place.kind == "ray"
+    engine = Ray(place.address, workers) if is_ray else Local(workers or processors(), _bytes(memory))
+    return _Work(chosen, Store(store), engine)
+
+
+def _order(verb: str, promote: str = "auto", to: str = "onnx") -> "Order":
+    from inlier.fleet.engine import run_name
+    from inlier.fleet.plan import Order
+
+    if promote not in ("auto", "ask"):
+        raise InlierError(f"--promote {promote}: must be auto or ask")
+    return Order(verb, promote, to, run_name())  # type: ignore[arg-type]
+
+
+def _carry_out(order: "Order", work: _Work) -> None:
+    if _failed(order, work):
         raise typer.Exit(1)
 
 
-def _open(plan: Path, store: str, part: list[str] | None, on: str) -> "tuple[Plan, Store]":
-    from inlier.fleet.engine import where
-    from inlier.fleet.plan import read_plan
-    from inlier.fleet.store import Store
-
-    chosen = read_plan(plan).select(part or [])
-    return chosen.shard(*where(on).shard), Store(store)
-
-
-def _run(
-    verb: str,
-    plan: "Plan",
-    store: "Store",
-    on: str,
-    workers: int | None,
-    memory: float | None,
-    told: bool = True,
-    **given: Any,
-) -> int:
-    """Do what is due, a line each; how many failed."""
+def _failed(order: "Order", work: _Work, told: bool = True) -> int:
+    """Do what is due, a line each where it is to be told; how many failed."""
     from inlier.fleet import engine
-    from inlier.fleet.plan import Task
     from inlier.progress import progress
 
-    if given.get("promote", "auto") not in ("auto", "ask"):
-        raise InlierError(f"--promote {given['promote']}: must be auto or ask")
-    task = Task(verb, plan.parts[0], engine.run_name(), **given) if plan.parts else None
-    todo, last = engine.due(plan, verb, store, task) if task else ([], {})
-    states = Counter[str](unchanged=len(plan.parts) - len(todo))
-    if task and todo:
-        made = _engine(engine.where(on), workers, memory)
-        with progress(verb, len(todo)) as show:
-            for row in engine.run(plan, verb, store, made, task, todo, last):
-                states[row["state"]] += 1
-                show(states.total() - states["unchanged"])
-                if row["state"] != "done":
-                    tell(f"{row['state']}: {row['part']}: {row['error']}")
-                elif told:
-                    say(f"{row['part']}: {verb} {row['seconds']:.1f} s{_result(row)}")
-    states["unchanged"] = len(plan.parts) - states["done"] - states["failed"] - states["refused"]
-    tell(f"{verb}: " + ", ".join(f"{n} {state}" for state, n in states.items() if n))
+    jobs = engine.due(work.plan, order, work.store)
+    states = Counter[str]()
+    with progress(order.verb, len(jobs)) as show:
+        for row in engine.run(jobs, work.store, work.engine) if jobs else ():
+            states[row["state"]] += 1
+            show(states.total())
+            if row["state"] != "done":
+                tell(f"{row['state']}: {row['part']}: {row['error']}")
+            elif told:
+                say(f"{row['part']}: {order.verb} {row['seconds']:.1f} s{_result(row)}")
+    counts = {"unchanged": len(work.plan.parts) - states.total()} | states
+    tell(f"{order.verb}: " + ", ".join(f"{n} {state}" for state, n in counts.items() if n))
     return states["failed"] + states["refused"]
-
-
-def _engine(where: "Where", workers: int | None, memory: float | None) -> "Engine":
-    from inlier.fleet.engine import processors
-    from inlier.fleet.local import Local
-    from inlier.fleet.ray import Ray
-
-    return Ray(where.address, workers) if where.kind == "ray" else Local(workers or processors(), _bytes(memory))
 
 
 def _bytes(gib: float | None) -> int | None:

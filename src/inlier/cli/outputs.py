@@ -124,6 +124,34 @@ def text_line(p: "Prediction") -> str:
     return f"{judged}  score {p.score:<11.5g}  {shown(p.path)}"
 
 
+class Numbers:
+    """What `--json FILE` asks for: a file of all numbers, or '-': stdout, where people then read nothing."""
+
+    def __init__(self, path: Path | None):
+        self.to_stdout = str(path) == "-"
+        self.file = None if self.to_stdout else path
+
+    def check(self, inputs: Iterable[Path], *others: Path | None) -> None:
+        """Raise InlierError before the work where they, or other files that it writes, could not be written."""
+        if not self.file:
+            check_stdout()
+        targets = [path for path in (*others, self.file) if path]
+        protect(targets, inputs)
+        for target in targets:
+            artifact.check_writable(target)
+
+    def say(self, text: str) -> None:
+        """To people: on stdout, or on stderr where the numbers are there."""
+        (tell if self.to_stdout else say)(text)
+
+    def write(self, value: Any) -> None:
+        if self.to_stdout:
+            say(json_text(value, sys.stdout.encoding, indent=1))
+        elif self.file:
+            artifact.write_bytes(self.file, f"{json_text(value, indent=1)}\n".encode())
+            say(f"numbers: {shown(self.file)}")
+
+
 class Writer:
     """Writes maps, overlays and repainted pictures under the pictures' own names, never two to one file.
 

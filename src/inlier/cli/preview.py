@@ -13,7 +13,7 @@ from inlier import artifact, methods
 from inlier.cli.options import Categories, Changes, Data, Preset, Roi, Seed, Textures, regions, settings
 from inlier.cli.outputs import protect, read_by, say
 from inlier.errors import InlierError
-from inlier.names import file_name, shown
+from inlier.names import counted, file_name, shown
 
 if TYPE_CHECKING:
     from inlier.data.datasets.sample import Sample
@@ -86,7 +86,7 @@ def preview(
             above = [] if region is None else [_marked(samples[:MARKED], region)]
             sheets[name] = stacked([*above, sheet]), description
     if failures:
-        found = f"{len(failures)} picture{'s'[: len(failures) > 1]} cannot be used; mend or remove:"
+        found = f"{counted(len(failures), 'picture<|s>')} cannot be used; mend or remove:"
         raise InlierError("\n  ".join([f"{dataset.name}: {found}", *failures]))
     for name, (sheet, description) in sheets.items():
         artifact.write_bytes(targets[name], as_file(sheet, Image.registered_extensions()[out.suffix.lower()]))

@@ -50,7 +50,7 @@ def profile(
     say("milliseconds a picture; verdict: all but drawing")
     say(bench.table(timings))
     if limit:
-        say(bench.told(limit))
+        say(bench.in_words(limit))
     if chart:
         artifact.write_bytes(chart, bench.drawn(timings).encode())
         say(f"{shown(chart)}: written")

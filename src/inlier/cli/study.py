@@ -1,6 +1,7 @@
 """`inlier study`: measurement system analysis for attributes: may people and models judge parts?"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,8 +62,9 @@ def plan(
     _print_sizes(escape, confidence)
     if data is None:
         return
-    from inlier.data.check import grouped
+    from inlier.data.check import check, grouped
     from inlier.data.datasets import open_dataset
+    from inlier.progress import progress
     from inlier.report.pages import check_installed
     from inlier.runtime.load import load
     from inlier.study import parts
@@ -76,7 +78,6 @@ def plan(
         raise InlierError(f"{shown(folder)}: holds a study already; choose another folder, or remove that one")
     protect([folder / "pictures" / "P001.png"], read_by(data, dataset))
     inspector = load(model, device, runtime=runtime) if model and borderline else None
-    artifact.check_writable(folder / parts.FILE)
     names = [name.strip() for name in appraisers.split(",") if name.strip()]
     samples = dataset.test
     numbers = grouped(samples, range(len(samples)), group)
@@ -87,11 +88,14 @@ def plan(
     for pictures in candidates:
         if len({sample.is_defect for sample in pictures}) > 1:
             raise InlierError(f"{shown(pictures[0].name)}: pictures of its part are good and defect; mend --group")
+    with progress("checking images", len(samples)) as show:
+        check(replace(dataset, samples=samples), show=show)
+    artifact.check_writable(folder / parts.FILE)
     scores, threshold = _scores(inspector, candidates, alpha)
     defect = [pictures[0].is_defect for pictures in candidates]
     drawn, kinds = parts.draw(defect, scores, threshold, (good, defects, borderline), seed)
-    of = [None if scores is None else scores[i] for i in drawn]
-    laid = parts.lay_out(folder, [candidates[i] for i in drawn], kinds, of)
+    scores_of_drawn = [None if scores is None else scores[i] for i in drawn]
+    laid = parts.lay_out(folder, [candidates[i] for i in drawn], kinds, scores_of_drawn)
     for path in write_sheets(folder, laid, names, trials, seed):
         say(f"{shown(path)}: {trials * len(laid)} judgements to make: good or defect")
     n = sum(part.is_defect for part in laid)
@@ -114,7 +118,7 @@ def run(
     position: Annotated[float, typer.Option(min=0, max=20, help="... and position: % of the longer side.")] = 1.0,
     focus: Annotated[float, typer.Option(min=0, max=10, help="... and focus: pixels of blur.")] = 0.5,
     planted: Annotated[
-        int, typer.Option(min=0, help="Simulated defects of known size that models look for, in good parts.")
+        int, typer.Option(min=0, help="Defects of known size to plant in good parts, for models to find.")
     ] = 60,
     alpha: Alpha = None,
     confidence: Confidence = None,
@@ -167,8 +171,8 @@ def report(folder: Folder = FOLDER) -> None:
     artifact.check_writable(folder / page.FILES[0])
     _print_agreement(parts, table)
     changes = folder / card.FILES[1]
-    of = stress.read(changes) if changes.is_file() else None
-    for path in page.write(parts, table, kept_detections(folder), of, folder):
+    robustness = stress.read(changes) if changes.is_file() else None
+    for path in page.write(parts, table, kept_detections(folder), robustness, folder):
         say(f"{shown(path)}: written")
 
 

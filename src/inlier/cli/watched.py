@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from inlier import artifact
 from inlier.cli.outputs import tell
 from inlier.errors import InlierError
+from inlier.names import counted
 
 if TYPE_CHECKING:
     from inlier.inspection.inspector import Inspector
@@ -27,7 +28,6 @@ def watched(state: Path, chart: Path | None, inspector: "Inspector") -> Iterator
     Raises InlierError for a state of another model, and for one that another run changed meanwhile.
     """
     from inlier.data.cues import CUES, WATCHED, cues
-    from inlier.data.datasets.sample import counted
     from inlier.data.images import read_image
     from inlier.drift import SCORE, Stream, fingerprint
 

@@ -18,10 +18,11 @@ from PIL import Image
 from inlier.data import copies
 from inlier.data.batches import read_ahead
 from inlier.data.cues import WATCHED, cues
-from inlier.data.datasets.sample import Dataset, Sample, agreeing, counted, first_names
+from inlier.data.datasets.sample import Dataset, Sample
 from inlier.data.images import FORMATS, decode_image, read_bytes, read_image
 from inlier.data.quality import Levels, doubts, levels
 from inlier.errors import ImageError, InlierError
+from inlier.names import agreeing, counted, first_names
 
 Value = TypeVar("Value")
 MOST = 0.9  # share of a category from which on those that differ in size or kind are worth a word; or all but one
@@ -91,26 +92,26 @@ class Report:
 def check(
     dataset: Dataset,
     workers: int = 2,
-    progress: Callable[[int, int], None] | None = None,
+    show: Callable[[int], None] | None = None,
     training: bool = False,
 ) -> Report:
     """Read every image and mask once, before anything is trained.
 
-    `progress` is called with (done, total). Raises one InlierError that lists all problems: images and masks that
-    cannot be read, masks of another size than their image, defects without a mask where others have one. training:
-    only problems of good training pictures are raised, those of others become a warning.
+    show: is told how many are read. Raises one InlierError that lists all problems: pictures and masks that cannot be
+    read, masks of another size than their picture, defects without a mask where others have one. training: only
+    problems of good training pictures are raised, those of others become a warning.
     """
-    return examine(dataset, workers, progress).require(dataset, training)
+    return examine(dataset, workers, show).require(dataset, training)
 
 
-def examine(dataset: Dataset, workers: int = 2, progress: Callable[[int, int], None] | None = None) -> Report:
+def examine(dataset: Dataset, workers: int = 2, show: Callable[[int], None] | None = None) -> Report:
     """`check` that raises nothing: the problems are in the report."""
     seen: list[Look] = []
     with closing(read_ahead(_look, dataset.samples, workers, 4 * workers)) as looks:
         for look in looks:
             seen.append(look)
-            if progress:
-                progress(len(seen), len(dataset.samples))
+            if show:
+                show(len(seen))
     pairs = list(zip(dataset.samples, seen, strict=True))
     masked = {s.category for s in dataset.samples if s.is_defect and s.masks}
     problems = [(s, look.problem) for s, look in pairs if look.problem]

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import uniform_filter
 
+from inlier.data.datasets.sample import evenly
+
 SIDE = 64  # of the small pictures: averages over more pixels would lose the noise, finer ones fit no other size
 # of the median distance between two pictures: copies of real ones lie at .03 and below (JPEG of quality 60 to 95, WebP,
 # 96 % of the size), the closest other pairs of 320 to 740 at .06 and above. Among fewer pictures chance brings fewer
@@ -62,7 +64,7 @@ def _pairs(pictures: Sequence[NDArray[np.uint16]]) -> list[tuple[int, int]]:
     n = len(pictures)
     if n < 3:
         return []  # two pictures have nothing to compare their distance with
-    chosen = np.linspace(0, n - 1, min(n, SAMPLE)).round().astype(int).tolist()
+    chosen = evenly(range(n), SAMPLE)
     centre = np.mean([pictures[i] for i in chosen], axis=0, dtype=np.float64)
 
     def flat(indices: Sequence[int] | range) -> NDArray[np.float32]:

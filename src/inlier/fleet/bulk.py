@@ -5,10 +5,12 @@ is one file, whose name follows from the chunk and the model: a chunk that is do
 run was stopped, writes the same file again. Nothing is lost, nothing doubled, and what is there is not done again.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
 import logging
+import os
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inlier.errors import InlierError
+from inlier.fleet import tables
 from inlier.fleet.engine import Need, processors
-from inlier.fleet.judging import judged, open_model, schema
+from inlier.fleet.judging import COLUMNS, judged, load_from
 from inlier.fleet.local import Local, one_thread
 from inlier.fleet.plan import Part, Plan
 from inlier.fleet.store import Store
@@ -64,30 +67,31 @@ def write_listing(pictures: Path, plan: Plan, out: str) -> str:
     """
     import pyarrow as pa
     import pyarrow.csv
-    import pyarrow.parquet as pq
 
     from inlier.data.images import list_images
 
     if pictures.suffix.lower() == ".parquet":
         return str(pictures)
+    kinds = {"path": pa.binary(), "part": pa.string()}  # 0815 is a name, and a file's may be no text
     if pictures.is_dir():
         folders = {name: pictures / name for name in sorted(part.name for part in plan.parts)}
-        found = [
-            (str(path), name) for name, folder in folders.items() if folder.is_dir() for path in list_images(folder)
-        ]
-        table = pa.table({"path": [path for path, _ in found], "part": [part for _, part in found]})
+        found = [(path, name) for name, folder in folders.items() if folder.is_dir() for path in list_images(folder)]
+        columns = [os.fsencode(path) for path, _ in found], [name for _, name in found]
+        table = pa.table(columns, pa.schema(kinds))
     else:
         try:
-            table = pyarrow.csv.read_csv(pictures)
+            table = pyarrow.csv.read_csv(pictures, convert_options=pyarrow.csv.ConvertOptions(column_types=kinds))
         except (OSError, pa.ArrowInvalid) as error:
             raise InlierError(
                 f"{pictures}: cannot be read as a folder, a .csv or a .parquet listing ({error})"
             ) from None
-    if not {"path", "part"} <= set(table.column_names) or not len(table):
+    if not set(kinds) <= set(table.column_names) or not len(table):
         raise InlierError(f"{pictures}: holds no pictures of the plan's parts; a listing has columns path and part")
-    content = io.BytesIO()
-    pq.write_table(table.select(["path", "part"]).sort_by("part"), content, row_group_size=GROUP)
-    Store(out).write(LISTING, content.getvalue())
+    with contextlib.suppress(pa.ArrowInvalid):  # names that are no text stay the bytes that they are
+        table = table.set_column(table.column_names.index("path"), "path", table["path"].cast(pa.string()))
+    # in the same bytes as ever: a listing of others would be another one, and what is judged of it not known
+    table = table.select(list(kinds)).sort_by("part")
+    Store(out).write_table(LISTING, table, compression="snappy", row_group_size=GROUP)
     return f"{out}/{LISTING}"
 
 
@@ -100,7 +104,8 @@ def chunks(listing: str, plan: Plan, models: Mapping[str, str], out: str, size: 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    parts, found = {part.name: part for part in plan.parts}, list[Chunk]()
+    parts = {part.name: part for part in plan.parts}
+    found: list[Chunk] = []
     try:
         with _opened(listing) as source:
             stamp = hashlib.file_digest(source, "sha256").hexdigest()
@@ -149,10 +154,8 @@ def judge(chunk: Chunk, store: Store) -> int:
 
 def given_up(chunk: Chunk, why: str) -> int:
     """Rows of pictures that cannot be judged: their model refuses, or their workers died again and again."""
-    import pyarrow as pa
-
     rows = [{"path": path, "part": chunk.part.name, "model": chunk.model, "error": why} for path in _paths(chunk)]
-    return _write(pa.Table.from_pylist(rows, schema()), chunk, Store(chunk.out))
+    return _write(tables.table(rows, COLUMNS), chunk, Store(chunk.out))
 
 
 def run_local(
@@ -204,11 +207,7 @@ class _Judge:
 
 
 def _write(rows: "pa.Table", chunk: Chunk, out: Store) -> int:
-    import pyarrow.parquet as pq
-
-    content = io.BytesIO()
-    pq.write_table(rows, content, compression="zstd")
-    out.write(chunk.name, content.getvalue())
+    out.write_table(chunk.name, rows)
     return _unread(rows)
 
 
@@ -218,16 +217,19 @@ def _unread(rows: "pa.Table") -> int:
 
 def _paths(chunk: Chunk) -> list[str]:
     paths, parts = _row_group(chunk.listing, chunk.stamp, chunk.group)
-    return [str(path) for path in paths[parts == chunk.part.name][chunk.first : chunk.last]]
+    chosen = paths[parts == chunk.part.name][chunk.first : chunk.last]
+    return [os.fsdecode(path) if isinstance(path, bytes) else str(path) for path in chosen]
 
 
 @functools.lru_cache(maxsize=1)
 def _row_group(listing: str, stamp: str, group: int) -> tuple[Any, Any]:
+    """(paths, names of parts), arrays of as many."""
     import pyarrow.parquet as pq
 
     with _opened(listing) as source:
         table = pq.ParquetFile(source).read_row_group(group, ["path", "part"])
-    return tuple(table[name].to_numpy(zero_copy_only=False).astype(str) for name in ("path", "part"))  # type: ignore
+    paths, parts = (table[name].to_numpy(zero_copy_only=False) for name in ("path", "part"))
+    return paths, parts.astype(str)
 
 
 def _opened(listing: str) -> Any:
@@ -238,5 +240,4 @@ def _opened(listing: str) -> Any:
 
 @functools.lru_cache(maxsize=MODELS)
 def _model(place: str, model: str) -> Inspector:
-    with Store(place).file(model) as file:
-        return open_model(file)
+    return load_from(Store(place), model)

@@ -10,8 +10,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from inlier.errors import InlierError
 from inlier.fleet import ledger, tasks
 from inlier.fleet.ledger import Row
 from inlier.fleet.models import models_in_use
-from inlier.fleet.plan import AUTO, Part, Plan, Task, check_methods
+from inlier.fleet.plan import AUTO, Order, Plan, Task, check_methods
 from inlier.fleet.store import Store
 
 log = logging.getLogger("inlier")
@@ -83,72 +83,62 @@ def run_name() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
 
 
-def due(plan: Plan, verb: str, store: Store, given: Task) -> tuple[list[Task], dict[str, Row]]:
-    """(the tasks whose inputs changed since they were done, or that failed; all last rows). given: options of all."""
-    last, used = ledger.last(store, verb), models_in_use(store)
-    every = [replace(given, verb=verb, part=part) for part in plan.parts]
-    return [
+def due(plan: Plan, order: Order, store: Store) -> list[Job]:
+    """The tasks whose inputs changed since they were done, or that failed, with what each takes.
+
+    The longest first, so that none is left at the end alone; those not known yet lead. Raises InlierError where the
+    plan has a wrong entry: that stops all, before any.
+    """
+    last = ledger.last(store, order.verb)
+    used = models_in_use(store)
+    found = [
         task
-        for task in every
+        for task in (Task(order, part) for part in plan.parts)
         if not tasks.is_done(last.get(task.part.name), tasks.stamp(task, used.get(task.part.name)))
-    ], last
-
-
-def jobs(due: Sequence[Task], last: Mapping[str, Row]) -> list[Job]:
-    """With what each takes, the longest first, so that none is left at the end alone; those not known yet lead."""
-    found = [(task, need(task, last.get(task.part.name))) for task in due]
-    return sorted(found, key=lambda job: -(job[1].seconds or float("inf")))
+    ]
+    if order.verb in ("train", "check"):
+        check_methods(Plan(parts=tuple(task.part for task in found)))
+    jobs = [(task, need(task, last.get(task.part.name))) for task in found]
+    return sorted(jobs, key=lambda job: -(job[1].seconds or float("inf")))
 
 
 def need(task: Task, last: Row | None) -> Need:
     """As measured the last time, or else as the method foretells it."""
+    part = task.part
     if last is not None and last.get("memory") and last["state"] == "done":
         busy = round(last["processor_seconds"] / max(last["seconds"], 1e-9))
         memory = int(MARGIN * last["memory"])
-        return Need(max(1, busy, task.part.processes), memory, last["seconds"])
-    foretold = _foretold(task.part) if task.verb == "train" else 0
-    return Need(task.part.processes, BASE + task.part.processes * foretold)
-
-
-def _foretold(part: Part) -> int:
-    """Bytes that a fit takes at most, by the method's own word; 0 where it says nothing, or the data cannot be read."""
-    from inlier.data.datasets import open_dataset
-
-    if part.method == AUTO:
-        return BASE
-    try:
-        n = len(open_dataset(part.data, [part.category] if part.category else []).train)
-    except InlierError:  # the task will say so
-        return 0
-    return _of_fit(part.method, part.preset, json.dumps(part.settings), n) if n else 0
+        return Need(max(1, busy, part.processes), memory, last["seconds"])
+    fit = _of_fit(part.method, part.preset, json.dumps(part.settings)) if task.order.verb == "train" else 0
+    return Need(part.processes, BASE + part.processes * fit)
 
 
 @functools.cache  # hundreds of parts have the same settings, and some methods look at their network for it
-def _of_fit(method: str, preset: str, settings: str, pictures: int) -> int:
+def _of_fit(method: str, preset: str, settings: str) -> int:
+    """Bytes that a fit takes at most, by the method's own word; 0 where it says nothing, or cannot be fitted so."""
+    if method == AUTO:
+        return BASE
     detector = methods.create(method, preset, **json.loads(settings))
-    return detector.memory_needed(detector.settings, pictures)
+    try:
+        return detector.memory_needed(detector.settings)
+    except InlierError:  # of a layer that its backbone lacks, for one: the task will say so
+        return 0
 
 
 def refused(job: Job, most: int) -> Row:
     """The row of a task that no worker has the memory for. most: bytes of the largest worker."""
     task, needed = job
-    told = f"needs about {needed.memory / GIB:.1f} GiB of memory, the largest worker has {most / GIB:.1f} GiB"
-    return tasks.new_row(task) | {
-        "state": "refused",
-        "error": f"{told}: run it where there is more (--memory, --on ray)",
-    }
+    error = (
+        f"needs about {needed.memory / GIB:.1f} GiB of memory, the largest worker has {most / GIB:.1f} GiB: run it "
+        "where there is more (--memory, --on ray)"
+    )
+    return tasks.new_row(task) | {"state": "refused", "error": error}
 
 
-def run(
-    plan: Plan, verb: str, store: Store, engine: Engine, given: Task, todo: Sequence[Task], last: Mapping[str, Row]
-) -> Iterator[Row]:
-    """Do what is due, and give each row. The plan is checked as a whole first: a wrong entry stops all, before any."""
-    if not todo:
-        return
-    if verb in ("train", "check"):
-        check_methods(Plan(parts=tuple(task.part for task in todo)))
+def run(jobs: Sequence[Job], store: Store, engine: Engine) -> Iterator[Row]:
+    """Do them, and give the row of each that no other run had done."""
     try:
-        yield from (row for row in engine.run(jobs(todo, last), store) if row is not None)
+        yield from (row for row in engine.run(jobs, store) if row is not None)
     finally:
         ledger.fold(store)
 

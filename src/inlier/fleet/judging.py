@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inlier.fleet import tables
 from inlier.fleet.plan import Part
+from inlier.fleet.store import Store
 from inlier.inspection.inspector import Inspector
 from inlier.runtime.load import load
 
@@ -19,16 +21,16 @@ COLUMNS = {
 }
 
 
-def open_model(path: str | os.PathLike[str]) -> Inspector:
-    return load(path)
+def load_from(store: Store, model: str) -> Inspector:
+    """Raises InlierError where the store has no such model any more."""
+    with store.file(model) as file:
+        return load(file)
 
 
 def judged(
     model: Inspector, part: Part, name: str, paths: Sequence[str | os.PathLike[str]], readers: int
 ) -> "pa.Table":
     """A row for each picture, in order: its verdict, or why it could not be read. name: of the model, for the row."""
-    import pyarrow as pa
-
     category = model.category_of(part.category)
     found = model.predict(
         list(map(str, paths)), alpha=part.alpha, category=category, workers=readers, errors="keep", maps=False
@@ -37,13 +39,7 @@ def judged(
     for p in found:
         row = {key: getattr(p, key) for key in ("path", "score", "p_value", "threshold", "verdict", "alpha", "error")}
         rows.append(row | {"part": part.name, "model": name, "digest": _digest(Path(p.path))})
-    return pa.Table.from_pylist(rows, schema())
-
-
-def schema() -> "pa.Schema":
-    import pyarrow as pa
-
-    return pa.schema([(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()])
+    return tables.table(rows, COLUMNS)
 
 
 def _digest(path: Path) -> str:

@@ -7,9 +7,10 @@ which their numbers tell; it never loses one.
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from inlier.fleet import tables
 from inlier.fleet.store import Store
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 FEW = 64  # rows in files of their own that are not worth folding
-KINDS = {  # columns of the folded ledger
-    **dict.fromkeys(("id",), "int64"),
+COLUMNS = {  # of the folded ledger, with Arrow's kinds
+    "id": "int64",
     **dict.fromkeys(("run", "verb", "part", "state", "fingerprint", "error", "metrics", "warnings"), "string"),
     **dict.fromkeys(("time", "seconds", "processor_seconds", "memory"), "float64"),
     "attempts": "int64",
@@ -53,25 +54,18 @@ def replace(store: Store, row: Row) -> None:
     store.write(f"rows/{row['verb']}/{row['part']}.json", json.dumps(row, allow_nan=False).encode())
 
 
-def fold(store: Store, few: int = FEW) -> int:
-    """Put rows that lie in files of their own into one; how many. Fewer than `few` stay as they are."""
-    import io
-
-    import pyarrow.parquet as pq
-
-    names = [name for name in store.list("ledger") if name.endswith(".json")]
-    if len(names) < few:
-        return 0
+def fold(store: Store) -> None:
+    """Put rows that lie in files of their own into one. FEW of them stay as they are."""
+    if sum(name.endswith(".json") for name in store.list("ledger")) < FEW:
+        return
     found = store.read_all("ledger", ".json")
-    content = io.BytesIO()
-    pq.write_table(_table(json.loads(text) for text in found.values()), content, compression="zstd")
-    store.write(f"ledger/{new_number():016x}.parquet", content.getvalue())
+    rows = map(json.loads, found.values())
+    store.write_table(f"ledger/{new_number():016x}.parquet", tables.table(rows, COLUMNS))
     store.remove([f"ledger/{name}" for name in found])  # only now, and only what was read
-    return len(found)
 
 
-def table(store: Store, columns: Iterable[str] = KINDS) -> "pa.Table":
-    """All rows, each once, in no order. columns: of KINDS."""
+def table(store: Store, columns: Iterable[str] = COLUMNS) -> "pa.Table":
+    """All rows, each once, in no order. columns: of COLUMNS."""
     import io
 
     import pyarrow as pa
@@ -82,7 +76,7 @@ def table(store: Store, columns: Iterable[str] = KINDS) -> "pa.Table":
     loose = [json.loads(text) for text in store.read_all("ledger", ".json").values()]
     folded = store.read_all("ledger", ".parquet")
     parts = [pq.read_table(io.BytesIO(content), columns=wanted) for content in folded.values()]
-    whole = pa.concat_tables([*parts, _table(loose).select(wanted)])
+    whole = pa.concat_tables([*parts, tables.table(loose, COLUMNS).select(wanted)])
     return _each_once(whole)
 
 
@@ -92,14 +86,3 @@ def _each_once(whole: "pa.Table") -> "pa.Table":
     numbers = whole["id"].to_numpy()
     _, first = np.unique(numbers, return_index=True)
     return whole if len(first) == len(numbers) else whole.take(np.sort(first))
-
-
-def _table(rows: Iterable[Mapping[str, Any]]) -> "pa.Table":
-    import pyarrow as pa
-
-    schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in KINDS.items()])
-    return pa.Table.from_pylist([{name: _flat(row.get(name)) for name in KINDS} for row in rows], schema)
-
-
-def _flat(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, (dict, list)) else value

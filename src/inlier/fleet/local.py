@@ -13,7 +13,6 @@ from inlier.apart import ctrl_c_held_back, end_with_parent, last_words
 from inlier.fleet import ledger, tasks
 from inlier.fleet.engine import Job, Need, refused, startable
 from inlier.fleet.ledger import Row
-from inlier.fleet.plan import Task
 from inlier.fleet.store import Store
 from inlier.fleet.tasks import TRIES
 
@@ -31,7 +30,7 @@ class Local:
 
     def run(self, jobs: Sequence[Job], store: Store) -> Iterator[Row | None]:
         by_name = {task.part.name: (task, need) for task, need in jobs}
-        for task, found in self.each(one_task, jobs, store):
+        for task, found in self.each(tasks.run, jobs, store):
             if isinstance(found, str):
                 found = tasks.new_row(task) | {"error": found, "attempts": TRIES}
                 ledger.add(store, found)
@@ -45,7 +44,8 @@ class Local:
     ) -> Iterator[tuple[Any, Any]]:
         """(item, what came of it), as they end: a text where all its tries ended with its worker's death, WAITING where
         it needs more memory than there is. Such a death costs the item one of its tries, and nothing else."""
-        waiting, tried = list(items), dict[int, int]()
+        waiting = list(items)
+        tried: dict[int, int] = {}
         idle: list[_Worker] = []
         busy: dict[Any, tuple[_Worker, tuple[Any, Need]]] = {}
         try:
@@ -54,7 +54,8 @@ class Local:
                     place = startable(waiting, [need for _, (_, need) in busy.values()], self.workers, self.memory)
                     if place is None:
                         break
-                    job, worker = waiting.pop(place), idle.pop() if idle else _Worker(work, store.place)
+                    job = waiting.pop(place)
+                    worker = idle.pop() if idle else _Worker(work, store.place)
                     busy[worker.pipe] = worker, job
                     worker.send(job[0])
                 if not busy:  # not even alone
@@ -142,7 +143,3 @@ def one_thread() -> None:
 
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)
-
-
-def one_task(task: Task, store: Store) -> Row | None:
-    return tasks.run(task, store)

@@ -9,6 +9,8 @@ from inlier.fleet import ledger
 from inlier.fleet.ledger import Row
 from inlier.fleet.store import Store
 
+MODEL = "model.inlier"  # in a folder of its own, under the fingerprint of what it was made from
+
 
 def in_use(store: Store) -> dict[str, dict[str, Any]]:
     """Part -> its model's path in the store, since when, and what it promised when it was proposed (see `promote`)."""

@@ -58,14 +58,21 @@ class Plan(BaseModel):
 
 
 @dataclass(frozen=True)
-class Task:
-    """A verb for one part."""
+class Order:
+    """What is to be done with every part."""
 
     verb: str
-    part: Part
-    run: str = ""  # name of the run that it belongs to
     promote: Literal["auto", "ask"] = "auto"  # a new model that nothing speaks against, or wait for a person
     to: str = "onnx"  # of an export
+    run: str = ""  # the run's name in the ledger
+
+
+@dataclass(frozen=True)
+class Task:
+    """An order for one part."""
+
+    order: Order
+    part: Part
 
 
 def read_plan(place: Path) -> Plan:
@@ -98,7 +105,8 @@ def read_plan(place: Path) -> Plan:
 
 def check_methods(plan: Plan) -> None:
     """Raise InlierError, with a line for each, where a method, preset or setting is none. Loads PyTorch."""
-    lines, said = [], dict[str, str]()
+    lines = []
+    said: dict[str, str] = {}
     for part in plan.parts:
         key = repr((part.method, part.preset, part.settings, part.calibration))
         if key not in said:

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from inlier.bench import trial
-from inlier.data.datasets.sample import Sample
-from inlier.detector import evenly
+from inlier.data.datasets.sample import Sample, evenly
 from inlier.errors import InlierError
 from inlier.inspection.inspector import Inspector
 
@@ -26,7 +25,7 @@ def compare(
 
     `alarms` and `found` hold a truth value for each kept picture and for each planted defect, by the model's own rule.
     """
-    chosen = [kept[i] for i in evenly(len(kept), MOST)]
+    chosen = evenly(kept, MOST)
     return {
         "kept": len(chosen),
         "new": _said(new, chosen, alpha, seed),
@@ -46,9 +45,9 @@ def _said(model: Inspector, kept: Sequence[Sample], alpha: float | None, seed: i
     found |= {"alpha": rule.alpha, "average": rule.average, "confident": rule.confident}
     if not kept:
         return found
-    of = [model.category_of(sample.category) for sample in kept]
-    limits = {name: model.calibration_.rule(alpha, category=name) for name in of}
-    thresholds = np.array([limit.threshold for name in of if (limit := limits[name])])
+    categories = [model.category_of(sample.category) for sample in kept]
+    limits = {name: model.calibration_.rule(alpha, category=name) for name in categories}
+    thresholds = np.array([limit.threshold for name in categories if (limit := limits[name])])
     tried = trial.run(model, kept, seed, maps=False)
     alarms, detected = tried.good > thresholds, tried.defects > thresholds[tried.pictures]
     return found | {"alarms": alarms.tolist(), "found": detected.tolist()}

@@ -10,7 +10,7 @@ from inlier.errors import InlierError
 from inlier.fleet import ledger, tasks
 from inlier.fleet.engine import Job, refused
 from inlier.fleet.ledger import Row
-from inlier.fleet.local import ONE_THREAD, one_task
+from inlier.fleet.local import ONE_THREAD
 from inlier.fleet.plan import Task
 from inlier.fleet.store import Store
 from inlier.fleet.tasks import TRIES
@@ -28,7 +28,9 @@ class Ray:
     def run(self, jobs: Sequence[Job], store: Store) -> Iterator[Row | None]:
         """A node that dies gives its tasks back. What needs more memory than one is busy with waits in Ray's queue."""
         with connected(self.address) as ray:
-            waiting, running, most = list(jobs), dict[Any, Job](), largest_memory(ray)
+            waiting = list(jobs)
+            running: dict[Any, Job] = {}
+            most = largest_memory(ray)
             remote = ray.remote(max_retries=TRIES - 1)(_task)
             while waiting or running:
                 limit = self.workers or AHEAD * int(ray.cluster_resources().get("CPU", 1))
@@ -60,7 +62,7 @@ def _result(ray: Any, reference: Any, job: Job, store: Store) -> Row | None:
 
 
 def _task(task: Task, place: str) -> Row | None:
-    return one_task(task, Store(place))
+    return tasks.run(task, Store(place))
 
 
 @contextmanager

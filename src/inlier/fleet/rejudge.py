@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inlier.errors import InlierError
+from inlier.fleet import tables
 from inlier.inspection.inspector import Inspector
 from inlier.serve.models import file_hash
 from inlier.serve.pictures import Pictures
@@ -36,9 +37,7 @@ def rejudged(
     again, if it was kept. What cannot be judged is a row with the reason. Raises InlierError for an alpha that cannot
     be promised.
     """
-    import pyarrow as pa
-
-    known, schema = file_hash(path), pa.schema([(name, getattr(pa, kind)()) for name, kind in COLUMNS.items()])
+    known = file_hash(path)
     rule = model.calibration_.rule(alpha, category=category)
     if rule is None:
         raise InlierError(f"{path}: has no calibration, so it gives no verdicts")
@@ -47,7 +46,8 @@ def rejudged(
         scores, errors = _scores(batch, pictures, model, known, category)
         found = []
         for row in batch:
-            number, score = row["id"], scores.get(row["id"])
+            number = row["id"]
+            score = scores.get(number)
             verdict = None if score is None else rule.verdict(score)
             found.append(
                 {
@@ -64,7 +64,7 @@ def rejudged(
                     "changed": verdict is not None and verdict != row["verdict"],
                 }
             )
-        yield pa.Table.from_pylist(found, schema)
+        yield tables.table(found, COLUMNS)
 
 
 def _scores(

@@ -23,7 +23,7 @@ COLUMNS = {  # head -> what it means
     "false alarms, %": "what the calibration promises on average",
     "at most, %": "... and with 95 % confidence for this very calibration",
     "alarms on kept, %": "share of the kept good pictures that raise one",
-    "simulated found, %": "share of the defects planted in kept good pictures that are found",
+    "planted found, %": "share of the defects planted in kept good pictures that are found",
     "AUROC, %": "of the last evaluation on labelled pictures",
     "seconds": "of the last training",
     "processor s": "that processors worked for it",
@@ -32,12 +32,12 @@ COLUMNS = {  # head -> what it means
 }
 
 
-def page(store: Store, now: float | None = None) -> str:
+def page(store: Store) -> str:
     rows = {verb: ledger.last(store, verb) for verb in VERBS}
     used, waiting = in_use(store), proposals(store)
     names = sorted({*used, *(name for of in rows.values() for name in of)})
-    moment = time.time() if now is None else now
-    parts = [line({verb: of.get(name) for verb, of in rows.items()}, name, used, waiting, moment) for name in names]
+    now = time.time()
+    parts = [line({verb: of.get(name) for verb, of in rows.items()}, name, used, waiting, now) for name in names]
     changes = [found for name in names for verb in ("train", "calibrate") if (found := _change(rows[verb].get(name)))]
     n, runs = _runs(store)
     return render(
@@ -47,7 +47,7 @@ def page(store: Store, now: float | None = None) -> str:
         data=_embedded({"parts": parts, "changes": changes, "runs": runs}),
         counts={state: sum(one[1] == state for one in parts) for state in ("in use", "proposed", "failed", "no model")},
         rows=n,
-        made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment)),
+        made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now)),
     )
 
 

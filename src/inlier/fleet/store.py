@@ -6,14 +6,18 @@ one name: what a task makes lies under the fingerprint of its inputs, so whoever
 """
 
 import contextlib
+import io
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inlier import artifact
 from inlier.errors import InlierError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Store:
@@ -73,10 +77,31 @@ class Store:
         else:
             self.files.pipe_file(self._remote(path), content)
 
+    def write_table(self, path: str, table: "pa.Table", **options: Any) -> None:
+        """As Parquet. options: of `pyarrow.parquet.write_table`."""
+        import pyarrow.parquet as pq
+
+        content = io.BytesIO()
+        pq.write_table(table, content, **{"compression": "zstd", **options})
+        self.write(path, content.getvalue())
+
+    def look(self, path: str) -> tuple[int, float] | None:
+        """(bytes, seconds since 1970 when it was written) of a file; None where there is none."""
+        try:
+            if self.folder:
+                found = self._local(path).stat()
+                return found.st_size, found.st_mtime
+            place = self._remote(path)
+            return int(self.files.size(place)), float(self.files.modified(place).timestamp())
+        except FileNotFoundError:
+            return None
+
     def remove(self, paths: Sequence[str]) -> None:
-        """What is gone already is fine."""
+        """What is gone already is fine. A folder of this machine goes with the last that lies in it."""
         for path in paths if self.folder else ():
             self._local(path).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # others lie there, or it has gone
+                self._local(path).parent.rmdir()
         if not self.folder and paths:
             with contextlib.suppress(FileNotFoundError):
                 self.files.rm([self._remote(path) for path in paths])

@@ -58,7 +58,8 @@ def run(task: Task, store: Store) -> Row | None:
 
     What goes wrong is in the row: `state` is "done" or "failed". What may pass is tried again, later and later.
     """
-    last = ledger.last_of(store, task.verb, task.part.name)
+    verb = task.order.verb
+    last = ledger.last_of(store, verb, task.part.name)
     used = model_in_use(store, task.part.name)
     if is_done(last, seal := stamp(task, used)):
         return None
@@ -66,12 +67,12 @@ def run(task: Task, store: Store) -> Row | None:
     with _measured() as measured, _warnings_kept() as warnings:
         for attempt in range(1, TRIES + 1):
             try:
-                print_ = row["fingerprint"] = fingerprint(task, used)
-                if is_same(last, print_):
+                row["fingerprint"] = fingerprint(task, used)
+                if is_same(last, row["fingerprint"]):
                     ledger.replace(store, {**(last or {}), "stamp": seal})  # files were touched, and nothing else
                     return None
-                row |= {"metrics": _do(task, store, used, f"{task.verb}/{task.part.name}/{print_}"), "state": "done"}
-                row["error"] = None
+                metrics = _do(task, store, used, f"{verb}/{task.part.name}/{row['fingerprint']}")
+                row |= {"metrics": metrics, "state": "done", "error": None}
                 break
             except Exception as error:  # of one part, which must not end the others
                 row["error"] = str(error) if isinstance(error, InlierError) else f"{type(error).__name__}: {error}"
@@ -87,9 +88,18 @@ def run(task: Task, store: Store) -> Row | None:
 
 def new_row(task: Task) -> Row:
     """Of a task of which nothing has come so far."""
-    number, about = ledger.new_number(), {"library": __version__, "machine": platform.node()}
-    names = {"run": task.run, "verb": task.verb, "part": task.part.name}
-    return {"id": number, **names, "state": "failed", "time": time.time(), "fingerprint": None, "error": None, **about}
+    return {
+        "id": ledger.new_number(),
+        "run": task.order.run,
+        "verb": task.order.verb,
+        "part": task.part.name,
+        "state": "failed",
+        "time": time.time(),
+        "fingerprint": None,
+        "error": None,
+        "library": __version__,
+        "machine": platform.node(),
+    }
 
 
 def may_pass(error: BaseException) -> bool:
@@ -123,12 +133,13 @@ def fingerprint(task: Task, model: str | None) -> str:
 
 
 def _sealed(task: Task, model: str | None, files: Iterable[str]) -> str:
-    entries = {name: getattr(task.part, name) for name in DECIDES[task.verb]}
-    known: dict[str, Any] = {"library": __version__, "verb": task.verb, "entries": entries}
-    if task.verb in NEEDS_MODEL:
+    verb = task.order.verb
+    entries = {name: getattr(task.part, name) for name in DECIDES[verb]}
+    known: dict[str, Any] = {"library": __version__, "verb": verb, "entries": entries}
+    if verb in NEEDS_MODEL:
         known["model"] = model
-    if task.verb == "export":
-        known["to"] = task.to
+    if verb == "export":
+        known["to"] = task.order.to
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     for line in files:
         digest.update(f"\n{line}".encode(errors="surrogateescape"))
@@ -137,7 +148,7 @@ def _sealed(task: Task, model: str | None, files: Iterable[str]) -> str:
 
 def _inputs(task: Task) -> Iterator[tuple[str, int, int, str]]:
     """(name, bytes, time of change, path) of each file that the verb reads."""
-    for entry in READS[task.verb]:
+    for entry in READS[task.order.verb]:
         place = getattr(task.part, entry)
         if place is None:
             continue
@@ -210,7 +221,8 @@ def _processor_seconds() -> float:
 @contextmanager
 def _warnings_kept() -> Iterator[list[str]]:
     """What is warned of goes into the list; a hundred tasks would say it a hundred times."""
-    handlers, propagate, messages = log.handlers[:], log.propagate, Messages()
+    handlers, propagate = log.handlers[:], log.propagate
+    messages = Messages()
     log.handlers[:], log.propagate = [messages], False
     try:
         yield messages.warnings
@@ -221,7 +233,7 @@ def _warnings_kept() -> Iterator[list[str]]:
 def _do(task: Task, store: Store, used: str | None, place: str) -> Mapping[str, Any]:
     from inlier.fleet import verbs
 
-    if task.verb in NEEDS_MODEL and used is None:
+    if task.order.verb in NEEDS_MODEL and used is None:
         raise InlierError(f"{task.part.name}: no model is in use yet; run `inlier fleet train` first")
-    metrics: Mapping[str, Any] = getattr(verbs, task.verb)(task, store, used, place)
+    metrics: Mapping[str, Any] = getattr(verbs, task.order.verb)(task, store, used, place)
     return metrics

@@ -1,6 +1,5 @@
 """What each verb does for a part: makes its files at `place` in the store, and returns numbers for the row."""
 
-import io
 import json
 import subprocess
 import sys
@@ -15,14 +14,15 @@ from inlier.data.datasets.sample import Dataset, Sample
 from inlier.drift import SCORE, Stream, fingerprint
 from inlier.errors import InlierError
 from inlier.evaluation import evaluate as evaluated
-from inlier.fleet.judging import judged, open_model
-from inlier.fleet.models import use
+from inlier.fleet.judging import judged, load_from
+from inlier.fleet.models import MODEL, use
 from inlier.fleet.plan import AUTO, Part, Task
 from inlier.fleet.promote import compare, objections
 from inlier.fleet.store import Store
 from inlier.inspection.inspector import Inspector
+from inlier.runtime.load import load
+from inlier.settings import as_text
 
-MODEL = "model.inlier"
 READERS = 1  # threads that read pictures ahead of a task's one thread of arithmetic
 
 
@@ -46,7 +46,7 @@ def train(task: Task, store: Store, used: str | None, place: str) -> dict[str, A
         else:
             _fit(part).save(made)
         store.write(f"{place}/{MODEL}", made.read_bytes())
-        new = open_model(made)
+        new = load(made)
         size = made.stat().st_size
     return _proposed(task, store, new, used, f"{place}/{MODEL}", kept(part)) | {"bytes": size}
 
@@ -60,8 +60,7 @@ def calibrate(task: Task, store: Store, used: str | None, place: str) -> dict[st
             f"{task.part.name}: has no good pictures to calibrate on; give the part an entry `good`, a folder of good "
             "pictures that the model was not fitted on"
         )
-    with store.file(used) as file:
-        model = open_model(file)
+    model = load_from(store, used)
     good = Dataset(task.part.name, "kept good pictures", tuple(samples))
     model.calibrate(good, group=task.part.group, workers=READERS)
     with tempfile.TemporaryDirectory() as folder:
@@ -74,8 +73,7 @@ def calibrate(task: Task, store: Store, used: str | None, place: str) -> dict[st
 
 def evaluate(task: Task, store: Store, used: str | None, place: str) -> dict[str, Any]:
     assert used is not None
-    with store.file(used) as file:
-        model = open_model(file)
+    model = load_from(store, used)
     results = evaluated(model, _data(task.part), alpha=task.part.alpha, workers=READERS).to_json()
     store.write(f"{place}/numbers.json", json.dumps(results, allow_nan=False).encode())
     return {"model": used, "mean": results["mean"]}
@@ -83,8 +81,6 @@ def evaluate(task: Task, store: Store, used: str | None, place: str) -> dict[str
 
 def predict(task: Task, store: Store, used: str | None, place: str) -> dict[str, Any]:
     """Judge the part's pictures, and watch whether they still look like the calibration's."""
-    import pyarrow.parquet as pq
-
     from inlier.data.images import list_images
 
     assert used is not None
@@ -93,12 +89,9 @@ def predict(task: Task, store: Store, used: str | None, place: str) -> dict[str,
             f"{task.part.name}: has no pictures to judge; give the part an entry `pictures`, their folder"
         )
     paths = list_images(task.part.pictures)
-    with store.file(used) as file:
-        model = open_model(file)
+    model = load_from(store, used)
     rows = judged(model, task.part, used, paths, READERS)
-    content = io.BytesIO()
-    pq.write_table(rows, content, compression="zstd")
-    store.write(f"{place}/verdicts.parquet", content.getvalue())
+    store.write_table(f"{place}/verdicts.parquet", rows)
     verdicts = rows["verdict"].to_pylist()
     counts = {
         "pictures": len(rows),
@@ -112,10 +105,11 @@ def export(task: Task, store: Store, used: str | None, place: str) -> dict[str, 
     from inlier.runtime.export import SUFFIXES
 
     assert used is not None
-    suffix = next(suffix for suffix, name in SUFFIXES.items() if name == task.to)
-    with store.file(used) as file, tempfile.TemporaryDirectory() as folder:
+    suffix = next(suffix for suffix, name in SUFFIXES.items() if name == task.order.to)
+    with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / f"model{suffix}"
-        parity = open_model(file).export(made, to=task.to, workers=READERS)  # type: ignore[attr-defined]
+        model = load_from(store, used)
+        parity = model.export(made, to=task.order.to, workers=READERS)  # type: ignore[attr-defined]
         for path in sorted(Path(folder).iterdir()):
             store.write(f"{place}/{path.name}", path.read_bytes())
     return {"model": used, "file": f"{place}/model{suffix}", "parity": str(parity)}
@@ -126,10 +120,10 @@ def kept(part: Part) -> list[Sample]:
     if part.good is None:
         return list(_data(part).validation)
     dataset = open_dataset(part.good)
-    of = _data(part).categories
+    categories = _data(part).categories
     samples = dataset.validation or dataset.train
-    if len(of) == 1:  # a folder of good pictures is named after itself
-        samples = tuple(Sample(s.source, of[0], "train", None, number=s.number) for s in samples)
+    if len(categories) == 1:  # a folder of good pictures is named after itself
+        samples = tuple(Sample(s.source, categories[0], "train", None, number=s.number) for s in samples)
     return list(samples)
 
 
@@ -155,30 +149,24 @@ def _fit_together(part: Part, out: Path) -> None:
     options: dict[str, Any] = {"method": part.method, "preset": part.preset, "category": part.category, "roi": part.roi}
     options |= {"calibration": part.calibration, "group": part.group, "weights": part.weights, "seed": part.seed}
     words = [f"--{name}={value}" for name, value in options.items() if value is not None]
-    words += [f"--set={name}={_setting(value)}" for name, value in part.settings.items()]
+    words += [f"--set={name}={as_text(value)}" for name, value in part.settings.items()]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={part.processes}"]
     command = [*torchrun, "-m", "inlier", "train", part.data, f"--out={out}", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not out.is_file():
-        told = [line for line in done.stderr.splitlines() if line.startswith("error:")] or done.stderr.splitlines()[-3:]
-        raise InlierError(f"{part.name}: {' '.join(told) or 'torchrun ended without a model'}")
-
-
-def _setting(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        lines = done.stderr.splitlines()
+        reason = [line for line in lines if line.startswith("error:")] or lines[-3:]
+        raise InlierError(f"{part.name}: {' '.join(reason) or 'torchrun ended without a model'}")
 
 
 def _proposed(
     task: Task, store: Store, new: Inspector, used: str | None, model: str, samples: list[Sample]
 ) -> dict[str, Any]:
     """Compare with the model in use, and take its place where nothing speaks against it."""
-    old = None
-    if used is not None:
-        with store.file(used) as file:
-            old = open_model(file)
+    old = None if used is None else load_from(store, used)
     change = compare(new, old, samples, task.part.alpha, task.part.seed)
     against = objections(change)
-    promoted = task.promote == "auto" and not against
+    promoted = task.order.promote == "auto" and not against
     if promoted:
         use(store, task.part.name, model, change["new"])
     return {
@@ -195,7 +183,8 @@ def _drift(store: Store, part: Part, model: Inspector, rows: list[dict[str, Any]
     """Go on with the part's stream of scores; a new model or calibration begins a new one. None: nothing to compare."""
     if len(model.categories_) != 1 or not len(model.calibration_):
         return None
-    calibration, path = model.calibration_.scores, f"drift/{part.name}.json"
+    calibration = model.calibration_.scores
+    path = f"drift/{part.name}.json"
     content = store.read(path)
     stream = Stream.start({SCORE: calibration}) if content is None else Stream.from_dict(json.loads(content))
     if stream.fingerprints != {SCORE: fingerprint(calibration)}:

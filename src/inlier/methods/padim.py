@@ -158,7 +158,7 @@ class PaDiM(Detector[Settings, Network]):
     def build(self, s: Settings) -> Network:
         return Network(s, self.seed)
 
-    def memory_needed(self, s: Settings, n_images: int) -> int:
+    def memory_needed(self, s: Settings) -> int:
         backbone = Backbone(s.backbone, s.taps)
         _, height, width = backbone.shapes(s.size)[s.grid]
         matrix = 4 * (s.channels or sum(backbone.channels)) ** 2  # one position's float32 scatter

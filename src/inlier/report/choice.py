@@ -21,7 +21,8 @@ def write_choice(choice: Choice, inspector: Inspector, path: Path) -> None:
 
     Raises ArtifactError when it cannot be written.
     """
-    model, winner = inspector.header(), choice.rows[choice.winner]
+    model = inspector.header()
+    winner = choice.rows[choice.winner]
     page = render(
         "choice.html.j2",
         choice=choice,
@@ -43,9 +44,11 @@ def write_choice(choice: Choice, inspector: Inspector, path: Path) -> None:
 
 def _rows(choice: Choice) -> list[dict[str, Any]]:
     """The candidates that were judged, the best first."""
-    rows, best = [], max(able(choice.rows), key=lambda i: choice.rows[i].quality)
+    rows = []
+    best = max(able(choice.rows), key=lambda i: choice.rows[i].quality)
+    top = choice.rows[best].trial
     for i in choice.ranked:
-        row, top = choice.rows[i], choice.rows[best].trial
+        row = choice.rows[i]
         assert row.trial is not None and top is not None
         behind = None if row.reason or i == best else difference(top, row.trial)
         is_equal = behind is not None and behind[0] <= 0
@@ -61,7 +64,7 @@ def _not_judged(rows: Sequence[Row]) -> list[Row]:
 def _named(rows: Sequence[Row]) -> list[str]:
     """The first candidates of a long grid, and how many more there are."""
     names = [row.name for row in rows[:NAMED]]
-    return names + [f"and {len(rows) - NAMED} more"][: len(rows) > NAMED]
+    return [*names, f"and {len(rows) - NAMED} more"] if len(rows) > NAMED else names
 
 
 def _gallery(examples: Sequence[Example]) -> dict[str, Any]:

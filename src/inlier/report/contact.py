@@ -1,6 +1,5 @@
 """A contact sheet of a dataset: one self-contained page with samples of each role, and of all that looks wrong."""
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -10,20 +9,14 @@ from PIL import Image
 
 from inlier import artifact, drawing
 from inlier.data.check import Report
-from inlier.data.datasets.sample import Dataset, Sample
+from inlier.data.datasets.sample import Dataset, Sample, evenly
 from inlier.data.images import read_image
-from inlier.errors import ImageError, InlierError
+from inlier.errors import ImageError
 from inlier.report.charts import data_uri
 from inlier.report.pages import render
 
 SHOWN = 6  # pictures of each role
 SIDE = 160  # pixels
-
-
-def check_installed() -> None:
-    """Raise InlierError if the page could not be written, before the work that it is about."""
-    if not importlib.util.find_spec("jinja2"):
-        raise InlierError("a page needs jinja2: pip install 'inlier[report]'")
 
 
 def write_contact_sheet(
@@ -32,8 +25,9 @@ def write_contact_sheet(
     """Write folder/index.html and return its path. Masks are outlined. Raises ArtifactError if it cannot be written."""
     sections = []
     for category in dataset.categories:
-        of = roles([s for s in dataset.samples if s.category == category])
-        sections.append((category, [(role, len(own), [_tile(s) for s in _spread(own)]) for role, own in of.items()]))
+        by_role = roles([s for s in dataset.samples if s.category == category])
+        tiles = [(role, len(own), [_tile(s) for s in evenly(own, SHOWN)]) for role, own in by_role.items()]
+        sections.append((category, tiles))
     first: dict[int, Sample] = {}
     copies = [
         (first[group], sample)
@@ -48,12 +42,6 @@ def write_contact_sheet(
     path = Path(folder) / "index.html"
     artifact.write_bytes(path, page.encode(errors="backslashreplace"))
     return path
-
-
-def _spread(samples: Sequence[Sample]) -> list[Sample]:
-    """A few of them, evenly spread over all."""
-    chosen = np.linspace(0, len(samples) - 1, min(SHOWN, len(samples))).round().astype(int)
-    return [samples[i] for i in chosen]
 
 
 def _tile(sample: Sample) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from inlier.errors import InlierError
 from inlier.names import shown
 
 
-def check_installed() -> None:
-    """Raise InlierError if a report could not be drawn, before the work that it is about."""
-    missing = [name for name in ("matplotlib", "jinja2") if not importlib.util.find_spec(name)]
+def check_installed(*packages: str) -> None:
+    """Raise InlierError if a report could not be drawn, before the work that it is about. Default: one with charts."""
+    missing = [name for name in packages or ("matplotlib", "jinja2") if not importlib.util.find_spec(name)]
     if missing:
         raise InlierError(f"a report needs {' and '.join(missing)}: pip install 'inlier[report]'")
 

@@ -25,7 +25,6 @@ class Curve:
 
     intercept: float
     slope: float
-    covariance: Floats  # (2, 2) of intercept and slope: the inverse of the information
     log_likelihood: float
     x: Floats  # (n,) natural logarithms of the sizes
     found: NDArray[np.bool_]  # (n,)
@@ -40,8 +39,8 @@ class Curve:
         x = (float(logit(pod)) - self.intercept) / self.slope if self.slope > 0 else np.inf
         return float(np.exp(x)) if abs(x - self.x.mean()) < FARTHEST else None
 
-    def bound(self, pod: float = 0.9, confidence: float = 0.95) -> float | None:
-        """a90/95: with this confidence, defects from this size on are found with this probability or a higher one.
+    def bound(self, pod: float = 0.9) -> float | None:
+        """a90/95: with 95 % confidence, defects from this size on are found with this probability or a higher one.
 
         None where no size can be named, because the data leave open whether size matters at all.
         """
@@ -49,7 +48,7 @@ class Curve:
         if estimate is None:
             return None
         start = float(np.log(estimate))
-        allowed = float(chdtri(1, 2 * (1 - confidence))) / 2  # one-sided
+        allowed = float(chdtri(1, 2 * 0.05)) / 2  # one-sided
 
         def excess(distance: float) -> float:
             return self.log_likelihood - self._profile(start + distance, pod) - allowed
@@ -63,7 +62,8 @@ class Curve:
 
     def _profile(self, x90: float, pod: float) -> float:
         """The highest log-likelihood of all curves that pass through (x90, pod)."""
-        target, away = float(logit(pod)), self.x - x90
+        target = float(logit(pod))
+        away = self.x - x90
 
         def gradient(slope: float) -> float:
             return float(away @ (self.found - expit(target + slope * away)))
@@ -110,10 +110,8 @@ def fit(sizes: ArrayLike, found: ArrayLike) -> Curve:
         hess=information,
         options={"gtol": 1e-9},
     )
-    back = np.array([[1.0, -centre], [0.0, 1.0]])
-    intercept, slope = back @ result.x
-    covariance = back @ np.linalg.inv(information(result.x)) @ back.T
-    return Curve(float(intercept), float(slope), covariance, -float(result.fun), x, found)
+    at_centre, slope = map(float, result.x)
+    return Curve(at_centre - slope * float(centre), slope, -float(result.fun), x, found)
 
 
 def _log_likelihood(logits: Floats, found: NDArray[np.bool_]) -> float:

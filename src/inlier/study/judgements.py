@@ -64,8 +64,8 @@ def write_sheets(folder: Path, parts: Sequence[Part], appraisers: Sequence[str],
 
 def planned_trials(folder: Path) -> int | None:
     """Of the sheets that were written; None where there are none."""
-    trials = [int(row["trial"]) for sheet in folder.glob("sheet-*.csv") for _, row in read_table(sheet, SHEET)]
-    return max(trials, default=None)
+    rows = (found for sheet in folder.glob("sheet-*.csv") for found in read_table(sheet, SHEET))
+    return max((_trial(row["trial"], where) for where, row in rows), default=None)
 
 
 def read_judgements(path: Path, parts: Sequence[Part]) -> list[Judgement]:
@@ -73,20 +73,31 @@ def read_judgements(path: Path, parts: Sequence[Part]) -> list[Judgement]:
     known = {part.name for part in parts}
     found: dict[tuple[str, int, str], Judgement] = {}
     for where, row in read_table(path, COLUMNS[:4]):
-        name, trial, part, verdict = (row[column] for column in COLUMNS[:4])
-        if not name or not trial.isdigit():
-            raise InlierError(f"{where}: needs an appraiser's name and the number of the trial")
+        name, part, verdict = row["appraiser"], row["part"], row["verdict"]
+        trial = _trial(row["trial"], where)
+        if not name:
+            raise InlierError(f"{where}: needs an appraiser's name")
         if part not in known:
             raise InlierError(f"{where}: the study has no part {part!r}")
         if verdict.lower() not in WORDS:
             raise InlierError(f"{where}: the verdict must be good or defect, not {verdict!r}")
-        key = name, int(trial), part
+        key = name, trial, part
         if key in found:
             raise InlierError(f"{where}: {name} judges {part} twice in trial {trial}")
         found[key] = Judgement(*key, WORDS[verdict.lower()], row.get("simulated", ""))
     if not found:
         raise InlierError(f"{path}: holds no judgements")
     return list(found.values())
+
+
+def _trial(text: str, where: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise InlierError(f"{where}: the trial must be its number, from 1 on, not {text!r}")
+    return number
 
 
 def keep(folder: Path, judgements: Sequence[Judgement]) -> list[Path]:

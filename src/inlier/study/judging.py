@@ -147,7 +147,7 @@ def kept_detections(folder: Path) -> list[Detection]:
                 numbers = float(row["size"]), float(row["contrast"])
             except ValueError:
                 numbers = 0.0, 0.0
-            if not min(numbers) > 0:
+            if not all(0 < number < math.inf for number in numbers):
                 raise InlierError(f"{where}: size and contrast must be numbers above 0")
             found.append(Detection(row["model"], row["part"], row["kind"], *numbers, row["found"] == "yes"))
     return found

@@ -5,6 +5,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,7 +53,8 @@ def draw(
     wanted: how many of each. Borderline are those whose scores lie nearest to the threshold, half of them good, half
     defects; the others are drawn at random among what is left. Raises InlierError where there are too few.
     """
-    defect, rng = np.asarray(is_defect, np.bool_), np.random.default_rng(seed)
+    defect = np.asarray(is_defect, np.bool_)
+    rng = np.random.default_rng(seed)
     n_good, n_defect, n_borderline = wanted
     left = np.ones(len(defect), np.bool_)
     chosen: list[tuple[int, str]] = []
@@ -174,6 +176,9 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
 
 def _number(text: str | None, where: str) -> float | None:
     try:
-        return float(text) if text else None
+        number = float(text) if text else None
     except ValueError:
-        raise InlierError(f"{where}: {text!r} is no number") from None
+        number = math.nan
+    if number is not None and not math.isfinite(number):
+        raise InlierError(f"{where}: {text!r} is no number")
+    return number

@@ -10,8 +10,10 @@ from scipy.special import bdtr, betaincinv
 
 from inlier.calibration import confident_rate
 
+CONFIDENCE = 0.95
 
-def parts_needed(rate: float, confidence: float = 0.95, failures: int = 0) -> int:
+
+def parts_needed(rate: float, confidence: float = CONFIDENCE, failures: int = 0) -> int:
     """Parts to judge, of which so many may fail, to state that at most such a share of all fails.
 
     >>> parts_needed(0.05), parts_needed(0.01), parts_needed(0.10), parts_needed(0.05, failures=1)
@@ -26,23 +28,23 @@ def parts_needed(rate: float, confidence: float = 0.95, failures: int = 0) -> in
     return high
 
 
-def parts_needed_bayes(rate: float, confidence: float = 0.95, failures: int = 0) -> int:
+def parts_needed_bayes(rate: float, confidence: float = CONFIDENCE, failures: int = 0) -> int:
     """`parts_needed` by Bayes' rule and a uniform prior."""
     return max(parts_needed(rate, confidence, failures) - 1, failures)
 
 
-def upper_limit(failures: int, n: int, confidence: float = 0.95) -> float:
-    """The rate that is at most so high, with this confidence (Clopper and Pearson, one-sided).
+def upper_limit(failures: int, n: int) -> float:
+    """The rate that is at most so high, with 95 % confidence (Clopper and Pearson, one-sided).
 
     >>> round(upper_limit(0, 59), 4), round(upper_limit(0, 50), 4)
     (0.0495, 0.0582)
     """
-    return confident_rate(failures + 1, n, confidence)
+    return confident_rate(failures + 1, n, CONFIDENCE)
 
 
-def upper_limit_bayes(failures: int, n: int, confidence: float = 0.95) -> float:
-    """The rate that is at most so high, with this probability, after a uniform prior."""
-    return float(betaincinv(failures + 1, n - failures + 1, confidence))
+def upper_limit_bayes(failures: int, n: int) -> float:
+    """The rate that is at most so high, with a probability of 95 %, after a uniform prior."""
+    return float(betaincinv(failures + 1, n - failures + 1, CONFIDENCE))
 
 
 def chance(rate: float, n: int, failures: int = 0) -> float:

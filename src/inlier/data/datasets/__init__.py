@@ -13,12 +13,13 @@ from inlier.data.datasets.folders import open_folders
 from inlier.data.datasets.kolektor import open_kolektor
 from inlier.data.datasets.pictures import open_list, open_pictures
 from inlier.data.datasets.realiad import open_realiad
-from inlier.data.datasets.sample import Dataset, first_names
+from inlier.data.datasets.sample import Dataset
 from inlier.data.datasets.table import open_table
 from inlier.data.datasets.tree import Tree, open_tree
 from inlier.data.datasets.visa import open_visa
 from inlier.data.images import SUFFIX_LIST, ImageSource, at_home, count_kinds
 from inlier.errors import InlierError
+from inlier.names import first_names
 
 LAYOUTS = """inlier reads
   a folder of good pictures,

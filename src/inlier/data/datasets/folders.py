@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from inlier.data.datasets.masks import is_marked, match_masks
-from inlier.data.datasets.sample import Dataset, Sample, Split, agreeing, count_categories, counted, first_names
+from inlier.data.datasets.sample import Dataset, Sample, Split, count_categories
 from inlier.data.datasets.tree import MASKS, SPLITS, TRUTH, Parts, Tree, is_good, is_other, lower
 from inlier.errors import InlierError
+from inlier.names import agreeing, counted, first_names
 
 DEPTH = frozenset({"xyz", "depth"})
 

@@ -7,10 +7,11 @@ import numpy as np
 from PIL import Image
 
 from inlier.data.datasets.masks import is_marked
-from inlier.data.datasets.sample import Dataset, Sample, first_names
+from inlier.data.datasets.sample import Dataset, Sample
 from inlier.data.datasets.tree import SPLITS, TRUTH, Tree, is_good, is_other
 from inlier.data.images import ImageSource, at_home
 from inlier.errors import InlierError
+from inlier.names import first_names
 
 
 def open_pictures(tree: Tree) -> Dataset:

@@ -2,18 +2,19 @@
 
 import difflib
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from inlier.data.images import inspect_mask, source_name
 from inlier.errors import ImageError, InlierError
+from inlier.names import agreeing, counted, first_names
 
+Item = TypeVar("Item")
 Split = Literal["train", "validation", "test"]
 GOOD = frozenset({"good", "ok", "normal"})  # what folders and labels of good parts are called, in lower case
 
@@ -174,20 +175,11 @@ def count_categories(samples: Sequence[Sample]) -> str:
     return f"{n} category" if n == 1 else f"{n} categories"
 
 
-def counted(n: int, what: str) -> str:
-    """For people: a number and what it counts, with what differs between one and several.
+def evenly(items: Sequence[Item], most: int) -> list[Item]:
+    """As many of the items as are wanted and there, evenly spread over all.
 
-    >>> counted(1, "picture<|s> <is|are> not used"), counted(2, "picture<|s> <is|are> not used")
-    ('1 picture is not used', '2 pictures are not used')
+    >>> evenly(range(10), 3), evenly(range(2), 5)
+    ([0, 4, 9], [0, 1])
     """
-    return f"{n} {agreeing(n, what)}"
-
-
-def agreeing(n: int, what: str) -> str:
-    """`counted` without the number."""
-    return re.sub(r"<([^<|>]*)\|([^<|>]*)>", r"\1" if n == 1 else r"\2", what)
-
-
-def first_names(names: Sequence[str]) -> str:
-    """Three names, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    places = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
+    return [items[place] for place in places.tolist()]

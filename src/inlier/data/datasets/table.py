@@ -13,11 +13,11 @@ from inlier.data.datasets.sample import (
     Sample,
     Split,
     count_categories,
-    counted,
     join_rows,
     unused_defects,
 )
 from inlier.errors import InlierError
+from inlier.names import counted
 
 COLUMNS = {  # what each column may be called
     "path": ("path", "image", "image_path", "img", "img_path", "file", "filename", "file_name", "filepath"),

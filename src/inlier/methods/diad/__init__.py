@@ -181,7 +181,7 @@ class DiAD(Detector[Settings, Network | Inversion]):
             raise InlierError("setting 'autoencoder_steps': 0, and no 'autoencoder' that needs no training")
         return s
 
-    def memory_needed(self, s: Settings, n_images: int) -> int:
+    def memory_needed(self, s: Settings) -> int:
         return memory_of_training(s)
 
     def learn(self, network: Network | Inversion, images: Images, run: Run) -> None:

@@ -281,7 +281,7 @@ class DifferNet(Detector[Settings, Network]):
         words = f"the picture, then views of it: {shown}" + (f"; {why}" if why else "")
         return view_sheet(pictures[:PREVIEWED], s, self.seed), words
 
-    def memory_needed(self, s: Settings, n_images: int) -> int:
+    def memory_needed(self, s: Settings) -> int:
         with torch.device("meta"):
             dim = count_features(s, Backbone(s.backbone, s.taps))
             flow = Flow(dim, s)
