@@ -76,7 +76,7 @@ the network's input, masks resized nearest. False alarms and detected at alpha {
 - PaDiM `light` draws nothing at random: seeds cannot change it.
 - MemSeg `paper-code` took 1000 of its 5000 steps, and its ResNet-18 started without layer 4, which the weight file here
   lacks. The released table says 94.9 / 95.1 on screw, at the step that is best on the test set.
-- MemSeg with `hide_own=false, memory=30` is the preset `light` of before; of today's only screw's first seed was run.
+- MemSeg with `hide_own=false, memory=30` is the preset `light` of before; of today's the first seed was run.
 - SimpleNet `light` was chosen by its training loss and by planted defects (docs/experiments.md).
 - MemSeg is behind PaDiM on the magnetic tile because simulated defects do not look like "uneven", slow changes of
   brightness that make up 72 % of the pixels to be found.
