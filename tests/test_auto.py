@@ -96,6 +96,13 @@ def test_training_raises_at_once_when_it_would_end_too_late():
     assert len(taken) < 290  # as many as fit into the time: not after all of it
 
 
+def test_the_first_of_several_trainings_knows_that_the_others_would_end_too_late():
+    taken = []
+    with pytest.raises(OutOfTime):  # a second or more for each of eight
+        slow_training(Run(deadline=time.monotonic() + 6).member(0, 8), steps=100, seconds=0.01, taken=taken)
+    assert len(taken) < 100
+
+
 def test_a_fit_without_training_has_a_deadline_too(forty, monkeypatch):
     from inlier.data import batches
 

@@ -137,7 +137,7 @@ class Detector(Inspector, Generic[S, N]):
         return self._seeded(s).backbone
 
     def learn(self, network: N, images: Images, run: Run) -> None:
-        """Fit `network` on good images."""
+        """Fit `network` on good pictures."""
         raise NotImplementedError  # pragma: no cover
 
     def complete(self) -> S:

@@ -112,10 +112,10 @@ def bootstrap_interval(
     """(low, high) of "auroc", "ap" and "f1_max" for scores (N,) and labels (N,): how far the test images decide them.
 
     Percentile bootstrap (Efron, 1979), stratified: good and defect are drawn apart, so the ratio stays. It says nothing
-    of another training seed. Where all defects score above all good images (or below) no resample differs, and it would
-    say 1 to 1 however few they are. Then "auroc" alone is there, from pairs of a good image and a defect that share no
-    image: all are in order, `exact_interval` says how probable that is for one, and the AUROC is no less. Raises as
-    `roc_curve`.
+    of another training seed. Where all defects score above all good pictures (or below) no resample differs, and it
+    would say 1 to 1 however few they are. Then "auroc" alone is there, from pairs of a good picture and a defect that
+    share no picture: all are in order, `exact_interval` says how probable that is for one, and the AUROC is no less.
+    Raises as `roc_curve`.
 
     >>> bootstrap_interval([0.1, 0.4, 0.35, 0.8], [False, False, True, True])["auroc"]
     (0.0, 1.0)

@@ -57,6 +57,7 @@ class Run:
     workers: int = 2
     log: str | None = None  # "tensorboard": event files in the run folder
     deadline: float | None = None  # of time.monotonic(): a fit that would not end before it raises OutOfTime
+    to_come: int = 0  # trainings like this one that follow it, and have to end before the deadline, too
     tracker: Any = None  # TensorBoard's writer, while `train` runs
     # what this run put there, shared with its parts: checkpoints, with what tells them from another's, and folders
     written: dict[Path, tuple[int, int]] = field(default_factory=dict, repr=False, compare=False)
@@ -77,11 +78,12 @@ class Run:
         """The same for one part of a fit that trains several things, one after the other."""
         return replace(self, folder=self.folder and self.folder / name)
 
-    def member(self, k: int) -> "Run":
+    def member(self, k: int, of: int) -> "Run":
         """The same for one of several things that are trained alike: the first draws as a single one would, the others
         as with seeds of their own."""
         own = int(np.random.SeedSequence(self.seed, spawn_key=(k,)).generate_state(1, np.uint32)[0])
-        return replace(self.stage(f"member{k}"), seed=own) if k else self
+        run = replace(self.stage(f"member{k}"), seed=own) if k else self
+        return replace(run, to_come=of - 1 - k)
 
     def fold(self, k: int) -> "Run":
         """The same for one of several fits on parts of the pictures."""
@@ -326,7 +328,7 @@ def train(
             run.tracker.add_scalar(name, value, state.step)
 
     saved, pause = time.monotonic(), CHECKPOINT_EVERY
-    pace = Pace(run.deadline, steps)
+    pace = Pace(run.deadline, steps * (1 + run.to_come))
     with (
         _tracking(run),
         progress("training", steps) as show,

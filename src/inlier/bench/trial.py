@@ -84,7 +84,7 @@ def hold_out(dataset: Dataset, seed: int, group: str | None = None, aside: bool 
     aside: first leave out the fifth that a fit on the whole data set with this seed would calibrate on, so that the
     promise of a model that is chosen here owes nothing to the choice.
     """
-    with progress("checking images", len(dataset.samples)) as show:
+    with progress("checking pictures", len(dataset.samples)) as show:
         report = check(dataset, show=show, training=True)
     samples = dataset.train
     groups = grouped(samples, report.groups, group)

@@ -35,7 +35,7 @@ def check(
     if report:
         check_installed("jinja2")
     numbers.check(read_by(data, dataset), report and report / "index.html")
-    with progress("checking images", len(dataset.samples)) as show:
+    with progress("checking pictures", len(dataset.samples)) as show:
         found = examine(dataset, workers, show)
     summary = summarize(dataset, found)
     if not numbers.to_stdout:
@@ -106,7 +106,7 @@ def _print(dataset: "Dataset", found: "Report", summary: dict[str, Any]) -> None
     for name in dataset.categories:
         for role, samples in roles(s for s in dataset.samples if s.category == name).items():
             rows.append((name, role, str(len(samples)), str(sum(bool(s.masks) for s in samples) or "")))
-    print_table(f"{dataset.name}: {dataset.layout}", ("category", "used as", "images", "masks"), rows)
+    print_table(f"{dataset.name}: {dataset.layout}", ("category", "used as", "pictures", "masks"), rows)
     for name, of in summary["categories"].items():
         sizes, kinds = of["sizes"], ", ".join(f"{n} {kind}" for kind, n in of["kinds"].items())
         if not sizes["commonest"]:
@@ -125,7 +125,7 @@ def _print(dataset: "Dataset", found: "Report", summary: dict[str, Any]) -> None
     say(f"for evaluation: {_verdict(len(dataset.test), len(found.problems) - bad)}")
 
 
-def _verdict(images: int, problems: int) -> str:
-    if not images:
-        return "no images"
+def _verdict(pictures: int, problems: int) -> str:
+    if not pictures:
+        return "no pictures"
     return f"{counted(problems, 'problem<|s>')} to mend" if problems else "usable"

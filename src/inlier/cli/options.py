@@ -11,7 +11,7 @@ from inlier.errors import InlierError
 Data = Annotated[
     str,
     typer.Argument(
-        help="Folder of good images, dataset folder (MVTec AD and its kin, VisA, ...), .csv table, or 'elpv'."
+        help="Folder of good pictures, dataset folder (MVTec AD and its kin, VisA, ...), .csv table, or 'elpv'."
     ),
 ]
 Model = Annotated[Path, typer.Argument(help="A .inlier file that `inlier train` wrote, or what `inlier export` made.")]

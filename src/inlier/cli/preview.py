@@ -77,7 +77,7 @@ def preview(
     for name in dataset.categories:
         samples = [sample for sample in dataset.train if sample.category == name][:LOOKED_AT]
         if not samples:
-            raise InlierError(f"{dataset.name}: {name} has no good training images")
+            raise InlierError(f"{dataset.name}: {name} has no good training pictures")
         region = region_for(drawn, name)
         views, failed = _first_views(samples, replace(geometry_of(detector.settings), region=region), LOOKED_AT)
         failures += failed

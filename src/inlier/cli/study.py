@@ -88,7 +88,7 @@ def plan(
     for pictures in candidates:
         if len({sample.is_defect for sample in pictures}) > 1:
             raise InlierError(f"{shown(pictures[0].name)}: pictures of its part are good and defect; mend --group")
-    with progress("checking images", len(samples)) as show:
+    with progress("checking pictures", len(samples)) as show:
         check(replace(dataset, samples=samples), show=show)
     artifact.check_writable(folder / parts.FILE)
     scores, threshold = _scores(inspector, candidates, alpha)

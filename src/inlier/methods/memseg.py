@@ -48,16 +48,16 @@ log = logging.getLogger("inlier")
 # the order of summation. Measured at 512 pixels: a hundredth of that, 1.5e-5 of a squared norm (tests).
 CERTAINTY = 6.0
 HALF_STEP = 2.0**-24
-WATCHED = 8  # held-out good images that the looks during training are made of, at most
+WATCHED = 8  # held-out good pictures that the looks during training are made of, at most
 SHOWN = 4  # of them in the picture of a look
-PREVIEWED = 4  # good images in a preview
+PREVIEWED = 4  # good pictures in a preview
 NO_FOREGROUND = "foreground: none found on %d of %d images, defects were simulated anywhere on those"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(settings.Settings):
     taps: tuple[int | str, ...] = setting((2, 4, 8, 16, 32), "stem, the three compared layers, the deepest layer")
-    memory: int = setting(30, "good images that the memory keeps", low=1, high=10_000)
+    memory: int = setting(30, "good pictures that the memory keeps", low=1, high=10_000)
     decoder: int = setting(48, "channels of the decoder's two finest levels", low=1, high=1024)
     stride: int = setting(1, "pixels between two values of the decoder's finest level", low=1, high=4)
     hide_own: bool = setting(False, "in training a picture finds no entry of itself or its group in the memory")
@@ -80,7 +80,7 @@ class Settings(settings.Settings):
     focal_weight: float = setting(0.4, "weight of the focal loss", low=0.0)
     gamma: float = setting(4.0, "exponent of the focal loss", low=0.0)
     top: int = setting(100, "highest pixels of the map whose mean is the image score", low=1)
-    look_every: int = setting(100, "steps between two looks at simulated defects of held-out good images", low=1)
+    look_every: int = setting(100, "steps between two looks at simulated defects of held-out good pictures", low=1)
     keep: str = setting("last", "the model: that of the last step, or of the best look", choices=("last", "best"))
     patience: int = setting(0, "stop after so many looks without a better one; 0: never", low=0)
 
@@ -270,7 +270,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def remember(self, batches: Iterable[Tensor]) -> None:
-        """Fill the memory with the features of good images (B, 3, H, W)."""
+        """Fill the memory with the features of good pictures (B, 3, H, W)."""
         n = 0
         for images in batches:
             for entries, f in zip(self.memory, self.backbone.eval()(images)[1:4]):
@@ -380,7 +380,7 @@ class MemSeg(Detector[Settings, Network]):
         watched, fitted = shuffled[:n_watched], shuffled[n_watched:]
         remembered = take_turns(fitted, images.categories)[: s.memory]
         if len(remembered) < s.memory:
-            log.warning("memory: %d places, filled with all %d good images", s.memory, len(remembered))
+            log.warning("memory: %d places, filled with all %d good pictures", s.memory, len(remembered))
         network.remember(to_input(pixels[part]).to(run.device) for part in torch.tensor(remembered).split(8))
 
         simulators = {}
@@ -481,7 +481,7 @@ def take_turns(indices: Sequence[int], categories: Sequence[str]) -> list[int]:
 def make_simulator(
     s: Settings, category: str, pictures: Sequence[Pixels], textures: Textures | None, seed: int
 ) -> Simulator:
-    """With a foreground rule that fits these good images of the category."""
+    """With a foreground rule that fits these good pictures of the category."""
     rule = foreground_rule(s.foreground, category, pictures)
     return Simulator(seed, rule, textures, grid=(s.tiles[0], s.tiles[1]), match_grey=s.match_grey, slow_share=s.slow)
 

@@ -50,11 +50,11 @@ class Settings(settings.Settings):
     standardise: bool = setting(False, "scale every feature to mean 0, deviation 1 on the fitted images")
     noise: float = setting(0.015, "deviation of the noise added to good features (section 3.3)", low=1e-6)
     margin: float = setting(0.5, "margin of the truncated L1 loss (equation 6)", low=0.0)
-    epochs: int = setting(160, "passes over the good images (the code's 40 x 4)", low=1)
+    epochs: int = setting(160, "passes over the good pictures (the code's 40 x 4)", low=1)
     batch_size: int = setting(8, "images in a step", low=1)
     patches: int | None = setting(
         None,
-        "patches in a step, drawn from all good images, instead of whole images",
+        "patches in a step, drawn from all good pictures, instead of whole images",
         low=2,
         instead_of="batch_size",
     )
@@ -236,7 +236,7 @@ class SimpleNet(Detector[Settings, Network]):
         cache = cache_features(network, images, run)
         width = cache.shape[-1]
         mean, std = standardisation(cache) if s.standardise else (torch.zeros(width), torch.ones(width))
-        heads = [learn_head(cache, mean, std, s, run.member(k)) for k in range(s.heads)]
+        heads = [learn_head(cache, mean, std, s, run.member(k, s.heads)) for k in range(s.heads)]
         with torch.no_grad():
             network.fuse(heads, mean.to(run.device), std.to(run.device))
 

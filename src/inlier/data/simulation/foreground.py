@@ -21,7 +21,7 @@ Mask = NDArray[np.bool_]  # (H, W)
 SEPARABLE = 0.7  # share of the variance that the split explains: 0.64 for a bell-shaped histogram, 0.75 for a flat one
 PART_SHARE = 0.02, 0.8  # of the picture. Below it is dust; above it there is no background worth a rule
 AT_BORDER = 0.25  # the part's share of the border against its share of the picture: a texture has 1, a part in view 0
-LOOKED_AT = 50  # good images are enough to choose a rule
+LOOKED_AT = 50  # good pictures are enough to choose a rule
 AGREEMENT = 0.8  # share of the good pictures that must tell the same
 
 
@@ -85,7 +85,7 @@ RELEASED: Mapping[str, Foreground] = MappingProxyType(
 
 
 def foreground_rule(choice: str, category: str, images: Sequence[Pixels]) -> Foreground:
-    """The rule a user asks for: "auto" looks at the good images, "released" is the table for MVTec AD, "whole".
+    """The rule a user asks for: "auto" looks at the good pictures, "released" is the table for MVTec AD, "whole".
 
     Or by hand: "brighter" or "darker" (by Otsu's threshold), "brighter:120", "darker:120". Raises InlierError.
     """
@@ -115,7 +115,7 @@ def check_rule(choice: str) -> None:
 
 
 def choose_foreground(images: Sequence[Pixels]) -> Foreground:
-    """The rule that good images, uint8 (H, W, 3), suggest: Otsu's split, the part on the side that avoids the border.
+    """The rule that good pictures, uint8 (H, W, 3), suggest: Otsu's split, the part on the side that avoids the border.
 
     The whole picture where most images do not fall into two clear parts, or show both at the border (textures), or
     hardly show a background: little would be won, and dark details of the part lost.

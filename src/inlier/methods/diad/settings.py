@@ -71,7 +71,7 @@ class Settings(settings.Settings):
         (16, 32, 96, 256), "widths of the hint encoder; all but one halve the size", low=1
     )
     # second stage
-    steps: int = setting(76_000, "training steps: 1000 epochs of MVTec AD's 3629 good images in batches of 48", low=0)
+    steps: int = setting(76_000, "training steps: 1000 epochs of MVTec AD's 3629 good pictures in batches of 48", low=0)
     batch_size: int = setting(12, "images in a pass", low=1)
     accumulation: int = setting(4, "passes in a step", low=1)
     lr: float = setting(1e-5, "AdamW learning rate", low=1e-9, high=1.0)

@@ -40,7 +40,7 @@ class Settings(settings.Settings):
     blocks: int = setting(8, "coupling blocks (section 4.2)", low=1, high=64)
     width: int = setting(2048, "hidden units of the networks inside a block", low=1, high=16384)
     clamp: float = setting(3.0, "bound of a block's log scale, softly (equation 5; times 0.636 pi / 2)", low=1e-3)
-    epochs: int = setting(192, "passes over the good images (the code's 24 x 8)", low=1)
+    epochs: int = setting(192, "passes over the good pictures (the code's 24 x 8)", low=1)
     steps: int | None = setting(None, "training steps, instead of epochs", low=1, instead_of="epochs")
     batch_size: int = setting(24, "images in a step", low=1)
     lr: float = setting(2e-4, "Adam learning rate", low=1e-9, high=1.0)
