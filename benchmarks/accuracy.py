@@ -67,7 +67,7 @@ the network's input, masks resized nearest. False alarms and detected at alpha {
 {table}
 
 - screw: MVTec AD screw, resized to 512 (CC BY-NC-SA 4.0); original split. magnetic_tile: magnetic tile defects of
-  Huang et al., DifferNet's training list, native sizes. mono: ELPV solar cells of the package
+  Huang et al., DifferNet's training list, native sizes. mono, poly: ELPV solar cells of the package
   elpv-dataset, image labels only.
 - `light` uses EfficientNet-Lite0; `paper` of padim ResNet-18 with torchvision's IMAGENET1K_V1 weights.
 - The settings of `light` were chosen with screw and mono in view, MemSeg's learning rate and DifferNet's features,
