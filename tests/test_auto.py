@@ -194,11 +194,14 @@ def test_a_pair_of_trials_is_compared_picture_by_picture():
         difference(made(1.0), made(1.0, n=30))
 
 
-def test_the_best_wins_unless_a_faster_one_is_within_chance_of_it():
+def test_the_best_wins_and_a_faster_one_within_chance_of_it_is_named():
     winner, why = decide([row("slow", 3.0, ms=90), row("bad", 0.3, ms=1)])
     assert winner == 0 and "more than chance explains" in why
     winner, why = decide([row("slow", 1.51, ms=90), row("fast", 1.5, ms=9)])
-    assert winner == 1 and "fast with" in why and "within chance" in why and "9 against 90 ms" in why
+    assert winner == 0 and "; fast with" in why and "within chance" in why and "9 against 90 ms" in why
+    assert "a latency between the two takes it" in why
+    winner, why = decide([row("slow", 1.5, ms=90), row("fast", 1.5, ms=9)])
+    assert winner == 1 and "fastest of those within chance of it (slow)" in why
     winner, why = decide([row("fast", 1.51, ms=9), row("slow", 1.5, ms=90)])
     assert winner == 0 and "fastest of those within chance of it (slow)" in why
     winner, why = decide([row("a", 3.0, reason="too slow"), row("b", 0.3)])

@@ -147,34 +147,34 @@ def able(rows: Sequence[Row]) -> list[int]:
 def decide(rows: Sequence[Row], seed: int = 0) -> tuple[int, str]:
     """(place of the winner, why it wins). Raises InlierError where no candidate takes part.
 
-    The highest mean of AUROC and detection wins, or the fastest of those that chance alone could have put behind it.
+    The highest mean of AUROC and detection wins. Chance may have put faster ones behind it; they are named, but who
+    wants them says so by a latency: what is likelier the worse one is not taken unasked.
     """
     rows = with_unchanged(rows)
     places = able(rows)
     if not places:
         reasons = "\n  ".join(f"{row.name}: {row.reason}" for row in rows)
         raise InlierError(f"no candidate can be chosen; give them a larger budget, or mend what is wrong:\n  {reasons}")
-    best = max(places, key=lambda i: rows[i].quality)
-    equal, spans = [best], {}
-    for i in places:
-        if i != best:
-            spans[i] = difference(rows[best].trial, rows[i].trial, seed)  # type: ignore[arg-type]
-            equal += [i] if spans[i][0] <= 0 else []
-    fastest = min(equal, key=lambda i: (rows[i].ms or 0, i))
-    top = f"{rows[best].name} has the highest mean of AUROC and detection, {_percent(rows[best].quality)} %"
+    best = max(places, key=lambda i: (rows[i].quality, -(rows[i].ms or 0), -i))
     if len(places) == 1:
         return best, f"{rows[best].name} is the only candidate that could be judged"
-    if fastest != best:
-        low, high = spans[fastest]
-        return fastest, (
-            f"{top}, but {rows[fastest].name} with {_percent(rows[fastest].quality)} % is within chance of it "
-            f"({_span(low, high)}) and faster: {rows[fastest].ms:.0f} against {rows[best].ms:.0f} ms a picture"
-        )
-    if len(equal) > 1:
-        others = ", ".join(rows[i].name for i in equal[1:])
+    trial = rows[best].trial
+    spans = {i: difference(trial, rows[i].trial, seed) for i in places if i != best}  # type: ignore[arg-type]
+    equal = [i for i, (low, _) in spans.items() if low <= 0]
+    top = f"{rows[best].name} has the highest mean of AUROC and detection, {_percent(rows[best].quality)} %"
+    if not equal:
+        low, high = min(spans.values())
+        return best, f"{top}, more than chance explains (against the next: {_span(low, high)})"
+    fastest = min(equal, key=lambda i: (rows[i].ms or 0, i))
+    if (rows[fastest].ms or 0) >= (rows[best].ms or 0):
+        others = ", ".join(rows[i].name for i in equal)
         return best, f"{top}, and is the fastest of those within chance of it ({others})"
-    low, high = min(spans.values())
-    return best, f"{top}, more than chance explains (against the next: {_span(low, high)})"
+    low, high = spans[fastest]
+    return best, (
+        f"{top}; {rows[fastest].name} with {_percent(rows[fastest].quality)} % is within chance of it "
+        f"({_span(low, high)}) and faster, {rows[fastest].ms:.0f} against {rows[best].ms:.0f} ms a picture: a latency "
+        "between the two takes it"
+    )
 
 
 def difference(one: Trial, other: Trial, seed: int = 0) -> tuple[float, float]:
