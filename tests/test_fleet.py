@@ -99,6 +99,15 @@ def test_every_mistake_of_a_plan_is_told_at_once(tmp_path):
     ]
 
 
+def test_settings_that_are_no_table_are_named_and_a_mark_of_windows_editors_is_no_mistake(tmp_path):
+    plan = tmp_path / "plant.toml"
+    plan.write_text("[[parts]]\nname = 'bolt'\ndata = 'x'\nsettings = [1]\n", encoding="utf-8-sig")
+    with pytest.raises(InlierError, match=r"bolt.settings: Input should be a valid dictionary"):
+        read_plan(plan)
+    plan.write_text("[[parts]]\nname = 'bolt'\ndata = 'x'\n", encoding="utf-8-sig")
+    assert read_plan(plan).parts[0].name == "bolt"
+
+
 def test_two_parts_of_one_name_are_refused(tmp_path):
     plan = tmp_path / "plant.toml"
     plan.write_text("[[parts]]\nname = 'bolt'\ndata = 'x'\n[[parts]]\nname = 'bolt'\ndata = 'y'\n")
@@ -697,6 +706,14 @@ def test_the_plan_is_a_table_with_what_check_says_of_each_part(tmp_path, inlier,
     assert json.loads(numbers.read_text()) == json.loads(out) and told.endswith(f"numbers: {numbers}\n")
     code, _, err = inlier(*arguments, "--json", plan)
     assert code == 2 and "is an input of this command" in err and read_plan(plan).parts
+
+
+def test_a_plan_is_checked_as_a_whole_though_its_pictures_were_checked_before(tmp_path, inlier, tiny_everywhere):
+    plan = write_parts(tmp_path / "plant", 1)
+    assert inlier("fleet", "plan", plan, "--store", tmp_path / "store")[0] == 0
+    plan.write_text(plan.read_text().replace("'padim'", "'padimm'"))
+    code, _, err = inlier("fleet", "plan", plan, "--store", tmp_path / "store")
+    assert code == 2 and "Did you mean 'padim'?" in err
 
 
 def test_a_wrong_entry_stops_all_before_any_part_is_trained(tmp_path, inlier):

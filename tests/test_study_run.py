@@ -128,11 +128,35 @@ def test_pictures_of_one_part_are_drawn_together(plated, tmp_path):
         (("--borderline", 4), "borderline parts are known by their scores"),
         (("--borderline", 0, "--good", 99), "99 good parts are wanted, there are only 12 left"),
         (("--borderline", 0, "--group", r"test/\w+/(\d+)"), "pictures of its part are good and defect"),
+        (("--borderline", 0, "--good", 0, "--defects", 0), "a study needs parts"),
+        (("--borderline", 0, "--appraisers", " , "), "names with commas between them, each once"),
+        (("--borderline", 0, "--appraisers", "A,B,A"), "names with commas between them, each once"),
     ],
 )
 def test_a_plan_that_cannot_be_says_why(inlier, plated, tmp_path, arguments, words):
     code, _, stderr = inlier("study", "plan", plated, "--study", tmp_path / "s", *arguments)
     assert code == 2 and words in stderr and not (tmp_path / "s" / "parts.csv").exists()
+
+
+def test_an_appraiser_of_any_name_is_in_the_report(inlier, plated, tmp_path):
+    folder = tmp_path / "s"
+    arguments = ("--good", 2, "--defects", 2, "--borderline", 0, "--trials", 1, "--appraisers", "J/S,../x")
+    assert inlier("study", "plan", plated, "--study", folder, *arguments)[0] == 0
+    sheets = sorted(folder.glob("sheet-*.csv"))
+    assert len(sheets) == len(list(folder.glob("sheet-*.html"))) == 2
+    for sheet in sheets:
+        sheet.write_text(sheet.read_text().replace(".png,", ".png,good"))
+    code, _, stderr = inlier("study", "run", *sheets, "--study", folder)
+    assert code == 0, stderr
+    code, stdout, _ = inlier("study", "report", "--study", folder)
+    assert code == 0 and "J/S" in stdout and "../x" in stdout
+
+
+def test_sources_of_one_appraiser_are_refused_before_one_replaces_the_other(inlier, planned, tmp_path):
+    one = fill(planned, "A", lambda part, trial: "good")
+    again = one.rename(tmp_path / "again.csv")
+    code, _, stderr = inlier("study", "run", fill(planned, "A", lambda *of: "defect"), again, "--study", planned)
+    assert code == 2 and "several sources are of A" in stderr
 
 
 def test_pictures_that_cannot_be_used_are_told_before_anything_is_written(inlier, tmp_path):

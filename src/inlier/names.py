@@ -48,9 +48,17 @@ def shorten(name: str) -> str:
 
 
 def file_name(text: str) -> str:
-    """A file's name for any text, such as a category: without separators, not too long, another for every text."""
+    """A file's name for any text, such as a category: without separators, not too long, another for every text. A
+    suffix stays at its end.
+
+    >>> file_name("A.csv"), file_name("A/B.csv")
+    ('A.csv', 'A_B-ed35e1af.csv')
+    """
     clean = re.sub(r"[/\\\0]", "_", text)
-    return shorten(clean if clean == text else f"{clean}-{_hash(text)}")
+    if clean == text:
+        return shorten(text)
+    stem, suffix = os.path.splitext(clean)
+    return shorten(f"{stem}-{_hash(text)}{suffix}")
 
 
 def counted(n: int, what: str) -> str:

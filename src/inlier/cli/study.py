@@ -1,5 +1,7 @@
 """`inlier study`: measurement system analysis for attributes: may people and models judge parts?"""
 
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +81,10 @@ def plan(
     protect([folder / "pictures" / "P001.png"], read_by(data, dataset))
     inspector = load(model, device, runtime=runtime) if model and borderline else None
     names = [name.strip() for name in appraisers.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise InlierError(f"--appraisers {appraisers}: names with commas between them, each once")
+    if good + defects + borderline == 0:
+        raise InlierError("a study needs parts: --good, --defects and --borderline are all 0")
     samples = dataset.test
     numbers = grouped(samples, range(len(samples)), group)
     found: dict[int, list[Sample]] = {}
@@ -134,9 +140,13 @@ def run(
     parts = read_parts(folder)
     artifact.check_writable(folder / judgements.FOLDER / "A.csv")
     trials = trials or judgements.planned_trials(folder) or TRIALS
+    sheets = {source: judgements.read_judgements(source, parts) for source in sources if _is_sheet(source)}
+    said_by = [{j.appraiser for j in sheets[source]} if source in sheets else {source.name} for source in sources]
+    if twice := [name for name, n in Counter(itertools.chain(*said_by)).items() if n > 1]:
+        raise InlierError(f"several sources are of {', '.join(map(shown, twice))}: the last would replace the others")
     for source in sources:
-        if source.suffix.lower() == ".csv":
-            for path in judgements.keep(folder, judgements.read_judgements(source, parts)):
+        if source in sheets:
+            for path in judgements.keep(folder, sheets[source]):
                 say(f"{shown(path)}: kept")
             continue
         from inlier.runtime.load import load
@@ -150,6 +160,10 @@ def run(
         if found:
             path = judging.keep_detections(folder, source.name, found)
             say(f"{shown(path)}: {sum(d.found for d in found)} of {len(found)} defects of known size found")
+
+
+def _is_sheet(source: Path) -> bool:
+    return source.suffix.lower() == ".csv"
 
 
 @study.command()

@@ -96,7 +96,9 @@ def due(plan: Plan, order: Order, store: Store) -> list[Job]:
         for task in (Task(order, part) for part in plan.parts)
         if not tasks.is_done(last.get(task.part.name), tasks.stamp(task, used.get(task.part.name)))
     ]
-    if order.verb in ("train", "check"):
+    if order.verb == "check":
+        check_methods(plan)
+    elif order.verb == "train":  # the rest of the plan was carried out before, and PyTorch need not be loaded for it
         check_methods(Plan(parts=tuple(task.part for task in found)))
     jobs = [(task, need(task, last.get(task.part.name))) for task in found]
     return sorted(jobs, key=lambda job: -(job[1].seconds or float("inf")))

@@ -84,7 +84,7 @@ def read_plan(place: Path) -> Plan:
         content = _of_folder(place)
     else:
         try:
-            content = tomllib.loads(place.read_text(encoding="utf-8"))
+            content = tomllib.loads(place.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             raise InlierError(f"{place}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     defaults, parts = content.pop("defaults", {}), content.pop("parts", [])
@@ -145,8 +145,10 @@ def _of_folder(folder: Path) -> dict[str, Any]:
 def _with(defaults: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
     """A part's own settings are added to those of all parts, where it is of the same method."""
     both = part.get("method", defaults.get("method")) == defaults.get("method")
-    shared = defaults.get("settings", {}) if both else {}
-    settings = {**shared, **part.get("settings", {})}
+    shared, own = defaults.get("settings", {}) if both else {}, part.get("settings", {})
+    if not isinstance(shared, dict) or not isinstance(own, dict):
+        return {**defaults, **part}  # the model says what is wrong
+    settings = {**shared, **own}
     return {**defaults, **part} | ({"settings": settings} if settings or "settings" in defaults else {})
 
 
