@@ -93,7 +93,7 @@ def test_every_mistake_of_a_plan_is_told_at_once(tmp_path):
     lines = str(error.value).split("\n")
     assert [re.search(r": (\S+:.*)", line)[1][:24] for line in lines] == [
         "bolt.alfa: no such entry",
-        "a/b.name: String should ",
+        "a/b.name: 'a/b' must be ",
         "nut.data: is missing",
         "nut.alpha: Input should ",
     ]
@@ -647,13 +647,14 @@ def test_models_that_are_neither_in_use_nor_proposed_go_but_for_the_newest(full,
     assert code == 0 and len(models_of(full)) == 7
     code, out, _ = inlier(*command)
     assert out == (
-        "p0: train/p0/f3/model.inlier, 13 bytes\np0: train/p0/f4/model.inlier, 14 bytes\n2 models deleted, 27 bytes\n"
+        "p0: train/p0/f3/model.inlier, 13 bytes\np0: train/p0/f4/model.inlier, 14 bytes\n"
+        "2 models deleted, 27 bytes; models of the last day stay\n"
     )
     assert dry == out.replace("deleted", "would be deleted")
     assert models_of(full) == ["f0", "f1", "f2", "f5", "c"], "in use, proposed, evaluated, and the newest two"
     assert models_of(full, "p1") == ["f"], "of a part that the plan does not have"
-    assert inlier(*command)[:2] == (0, "0 models deleted, 0 bytes\n")
-    assert inlier(*command[:-1], "0", "--part", "p0")[1].endswith("2 models deleted, 114 bytes\n")
+    assert inlier(*command)[:2] == (0, "0 models deleted, 0 bytes; models of the last day stay\n")
+    assert "2 models deleted, 114 bytes;" in inlier(*command[:-1], "0", "--part", "p0")[1]
     assert models_of(full) == ["f0", "f1", "f2"]
 
 
@@ -714,6 +715,16 @@ def test_a_plan_is_checked_as_a_whole_though_its_pictures_were_checked_before(tm
     plan.write_text(plan.read_text().replace("'padim'", "'padimm'"))
     code, _, err = inlier("fleet", "plan", plan, "--store", tmp_path / "store")
     assert code == 2 and "Did you mean 'padim'?" in err
+
+
+@pytest.mark.parametrize(
+    "entry, words", [("roi = 'none.png'", "none.png"), ("weights = 'none.pth'", "none.pth: no such file of weights")]
+)
+def test_files_that_a_part_names_are_looked_for_before_it_is_trained(tmp_path, inlier, tiny_everywhere, entry, words):
+    plan = write_parts(tmp_path / "plant", 1)
+    plan.write_text(f"{plan.read_text()}{entry}\n")
+    code, _, err = inlier("fleet", "plan", plan, "--store", tmp_path / "store", "--workers", "1")
+    assert code == 1 and words in err
 
 
 def test_a_wrong_entry_stops_all_before_any_part_is_trained(tmp_path, inlier):

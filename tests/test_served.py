@@ -68,6 +68,13 @@ def test_a_request_that_is_no_http_harms_nothing(server):
     assert ask(server.port, "GET", "/v1/health")[0] == 200
 
 
+def test_an_address_that_is_none_is_told_to_a_machine_as_to_a_machine(server):
+    """The pages of people lie over all that is left."""
+    for verb, path in (("GET", "/v1/nowhere"), ("GET", "/v1/stations/press/inspect"), ("DELETE", "/v1/records/1")):
+        code, answer = ask(server.port, verb, path)
+        assert code == 404 and f"{path}: no such address, or none for this method" in answer["error"]
+
+
 def test_it_speaks_tls_with_files_of_your_own(plate_model, tmp_path):
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization

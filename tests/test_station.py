@@ -258,6 +258,8 @@ def test_labels_and_statistics(serve):
     for record, label in zip(told, 4 * ["good"] + 3 * ["defect"] + ["good"]):
         answer = client.post(f"/v1/records/{record['id']}/label", json={"label": label, "note": "seen"})
         assert answer.json()["who"] == "local"
+    answer = client.post("/v1/records/1/label", content=b'{"label": "good"}')
+    assert answer.status_code == 422 and "with the header Content-Type: application/json" in answer.json()["error"]
     stats = client.get("/v1/stations/press/statistics").json()
     defects = sum(r["verdict"] == "defect" for r in told)
     assert stats["verdicts"]["records"] == 8 and stats["verdicts"]["defects"]["count"] == defects

@@ -145,7 +145,7 @@ def test_an_appraiser_of_any_name_is_in_the_report(inlier, plated, tmp_path):
     sheets = sorted(folder.glob("sheet-*.csv"))
     assert len(sheets) == len(list(folder.glob("sheet-*.html"))) == 2
     for sheet in sheets:
-        sheet.write_text(sheet.read_text().replace(".png,", ".png,good"))
+        sheet.write_text(re.sub(r",$", ",good", sheet.read_text(), flags=re.MULTILINE))
     code, _, stderr = inlier("study", "run", *sheets, "--study", folder)
     assert code == 0, stderr
     code, stdout, _ = inlier("study", "report", "--study", folder)
@@ -238,6 +238,8 @@ def test_defects_are_planted_in_good_parts_that_are_no_false_alarms(folder, plat
     assert {d.part for d in real} == {p.name for p in drawn if p.is_defect} and all(d.found for d in real)
     assert {d.part for d in planted} == set(good[1:]) and len(planted) == 10
     assert all(d.size > 0 and d.contrast > 0 for d in planted)
+    few = judging.detect(model, "m", drawn, said, planted=2, alpha=0.1)
+    assert len([d for d in few if d.kind]) == 2
     judging.keep_detections(folder, "m", found)
     again = judging.kept_detections(folder)
     assert [(d.part, d.kind, d.found) for d in again] == [(d.part, d.kind, d.found) for d in found]
@@ -263,6 +265,36 @@ def test_a_sheet_that_is_wrong_says_where(inlier, folder, change, words):
     path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
     code, _, stderr = inlier("study", "run", path, "--study", folder)
     assert code == 2 and words in stderr and not list((folder / "judgements").glob("*.csv"))
+
+
+def test_a_sheet_of_another_study_or_of_other_pictures_is_refused(inlier, plated, folder, tmp_path):
+    other = tmp_path / "other"
+    arguments = ("--good", 6, "--defects", 6, "--borderline", 0, "--trials", 2, "--seed", 1, "--appraisers", "A")
+    assert inlier("study", "plan", plated, "--study", other, *arguments)[0] == 0
+    sheet = fill(other, "A", lambda part, trial: "good")
+    code, _, stderr = inlier("study", "run", sheet, "--study", folder)
+    assert code == 2 and "line 2: is of another study" in stderr and not list((folder / "judgements").glob("*"))
+    assert inlier("study", "run", sheet, "--study", other)[0] == 0
+    shutil.copy(other / "judgements/A.csv", tmp_path / "moved.csv")
+    assert "is of another study" in inlier("study", "run", tmp_path / "moved.csv", "--study", folder)[2]
+    shutil.copy(other / "pictures/P001.png", other / "pictures/P002.png")
+    assert "pictures of this one were replaced since" in inlier("study", "report", "--study", other)[2]
+    (other / "pictures/P002.png").unlink()
+    assert "a picture of the study cannot be read" in inlier("study", "report", "--study", other)[2]
+
+
+def test_a_table_of_ones_own_needs_no_key_of_the_study(folder, tmp_path):
+    drawn = parts.read_parts(folder)
+    rows = [f"A,1,{p.name},good" for p in drawn]
+    (tmp_path / "own.csv").write_text("\n".join(["appraiser,trial,part,verdict", *rows]), encoding="utf-8")
+    assert len(judgements.read_judgements(tmp_path / "own.csv", drawn)) == 12
+
+
+def test_an_incomplete_sheet_is_refused_at_once(inlier, folder):
+    path = fill(folder, "A", lambda part, trial: "defect")
+    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:-1]), encoding="utf-8")
+    code, _, stderr = inlier("study", "run", path, "--study", folder)
+    assert code == 2 and "A did not judge P0" in stderr and not list((folder / "judgements").glob("*"))
 
 
 def test_files_of_a_study_that_were_edited_say_where_they_are_wrong(inlier, folder, plate_model):

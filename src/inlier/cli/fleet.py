@@ -243,14 +243,15 @@ def clean(
     parts = read_plan(plan).select(part or []).parts
     gone = size = 0
     with progress("looking for old models", len(parts)) as show:
-        for done, one in enumerate(parts, 1):
+        for number, one in enumerate(parts, 1):
             for model in old_models(place, one.name, keep):
                 if not dry_run:
                     place.remove([model.path])
                 say(f"{one.name}: {model.path}, {model.bytes} bytes")
                 gone, size = gone + 1, size + model.bytes
-            show(done)
-    say(f"{counted(gone, 'model<|s>')} {'would be ' if dry_run else ''}deleted, {size} bytes")
+            show(number)
+    done = "would be deleted" if dry_run else "deleted"
+    say(f"{counted(gone, 'model<|s>')} {done}, {size} bytes; models of the last day stay")
 
 
 @fleet.command()

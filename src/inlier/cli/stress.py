@@ -63,6 +63,8 @@ def _print(card: "Card") -> None:
     before, name = card.unchanged, shown(card.category)
     found = f", {before.found} of {card.n_defect} defects are found" if card.n_defect else ""
     say(f"{name}: unchanged, {before.false_alarms} of {card.n_good} good pictures are false alarms{found}")
+    if before.false_alarms >= card.limit:
+        say(f"{name}: the promise is broken before anything is changed: are these pictures of the model's part?")
     say(f"{name}: at alpha {card.alpha:.4g} the promise counts as broken from {card.limit} false alarms on")
 
 
@@ -71,4 +73,5 @@ def _cells(card: "Card", ladder: "Ladder", number: int) -> tuple[str, str, str]:
         return "-", "", ""
     step = ladder.steps[number]
     found = percent(step.found / card.n_defect) if card.n_defect else ""
-    return f"{step.size:g} {ladder.unit}", percent(step.false_alarms / card.n_good), found
+    end = "" if number + 1 < len(ladder.steps) else ", the\nlargest tried"
+    return f"{step.size:g} {ladder.unit}{end}", percent(step.false_alarms / card.n_good), found

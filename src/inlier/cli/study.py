@@ -144,9 +144,11 @@ def run(
     said_by = [{j.appraiser for j in sheets[source]} if source in sheets else {source.name} for source in sources]
     if twice := [name for name, n in Counter(itertools.chain(*said_by)).items() if n > 1]:
         raise InlierError(f"several sources are of {', '.join(map(shown, twice))}: the last would replace the others")
+    for sheet in sheets.values():
+        judgements.arranged(sheet, parts)  # or an incomplete one would be noticed by the report only
     for source in sources:
         if source in sheets:
-            for path in judgements.keep(folder, sheets[source]):
+            for path in judgements.keep(folder, sheets[source], parts):
                 say(f"{shown(path)}: kept")
             continue
         from inlier.runtime.load import load
@@ -155,7 +157,7 @@ def run(
         around = judging.Surroundings(light, position, focus)
         said = judging.judge(inspector, source.name, parts, trials, around, seed, alpha=alpha, confidence=confidence)
         found = judging.detect(inspector, source.name, parts, said, planted, seed, alpha=alpha, confidence=confidence)
-        for path in judgements.keep(folder, said):
+        for path in judgements.keep(folder, said, parts):
             say(f"{shown(path)}: kept")
         if found:
             path = judging.keep_detections(folder, source.name, found)

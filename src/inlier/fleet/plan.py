@@ -175,4 +175,8 @@ def _words(error: Any) -> str:
         return "no such entry"
     if error["type"] == "missing":
         return "is missing"
+    if error["loc"][-1] == "name" and error["type"] == "string_pattern_mismatch":
+        return (
+            f"{error['input']!r} must be 1 to 64 of A to Z, a to z, 0 to 9, '-', '_' and '.', a letter or digit first"
+        )
     return f"{error['msg']}, not {error.get('input')!r}"

@@ -42,7 +42,7 @@ DECIDES: dict[str, tuple[str, ...]] = {
     "export": (),
 }
 READS: dict[str, tuple[str, ...]] = {
-    "check": ("data", "roi"),
+    "check": ("data", "roi", "weights"),
     "train": ("data", "roi", "weights"),
     "evaluate": ("data",),
     "calibrate": ("good", "data"),

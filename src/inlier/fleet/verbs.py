@@ -11,6 +11,7 @@ from inlier import methods
 from inlier.data.check import examine
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset, Sample
+from inlier.data.region import open_regions
 from inlier.drift import SCORE, Stream, fingerprint
 from inlier.errors import InlierError
 from inlier.evaluation import evaluate as evaluated
@@ -27,11 +28,14 @@ READERS = 1  # threads that read pictures ahead of a task's one thread of arithm
 
 
 def check(task: Task, store: Store, used: str | None, place: str) -> dict[str, Any]:
-    """What the part's data would be used as; what cannot be used fails the task."""
+    """What the part's data would be used as; what cannot be used, region and weights too, fails the task."""
     dataset = _data(task.part)
     report = examine(dataset, READERS).require(dataset)
     if not dataset.train:
         raise InlierError(f"{dataset.name}: holds no good training pictures ({dataset.layout})")
+    open_regions(task.part.roi, dataset.categories)
+    if task.part.weights and not Path(task.part.weights).is_file():
+        raise InlierError(f"{task.part.weights}: no such file of weights")
     counts = {"train": len(dataset.train), "validation": len(dataset.validation), "test": len(dataset.test)}
     return {"layout": dataset.layout, "pictures": counts, "notes": [*dataset.notes, *report.warnings]}
 

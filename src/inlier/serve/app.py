@@ -124,6 +124,13 @@ def make_app(plant: Plant) -> FastAPI:
     def prometheus() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
+    verbs = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+
+    @app.api_route("/v1/{path:path}", methods=verbs, include_in_schema=False)
+    def unknown(path: str) -> None:
+        """Or the pages of people, which are mounted over all that is left, would answer machines."""
+        raise HTTPException(404, f"/v1/{path}: no such address, or none for this method; see /openapi.json")
+
     app.add_middleware(Gate, config=lambda: plant.config)
     return app
 
@@ -386,6 +393,8 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def of_values(_: Request, error: RequestValidationError) -> JSONResponse:
         one = error.errors()[0]
+        if one["loc"] == ("body",):
+            return told(422, f"body: {one['msg']}; send JSON, with the header Content-Type: application/json")
         return told(422, f"{'.'.join(map(str, one['loc']))}: {one['msg']}")
 
     @app.exception_handler(Exception)

@@ -13,11 +13,12 @@ from inlier.errors import InlierError
 from inlier.names import file_name
 from inlier.report.pages import render
 from inlier.study.agreement import Ratings
-from inlier.study.parts import Part, read_table
+from inlier.study.parts import Part, fingerprint, read_table
 
 FOLDER = "judgements"
-COLUMNS = ("appraiser", "trial", "part", "verdict", "simulated")
-SHEET = ("appraiser", "trial", "part", "picture", "verdict")
+COLUMNS = ("appraiser", "trial", "part", "verdict", "simulated", "study")
+NEEDED = COLUMNS[:4]  # a table of one's own may lack the others
+SHEET = ("appraiser", "trial", "part", "picture", "study", "verdict")
 WORDS = {  # 0 and 1 are no words: the manual writes 1 for accepted, others for a defect
     **dict.fromkeys(("good", "ok", "pass", "accept", "accepted", "g"), False),
     **dict.fromkeys(("defect", "nok", "ng", "fail", "reject", "rejected", "bad", "d"), True),
@@ -45,13 +46,13 @@ def write_sheets(folder: Path, parts: Sequence[Part], appraisers: Sequence[str],
 
     All trials one after the other, each in an order of its own. The page needs no server and sends nothing.
     """
-    paths = []
+    paths, study = [], fingerprint(parts)
     for number, name in enumerate(appraisers):
         rows = []
         for trial in range(1, trials + 1):
             for i in np.random.default_rng((seed, number, trial)).permutation(len(parts)):
                 picture = parts[i].pictures[(trial - 1) % len(parts[i].pictures)]
-                rows.append((name, trial, parts[i].name, picture.relative_to(folder).as_posix(), ""))
+                rows.append((name, trial, parts[i].name, picture.relative_to(folder).as_posix(), study, ""))
         table, page = (folder / file_name(f"sheet-{name}.{suffix}") for suffix in ("csv", "html"))
         artifact.write_table(table, SHEET, rows)
         key = secrets.token_hex(8)  # of what the browser remembers: another study's sheet is another one
@@ -69,12 +70,14 @@ def planned_trials(folder: Path) -> int | None:
 
 
 def read_judgements(path: Path, parts: Sequence[Part]) -> list[Judgement]:
-    """A sheet that was filled in, or judgements as they are kept. Raises InlierError."""
-    known = {part.name for part in parts}
+    """A sheet that was filled in, or judgements as they are kept. Raises InlierError, also for another study's."""
+    known, study = {part.name for part in parts}, fingerprint(parts)
     found: dict[tuple[str, int, str], Judgement] = {}
-    for where, row in read_table(path, COLUMNS[:4]):
+    for where, row in read_table(path, NEEDED):
         name, part, verdict = row["appraiser"], row["part"], row["verdict"]
         trial = _trial(row["trial"], where)
+        if row.get("study", study) != study:
+            raise InlierError(f"{where}: is of another study, or pictures of this one were replaced since")
         if not name:
             raise InlierError(f"{where}: needs an appraiser's name")
         if part not in known:
@@ -100,12 +103,12 @@ def _trial(text: str, where: str) -> int:
     return number
 
 
-def keep(folder: Path, judgements: Sequence[Judgement]) -> list[Path]:
+def keep(folder: Path, judgements: Sequence[Judgement], parts: Sequence[Part]) -> list[Path]:
     """One file for each appraiser, over what was kept of them before."""
-    paths = []
+    paths, study = [], fingerprint(parts)
     for name in dict.fromkeys(j.appraiser for j in judgements):
         own = [j for j in judgements if j.appraiser == name]
-        rows = [(j.appraiser, j.trial, j.part, "defect" if j.is_defect else "good", j.simulated) for j in own]
+        rows = [(j.appraiser, j.trial, j.part, "defect" if j.is_defect else "good", j.simulated, study) for j in own]
         paths.append(folder / FOLDER / file_name(f"{name}.csv"))
         artifact.write_table(paths[-1], COLUMNS, rows)
     return paths

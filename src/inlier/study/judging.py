@@ -14,7 +14,7 @@ import numpy as np
 
 from inlier import artifact
 from inlier.bench.trial import planted_defects
-from inlier.data.datasets.sample import Sample
+from inlier.data.datasets.sample import Sample, evenly
 from inlier.data.images import ImageSource, read_image
 from inlier.data.perturbations import blur, brightness, picture_of, shift, values_of
 from inlier.errors import InlierError
@@ -106,7 +106,8 @@ def detect(
     alpha: float | None = None,
     confidence: float | None = None,
 ) -> list[Detection]:
-    """Real defects of known size as judged in the first trial, and about so many planted in the good parts.
+    """Real defects of known size as judged in the first trial, and so many planted in the good parts, or a few more:
+    as many in each.
 
     A good part that is a false alarm by itself cannot tell whether a defect in it is found, and gets none.
     """
@@ -117,11 +118,11 @@ def detect(
         for part in parts
         if part.size and part.contrast is not None
     ]
-    good = [part for part in parts if not part.is_defect and not first[part.name]]
-    if not planted or not good:
+    good = evenly([part for part in parts if not part.is_defect and not first[part.name]], planted)
+    if not good:
         return found
     samples = [Sample(part.pictures[0], part.category, "test", None) for part in good]
-    each = max(1, math.ceil(planted / len(good)))
+    each = math.ceil(planted / len(good))
     with progress(f"planting defects for {name}", each * len(good)) as show:
         for i, picture, made in planted_defects(samples, inspector, seed, each=each):
             p = inspector.inspect(made.image, alpha=alpha, confidence=confidence, category=category, maps=False)

@@ -4,6 +4,7 @@
 """
 
 import csv
+import hashlib
 import io
 import math
 from collections.abc import Iterator, Sequence
@@ -148,6 +149,20 @@ def read_parts(folder: Path) -> list[Part]:
     if not found:
         raise InlierError(f"{folder / FILE}: lists no part")
     return list(found.values())
+
+
+def fingerprint(parts: Sequence[Part]) -> str:
+    """By which judgements know their study: of the names and pictures of its parts, not of the truth, which may be
+    mended. Raises InlierError for a picture that cannot be read."""
+    whole = hashlib.sha256()
+    for part in parts:
+        for picture in part.pictures:
+            try:
+                with picture.open("rb") as file:
+                    whole.update(f"{part.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+            except OSError as error:
+                raise InlierError(f"{picture}: a picture of the study cannot be read ({error.strerror})") from None
+    return whole.hexdigest()[:16]
 
 
 def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
