@@ -369,17 +369,19 @@ def commit() -> str:
 
 def page(found: dict[str, dict[str, Any]]) -> str:
     words = "\n\n".join((__doc__ or "").split("\n\n")[2:]).strip()
+    machines = list(dict.fromkeys(found[section]["machine"] for section in SECTIONS if section in found))
     lines = [f"| {' | '.join(HEADS)} |", "|" + "---|" * len(HEADS)]
     for section, (title, _) in SECTIONS.items():
         if section not in found:
             continue
         one = found[section]
-        about = f"{one['date']}, commit {one['commit']}, {one['threads']} thread(s)"
+        on = f", machine {machines.index(one['machine']) + 1}" if len(machines) > 1 else ""
+        about = f"{one['date']}, commit {one['commit']}, {one['threads']} thread(s){on}"
         lines.append(f"| **{title}** ({about}) {'| ' * (len(HEADS) - 1)}|")
         lines += [f"| {' | '.join(row.cells())} |" for row in rows_of(one["rows"])]
-    machine = next(iter(found.values()))["machine"]
+    told = machines[0] if len(machines) == 1 else "; ".join(f"machine {i}: {one}" for i, one in enumerate(machines, 1))
     return (
-        f"# Speed\n\nMade by `make bench` (benchmarks/speed.py) on {machine}; seed 0.\n\n{words}\n\n"
+        f"# Speed\n\nMade by `make bench` (benchmarks/speed.py) on {told}; seed 0.\n\n{words}\n\n"
         + "\n".join(lines)
         + "\n"
     )
