@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import inlier
 from conftest import part, write_dataset
 from inlier import ArtifactError, InlierError, load, open_dataset
 from inlier.bench import profile
@@ -406,6 +407,18 @@ def test_int8_is_quantised_on_good_pictures(plates, tmp_path):
     assert parity.auroc is not None
     plain = detector.export(tmp_path / "f.onnx")
     assert plain.score < parity.score
+
+
+def test_int8_leaves_out_what_takes_the_sum_of_layers(plates, tmp_path):
+    detector = inlier.PaDiM(size=64, taps=(8, 16)).fit(plates)  # EfficientNet-Lite0: expand, depthwise, project
+    detector.export(tmp_path / "m.onnx", precision="int8", check=plates, force=True)
+    nodes = onnx.load(tmp_path / "m.onnx").graph.node
+    makers = {name: node for node in nodes for name in node.output}
+    rounded = [n for n in nodes if n.op_type == "Conv" and makers[n.input[1]].op_type == "DequantizeLinear"]
+    whole = [n for n in nodes if n.op_type == "Conv" and n not in rounded]
+    assert len(rounded) > len(whole) > 0
+    assert {makers[n.input[0]].op_type for n in rounded} == {"DequantizeLinear"}
+    assert {makers[n.input[0]].op_type for n in whole} <= {"Conv", "Add", "DequantizeLinear"}
 
 
 def test_int8_sees_the_region_of_each_category(tmp_path):

@@ -185,6 +185,7 @@ def trace(graph: Exporting) -> Any:
 
 # -- writing ----------------------------------------------------------------------------------------------------------
 
+RECTIFIERS, SUMS = ("Relu", "Clip"), ("Conv", "Add")
 Feeds = Callable[[], Iterator[dict[str, NDArray[Any]]]]
 
 
@@ -199,6 +200,17 @@ def _write_onnx(program: Any, path: Path, text: str, precision: str, feeds: Feed
     if model.ByteSize() >= 2**31:
         raise InlierError(f"{path}: larger than the 2 GiB that one ONNX file can hold; export to openvino (.xml)")
     path.write_bytes(with_header(model.SerializeToString(), text))
+
+
+def _for_8_bit(model: Any) -> list[str]:
+    """Names of an ONNX graph's convolutions, but for those that take the sum of layers as it is: its channels differ in
+    size so much that the small ones would be lost. What an activation leaves is held well."""
+    made_by = {name: node.op_type for node in model.graph.node for name in node.output}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    found = [node.name for node in convolutions if made_by.get(node.input[0]) not in SUMS]
+    if not found:
+        raise InlierError(f"int8: none of the {len(convolutions)} convolutions of this model follows an activation")
+    return found
 
 
 def _quantised_onnx(model: Any, path: Path, feeds: Feeds) -> Any:
@@ -222,7 +234,10 @@ def _quantised_onnx(model: Any, path: Path, feeds: Feeds) -> Any:
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        op_types_to_quantize=["Conv"],  # the backbone; distances and densities keep their precision
+        # with the rectifiers, or what a convolution gives would be rounded before its range is cut; distances and
+        # densities keep their precision
+        op_types_to_quantize=["Conv", *RECTIFIERS],
+        nodes_to_quantize=[*_for_8_bit(model), *(n.name for n in model.graph.node if n.op_type in RECTIFIERS)],
     )
     return onnx.load(small)
 
@@ -243,8 +258,11 @@ def _write_openvino(program: Any, path: Path, text: str, precision: str, feeds: 
                 import nncf
             except ImportError as error:
                 raise InlierError("int8 for OpenVINO needs NNCF: pip install 'inlier[int8]'") from error
-            kept = nncf.IgnoredScope(types=["MatMul"], validate=False)  # distances and densities keep their precision
-            model = nncf.quantize(model, nncf.Dataset(list(feeds())), ignored_scope=kept)
+            quantised = {name + end for name in _for_8_bit(program.model_proto) for end in ("", "/WithoutBiases")}
+            kept = [op.get_friendly_name() for op in model.get_ops() if op.get_friendly_name() not in quantised]
+            model = nncf.quantize(
+                model, nncf.Dataset(list(feeds())), ignored_scope=nncf.IgnoredScope(names=kept, validate=False)
+            )
         write_openvino(model, path, text)
 
 
