@@ -413,12 +413,12 @@ def test_int8_leaves_out_what_takes_the_sum_of_layers(plates, tmp_path):
     detector = inlier.PaDiM(size=64, taps=(8, 16)).fit(plates)  # EfficientNet-Lite0: expand, depthwise, project
     detector.export(tmp_path / "m.onnx", precision="int8", check=plates, force=True)
     nodes = onnx.load(tmp_path / "m.onnx").graph.node
-    makers = {name: node for node in nodes for name in node.output}
-    rounded = [n for n in nodes if n.op_type == "Conv" and makers[n.input[1]].op_type == "DequantizeLinear"]
-    whole = [n for n in nodes if n.op_type == "Conv" and n not in rounded]
-    assert len(rounded) > len(whole) > 0
-    assert {makers[n.input[0]].op_type for n in rounded} == {"DequantizeLinear"}
-    assert {makers[n.input[0]].op_type for n in whole} <= {"Conv", "Add", "DequantizeLinear"}
+    made_by = {name: node.op_type for node in nodes for name in node.output}
+    inputs = {n.name: tuple(made_by.get(name) for name in n.input[:2]) for n in nodes if n.op_type == "Conv"}
+    rounded = {name for name, (_, weights) in inputs.items() if weights == "DequantizeLinear"}
+    assert 2 * len(rounded) > len(inputs) > len(rounded)
+    assert {inputs[name][0] for name in rounded} == {"DequantizeLinear"}
+    assert {inputs[name][0] for name in inputs.keys() - rounded} <= {"Conv", "Add", "DequantizeLinear"}
 
 
 def test_int8_sees_the_region_of_each_category(tmp_path):
