@@ -311,6 +311,22 @@ def start(arguments, before=""):
     )
 
 
+def test_a_stop_while_the_command_is_still_loaded_is_a_stop():
+    """As where Ctrl-C comes in the middle of an import."""
+    code = """
+import sys
+class Stop:
+    def find_spec(self, name, *of):
+        if name == "inlier.cli.train":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Stop())
+from inlier.__main__ import main
+main()
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (130, "stopped\n")
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_run_resumes_and_ends_bit_equal_to_an_unbroken_one(inlier, how, plates, tmp_path):
     command = ("train", plates, *TRAIN_SIMPLENET)
