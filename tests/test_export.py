@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import inlier
 from conftest import part, write_dataset
@@ -398,6 +399,17 @@ def test_a_smaller_precision_is_judged_by_its_own_measure(plates, tmp_path, suff
     parity = detector.export(tmp_path / f"m{suffix}", precision="f16", check=plates)
     assert TOLERANCE["f32"] < parity.score <= TOLERANCE["f16"]
     assert load(tmp_path / f"m{suffix}").header()["precision"] == "f16"
+
+
+def test_pictures_of_another_part_are_asked_about(plates, tmp_path, caplog):
+    detector = short("padim").fit(plates)
+    write_dataset(tmp_path / "other", train=2, good=6)
+    detector.export(tmp_path / "m.onnx", check=plates)
+    assert "of its part" not in caplog.text
+    for path in (tmp_path / "other").rglob("test/good/*.png"):
+        Image.effect_noise((64, 64), 200).save(path)
+    detector.export(tmp_path / "m.onnx", check=tmp_path / "other")
+    assert "the model calls 6 of the 6 good ones defects; are they of its part?" in caplog.text
 
 
 def test_int8_is_quantised_on_good_pictures(plates, tmp_path):

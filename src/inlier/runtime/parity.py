@@ -1,6 +1,7 @@
 """How an exported file differs from the detector: both judge the same pictures."""
 
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from inlier.metrics import image_metrics
 from inlier.progress import progress
 from inlier.runtime.graph import Graph
 
+log = logging.getLogger("inlier")
 # largest difference of a score or a map's value that a precision explains, as a share of their size (see `Parity`)
 TOLERANCE = {"f32": 1e-4, "f16": 2e-2, "bf16": 5e-2, "int8": 0.2}
 JUMPS = 0.1  # the same of maps that are gradients: rounding moves units over their kinks, which changes them by leaps
@@ -73,12 +75,12 @@ def compared(detector: Inspector, dataset: Dataset | None, kept: Sequence[Sample
 
 
 def compare(detector: Inspector, exported: Inspector, pictures: Compared, workers: int) -> Parity:
-    """Judge the same pictures by both."""
+    """Judge the same pictures by both. Warns where the model calls most of the good ones defects."""
     samples = sorted(pictures.samples, key=lambda sample: sample.category)
     defects = [sample.is_defect for sample in samples]
     pairs = []
     maps = 0.0
-    flips = 0
+    flips = alarms = 0
     with progress("comparing", len(samples)) as show:
         for name, own in itertools.groupby(samples, lambda sample: sample.category):
             sources = [sample.source for sample in own]
@@ -88,7 +90,13 @@ def compare(detector: Inspector, exported: Inspector, pictures: Compared, worker
                 pairs.append((a.score, b.score))
                 maps = float(np.maximum(maps, _map_difference(a, b)))  # NaN stays
                 flips += a.verdict != b.verdict
+                alarms += a.verdict == "defect" and not defects[len(pairs) - 1]
                 show(len(pairs))
+    good = defects.count(False)
+    if pictures.are_real and 2 * alarms > good:
+        log.warning(
+            "%s: the model calls %d of the %d good ones defects; are they of its part?", pictures.source, alarms, good
+        )
     scores, theirs = np.array(pairs, np.float64).T
     return Parity(
         len(pairs),
