@@ -151,7 +151,7 @@ def test_a_broken_stderr_costs_no_verdict(pictures, tmp_path):
 def test_a_second_training_of_one_file_is_refused_while_the_first_runs(plates, tmp_path, monkeypatch, capsys):
     code = """
 import pathlib, sys
-from inlier.training import alone
+from inlier.lock import alone
 with alone(pathlib.Path(sys.argv[1])):
     print("running", flush=True)
     sys.stdin.readline()

@@ -18,6 +18,7 @@ FLOORS = (
         "drawing",
         "drift",
         "gaussians",
+        "lock",
         "machine",
         "maps",
         "metrics",

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from inlier import InlierError, artifact, processes, training
+from inlier.lock import alone
 from inlier.progress import progress
-from inlier.training import Check, Run, alone, batches, train
+from inlier.training import Check, Run, batches, train
 
 
 def fit(run, steps, explode_at=None):
@@ -214,7 +215,7 @@ def test_what_a_killed_fit_leaves_locks_nothing_and_goes(tmp_path):
     code = f"""
 import os, pathlib
 from inlier import artifact
-from inlier.training import alone
+from inlier.lock import alone
 artifact._new_file(pathlib.Path({str(tmp_path)!r}), 0o666)
 with alone(pathlib.Path({str(tmp_path)!r})):
     artifact._new_file(pathlib.Path({str(tmp_path)!r}), 0o666)

@@ -35,11 +35,12 @@ from inlier.features import Backbone
 from inlier.features.weights import Weights
 from inlier.good import Good, Images, groups_and_categories
 from inlier.inspection.inspector import Inspector
+from inlier.lock import alone
 from inlier.machine import find_device, free_memory, own_torch_state
 from inlier.progress import Pace, progress
 from inlier.runtime.torch import Network, TorchRuntime
 from inlier.settings import Settings
-from inlier.training import Run, alone
+from inlier.training import Run
 from inlier.version import __version__
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from inlier.bench.cell import run_apart
 from inlier.bench.plan import Cell
 from inlier.bench.rows import Row
 from inlier.errors import InlierError
+from inlier.lock import alone
 from inlier.names import counted
-from inlier.training import alone
 from inlier.version import __version__
 
 log = logging.getLogger("inlier")
