@@ -363,8 +363,11 @@ def kept() -> dict[str, dict[str, Any]]:
 
 
 def commit() -> str:
-    told = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=HERE, stdout=subprocess.PIPE, text=True)
-    return told.stdout.strip() or "unknown"
+    """What is measured; "+" where sources differ from it. The tables that are written here don't count."""
+    told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, stdout=subprocess.PIPE, text=True)
+    changed = ["git", "diff", "--quiet", "HEAD", "--", "*.py"]
+    plus = "+" if subprocess.run(changed, cwd=HERE.parent).returncode else ""
+    return (told.stdout.strip() or "unknown") + plus
 
 
 def page(found: dict[str, dict[str, Any]]) -> str:
