@@ -185,6 +185,107 @@ def test_no_output_takes_the_place_of_a_picture_or_lies_among_them(inlier, model
     assert sorted((path, path.read_bytes()) for path in tmp_path.rglob("*.*")) == before
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("predict {model} {test} --monitor m.json --jsonl m.json", "m.json: two outputs"),
+        ("predict {model} {test} --monitor m.png --monitor-chart m.png", "m.png: two outputs"),
+        ("predict {model} {test} --maps m --jsonl m", "m: cannot be a file and the folder of another output"),
+        ("predict {model} {test} --overlays m --reconstructions m", "two outputs"),
+        ("predict {model} {test} --overlays m --reconstructions again", "two outputs"),
+        ("predict {model} {test} --maps m --jsonl m/000.tiff", "m/000.tiff: two outputs"),
+        ("predict {model} {test} --monitor -", "-: only results can go to stdout"),
+        ("tune padim {data} --out t.x --report t.x", "t.x: two outputs"),
+        ("tune padim {data} --out t.x --json t.x", "t.x: two outputs"),
+        ("tune padim {data} --roi roi.png --out roi.png", "roi.png: is an input"),
+        ("auto {data} --out t.html --report t.html", "t.html: two outputs"),
+        ("auto {data} --report again/t.html --json m/t.html", "m/t.html: two outputs"),
+        ("auto {data} --report why", "why: the page is HTML"),
+        ("evaluate {model} {data} --json r/index.html --report r", "r/index.html: two outputs"),
+        ("evaluate {model} {data} --json r --report r", "r: cannot be a file and the folder of another output"),
+        ("check {data} --json r/index.html --report r", "r/index.html: two outputs"),
+        ("export {model} --check {data} --out model.xml", "model.bin: is a folder"),
+        ("train {data} --method padim --out -", "-: only results can go to stdout"),
+        ("fleet report plan.toml", "plan.toml: the page is HTML"),
+        ("fleet rejudge {model} records.sqlite --station press", "records.sqlite: a table of Parquet is written"),
+        ("fleet rejudge {model} r.parquet --station press --db r.parquet", "r.parquet: is an input"),
+    ],
+)
+def test_every_output_has_a_place_of_its_own(inlier, model, plates, tmp_path, monkeypatch, command, words):
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (64, 64), 255).save("roi.png")
+    Path("m").mkdir()
+    Path("model.bin").mkdir()
+    Path("again").symlink_to("m")
+    if "--reconstructions" in command:
+        monkeypatch.setattr("inlier.inspection.inspector.Inspector.repaints", True)
+    before = sorted(tmp_path.rglob("*"))
+    test = plates / "plate/test/good"
+    code, stdout, stderr = inlier(*command.format(model=model, data=plates, test=test).split())
+    assert code == 2 and words in stderr and stderr.count("\n") <= 4 and not stdout, stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train {data} --method padim --out {loop}",
+        "train {data} --method padim --out m.inlier --roi {loop}",
+        "auto {data} --out {loop}",
+        "tune padim {data} --report {loop}/t.html",
+        "check {data} --json {loop}",
+        "check {data} --report {loop}",
+        "evaluate {model} {data} --json {loop}",
+        "evaluate {model} {data} --report {loop}",
+        "predict {model} {test} --jsonl {loop}",
+        "predict {model} {test} --maps {loop}",
+        "predict {model} {test} --monitor {loop}",
+        "predict {model} {test} --maps m --monitor {loop}/m",
+        "calibrate {model} {data} --out {loop}",
+        "export {model} --out {loop}/m.onnx",
+        "profile {model} --chart {loop}/c.svg",
+        "benchmark {data} --methods padim --out {loop}",
+        "stress {model} {data} --out {loop}",
+        "preview {data} --out {loop}/p.png",
+        "study plan {data} --study {loop}",
+        "fleet report {loop}/p.html",
+        "records list --db {loop}",
+        "serve {model} --db {loop}",
+        "serve {model} --data {loop}",
+    ],
+)
+def test_links_in_a_circle_are_one_sentence(inlier, model, plates, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    test = plates / "plate/test/good"
+    code, _, stderr = inlier(*command.format(model=model, data=plates, test=test, loop="loop").split())
+    assert code == 2 and "loop" in stderr.splitlines()[-1], stderr
+    assert os.listdir(tmp_path) == ["loop"]
+
+
+def test_a_picture_behind_links_in_a_circle_is_named_and_the_others_are_judged(inlier, model, plates, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    test = plates / "plate/test/good"
+    code, stdout, stderr = inlier("predict", model, tmp_path / "loop/x.png", test, "--maps", tmp_path / "maps")
+    assert code == 1 and "loop/x.png" in stderr and len(stdout.splitlines()) == 7, stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("calibrate", "{model}", ""), "nothing follows {model}"),
+        (("calibrate", "{model}", "{data}", "--out", ""), "nothing follows --out"),
+        (("benchmark", "{data}", "--out="), "nothing follows --out="),
+        (("train", "{data}", "--method", "padim", "--roi", "plate="), "--roi plate=: names no file"),
+    ],
+)
+def test_nothing_is_no_path(inlier, model, plates, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    code, _, stderr = inlier(*(text.format(model=model, data=plates) for text in arguments))
+    assert code == 2 and words.format(model=model) in stderr.splitlines()[-1], stderr
+    assert not os.listdir(tmp_path)
+
+
 def test_places_that_cannot_be_written_are_known_before_the_work(inlier, model, plates, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "file").touch()

@@ -110,6 +110,10 @@ def test_a_damaged_file_is_a_record_with_an_error_and_others_go_on(opened, tmp_p
 def test_a_folder_that_does_not_exist_is_told(opened, tmp_path):
     with pytest.raises(InlierError, match="no such folder to watch"):
         opened(source={"folder": str(tmp_path / "none")})
+    (tmp_path / "loop").symlink_to("loop")
+    sink = {"kind": "folder", "path": str(tmp_path / "loop" / "out")}
+    with pytest.raises(InlierError, match="no such folder to watch"):
+        opened(source={"folder": str(tmp_path / "loop" / "in")}, sinks=[sink])
 
 
 def test_a_folder_sink_inside_the_watched_folder_is_refused(opened, tmp_path):

@@ -1,10 +1,12 @@
 """What a station keeps: records that nobody can change unseen, in SQLite and in PostgreSQL."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import tempfile
 import threading
@@ -480,11 +482,174 @@ def test_a_shift_report_has_verdicts_labels_and_pictures(inlier, kept, tmp_path)
 def test_a_wrong_filter_or_folder_is_told(inlier, kept, tmp_path):
     code, _, err = inlier("records", "list", "--data", kept, "--verdict", "bad")
     assert code == 2 and "--verdict bad: must be one of good, defect, error" in err
+    code, _, err = inlier("records", "list", "--data", kept, "--station", "pre\udcff")
+    assert code == 2 and r"pre\xff: is no text" in err
     code, _, err = inlier("records", "list", "--data", tmp_path / "none")
     assert code == 2 and "holds no records" in err
     for place in ("typing.error", "sqlite:///typing.error"):  # nothing is made, which would have no faults
         code, _, err = inlier("records", "verify", "--db", place)
         assert code == 2 and "typing.error: holds no records" in err and not Path("typing.error").exists()
+
+
+READING = (("list",), ("verify",), ("export", "{out}/out.csv"), ("report", "{out}/out.html"))
+
+
+def reading(inlier, tmp_path, db):
+    """(name, exit code, stdout, stderr) of each command that reads records."""
+    for name, *more in READING:
+        yield name, *inlier("records", name, *(text.format(out=tmp_path) for text in more), "--db", db)
+
+
+def test_reading_leaves_the_database_and_its_folder_as_they_are(inlier, kept, tmp_path_factory):
+    def looked_at():
+        return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in kept.glob("records*")}
+
+    before = looked_at()
+    for _, code, *said in reading(inlier, tmp_path_factory.mktemp("out"), kept / "records.sqlite"):
+        assert code == 0 and looked_at() == before, said
+    with pytest.raises(StoreError, match="readonly"), Store(kept / "records.sqlite", read_only=True)._writing() as it:
+        it.execute(delete(records))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "holds no records of inlier"),
+        ("CREATE TABLE records (id)", "holds no records of inlier"),
+        (b"what is no database" * 1000, "file is not a database"),
+        ("half", "malformed"),
+        ("UPDATE alembic_version SET version_num = '9999'", "made by a newer inlier"),
+        ("DELETE FROM alembic_version", "`inlier serve` with it, once, brings it up to date"),
+    ],
+)
+def test_what_is_no_database_of_a_station_is_refused_by_name_and_stays(inlier, kept, tmp_path, content, words):
+    db = tmp_path / "other.sqlite"
+    if isinstance(content, bytes):
+        db.write_bytes(content)
+    elif content.startswith("CREATE"):
+        run_sql(db, content)
+    else:
+        shutil.copy(kept / "records.sqlite", db)
+        if content == "half":
+            os.truncate(db, db.stat().st_size // 2)
+        else:
+            run_sql(db, content)
+    before = db.read_bytes()
+    for _, code, _, err in reading(inlier, tmp_path, db):
+        assert code == 2 and words in err and "other.sqlite: " in err and err.count("\n") == 1, err
+    assert db.read_bytes() == before and not list(tmp_path.glob("out.*"))
+
+
+def run_sql(db, *statements):
+    with contextlib.closing(sqlite3.connect(db)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+
+
+def test_a_copy_where_nothing_can_be_written_is_read(inlier, kept, tmp_path):
+    """A link to nowhere where SQLite wants to lay a file: root could write into a folder of any mode."""
+    (kept / "records.sqlite-shm").symlink_to(tmp_path / "no folder" / "file")
+    for name, code, out, err in reading(inlier, tmp_path, kept / "records.sqlite"):
+        assert code == 0, err
+        assert name != "verify" or "20 records, no faults" in out
+    (kept / "records.sqlite-wal").write_bytes(b"newest records")
+    for _, code, _, err in reading(inlier, tmp_path, kept / "records.sqlite"):
+        assert code == 2 and "records.sqlite: its newest records lie in records.sqlite-wal" in err, err
+        assert "copy both into another folder" in err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "regions = '{bad'",
+        "regions = '3'",
+        "settings = x'ff'",
+        "time = 'x'",
+        "time = 9e15 * 1000",
+        "time = 9000000000000000000",
+        "score = 'abc'",
+        "score = 9e999",
+        "p_value = x'00'",
+        "part = cast(x'ff' AS TEXT)",
+        "station = 'press' || cast(x'ff' AS TEXT)",
+    ],
+)
+def test_a_record_that_cannot_be_read_is_a_fault_and_is_named(inlier, kept, tmp_path, change):
+    db = kept / "records.sqlite"
+    run_sql(db, f"UPDATE records SET {change} WHERE id = 11", "UPDATE records SET score = 0 WHERE id = 16")
+    for name, code, out, err in reading(inlier, tmp_path, db):
+        if name == "verify":
+            assert code == 1 and "20 records, 2 faults" in out
+            assert [line for line in err.splitlines() if line] == [
+                f"error: record {k}: was changed after it was written" for k in (11, 16)
+            ]
+        else:
+            assert code == 2 and "error: record 11: its " in err and err.count("\n") == 1, (name, err)
+    assert inlier("records", "verify", "--db", db, "--data", kept, "--pictures")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("regions = '[{}]'", "its regions were changed and cannot be drawn"),
+        ("settings = '{}', kept = NULL", None),
+        ("timings = '{\"a\": 1e999}'", "holds an infinite number"),
+    ],
+)
+def test_a_record_of_another_content_than_a_stations_is_named(inlier, kept, tmp_path, change, words):
+    run_sql(kept / "records.sqlite", f"UPDATE records SET {change} WHERE id IN (16, 20)")
+    ends_ = [inlier("records", "report", tmp_path / "out.html", "--data", kept)]
+    ends_ += [inlier("records", "export", tmp_path / "out.jsonl", "--data", kept)]
+    wrong = [err for code, _, err in ends_ if code]
+    assert [f"error: record 16: {words}" in err for err in wrong] == ([True] if words else []), wrong
+
+
+def test_ends_that_were_removed_are_told(inlier, kept, tmp_path):
+    db = kept / "records.sqlite"
+    for statement in ("UPDATE ends SET last = 'x'", "DELETE FROM ends"):
+        run_sql(db, statement)
+        code, out, err = inlier("records", "verify", "--db", db)
+        assert code == 1 and "20 records, 2 faults" in out and "records: which is the last was removed" in err
+    store = Store(db)
+    with pytest.raises(StoreError, match="no longer knows the last of its records"):
+        store.add([row()])
+    store.close()
+
+
+def test_a_label_whose_action_cannot_be_read_is_a_fault(inlier, kept):
+    run_sql(kept / "records.sqlite", "UPDATE actions SET details = '{bad' WHERE id = 3")
+    code, out, err = inlier("records", "verify", "--data", kept)
+    assert code == 1 and "20 records, 2 faults" in out and "action 3: was changed" in err, err
+
+
+def test_names_in_a_list_stay_in_their_line(inlier, kept):
+    run_sql(kept / "records.sqlite", "UPDATE records SET station = 'a' || char(27, 10) || 'b', verdict = char(27)")
+    code, out, _ = inlier("records", "list", "--data", kept, "--limit", 1)
+    assert code == 0 and out.count("\n") == 1 and "\x1b" not in out and r"a\x1b\nb" in out
+
+
+def test_no_export_or_report_takes_the_place_of_what_it_is_made_from(inlier, kept):
+    files = [path for path in kept.rglob("*") if path.is_file()]
+    before = [path.read_bytes() for path in files]
+    table = kept / "records.csv"
+    shutil.copy(kept / "records.sqlite", table)
+    for arguments, words in (
+        (("report", kept / "records.sqlite", "--data", kept), "choose a name that ends in .html"),
+        (("export", table, "--db", table, "--data", kept), "is an input of this command"),
+        (("export", kept / "pictures", "--data", kept, "--labelled", "--station", "press"), "lies in"),
+    ):
+        code, _, err = inlier("records", *arguments)
+        assert code == 2 and words in err, err
+    assert table.read_bytes() == (kept / "records.sqlite").read_bytes()
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_records_in_postgresql_are_listed(inlier, store, tmp_path):
+    store.add([row()])
+    db = store.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
+    for _, code, _, err in reading(inlier, tmp_path, db):
+        assert code == 0, err
 
 
 def test_a_station_keeps_its_records_in_postgresql(postgres, plate_model, tmp_path):

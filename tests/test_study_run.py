@@ -135,7 +135,16 @@ def test_pictures_of_one_part_are_drawn_together(plated, tmp_path):
 )
 def test_a_plan_that_cannot_be_says_why(inlier, plated, tmp_path, arguments, words):
     code, _, stderr = inlier("study", "plan", plated, "--study", tmp_path / "s", *arguments)
-    assert code == 2 and words in stderr and not (tmp_path / "s" / "parts.csv").exists()
+    assert code == 2 and words in stderr and not (tmp_path / "s").exists()
+
+
+def test_a_sheet_does_not_replace_the_table_that_parts_are_drawn_from(inlier, plated, tmp_path):
+    table = tmp_path / "sheet-A.csv"
+    lines = [f"{path},test,{path.parent.name}" for path in sorted((plated / "plate/test").rglob("*.png"))]
+    table.write_text("\n".join(["path,split,label", *lines]))
+    before = table.read_text()
+    code, _, stderr = inlier("study", "plan", table, "--study", tmp_path, "--borderline", 0)
+    assert code == 2 and "sheet-A.csv: is an input of this command" in stderr and table.read_text() == before, stderr
 
 
 def test_an_appraiser_of_any_name_is_in_the_report(inlier, plated, tmp_path):

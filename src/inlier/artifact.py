@@ -66,9 +66,11 @@ def write_table(path: str | os.PathLike[str], columns: Sequence[str], rows: Iter
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise ArtifactError now if `write(path, ...)` would be refused, before hours of training.
 
-    Also for a device or a pipe: writing puts a new file in the place of what is there.
+    Also for a device or a pipe: writing puts a new file in the place of what is there. Nothing is left behind: what
+    else is wrong may become known before anything is written.
     """
     path = Path(path)
+    made: list[Path] = []
     try:
         target = _target(path)
         blocked = next((parent for parent in target.parents if parent.exists() and not parent.is_dir()), None)
@@ -84,10 +86,15 @@ def check_writable(path: str | os.PathLike[str]) -> None:
                 f"{path}: is mounted by itself, as containers do with single files, and cannot be replaced as a whole; "
                 "mount its folder instead"
             )
+        made = [parent for parent in target.parents if not parent.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
         _new_file(target.parent, 0o666).unlink()
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        with contextlib.suppress(OSError):  # another process has put something there
+            for folder in made:
+                folder.rmdir()
 
 
 def write_file(path: str | os.PathLike[str], fill: Callable[[Path], Any]) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from inlier import methods
 from inlier.cli.options import Changes, Data, Device, Group, Preset, Roi, Seed, Workers, regions, settings
-from inlier.cli.outputs import Numbers, percent, print_table, read_by, say, say_model
+from inlier.cli.outputs import Numbers, check_page, percent, print_table, read_by, say, say_model
 from inlier.names import first_names, shown
 
 if TYPE_CHECKING:
@@ -108,7 +108,9 @@ def choose(
     if report:
         check_installed()
     dataset = open_dataset(data, [category] if category else [])
-    numbers.check(read_by(data, dataset), out, report)
+    numbers.check(read_by(data, dataset, roi=options.get("roi")), out, report)
+    if report:
+        check_page(report)
     detector = run(dataset, with_examples=report is not None, **options)
     choice: Choice = detector.choice_
     detector.save(out)

@@ -38,6 +38,7 @@ def export(
     from inlier.detector import Detector
     from inlier.runtime.export import SUFFIXES
     from inlier.runtime.load import load
+    from inlier.runtime.openvino import weights_file
 
     if out is None:
         suffixes = {name: suffix for suffix, name in SUFFIXES.items()}
@@ -48,8 +49,11 @@ def export(
     if not isinstance(detector, Detector):
         raise InlierError(f"{shown(model)}: is exported already; export the .inlier file that it was made from")
     dataset = None if check is None else open_dataset(check)
-    protect([out], [model, *(read_by(check, dataset) if check and dataset else [])])
-    artifact.check_writable(out)
+    # OpenVINO's weights lie beside their .xml file
+    targets = [out, weights_file(out)] if out.suffix.lower() == ".xml" else [out]
+    protect(targets, [model, *(read_by(check, dataset) if check and dataset else [])])
+    for target in targets:
+        artifact.check_writable(target)
     parity = detector.export(
         out, to=to, precision=precision, pixels=pixels, check=dataset, force=force, workers=workers
     )

@@ -9,7 +9,7 @@ import typer
 
 from inlier import artifact
 from inlier.cli.options import Alpha
-from inlier.cli.outputs import Numbers, print_table, say, tell
+from inlier.cli.outputs import Numbers, check_page, print_table, protect, say, tell
 from inlier.errors import InlierError
 from inlier.names import counted, shown
 from inlier.settings import as_text
@@ -265,6 +265,8 @@ def report(
     from inlier.report.pages import check_installed
 
     check_installed()
+    check_page(out)
+    protect([out], [])
     artifact.check_writable(out)
     artifact.write_bytes(out, page(Store(store)).encode(errors="backslashreplace"))
     say(f"{shown(out)}: written")
@@ -285,12 +287,15 @@ def rejudge(
     """What another model or alpha would have said of a station's records, which stay as they are."""
     import pyarrow.parquet as pq
 
-    from inlier.cli.records import open_store
+    from inlier.cli.records import open_store, read_from
     from inlier.fleet.rejudge import rejudged
     from inlier.runtime.load import load
     from inlier.serve.pictures import Pictures
     from inlier.serve.store import Filter
 
+    if out.suffix.lower() != ".parquet":
+        raise InlierError(f"{out}: a table of Parquet is written; choose a name that ends in .parquet")
+    protect([out], [model, *read_from(data, db)])
     inspector = load(model)
     artifact.check_writable(out)
     counts = Counter[str]()

@@ -33,6 +33,7 @@ from inlier.cli.stress import stress
 from inlier.cli.study import study
 from inlier.cli.train import train
 from inlier.errors import ArtifactError, InlierError
+from inlier.names import shown
 from inlier.version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -43,6 +44,7 @@ def main() -> None:
     """Errors of a person become one sentence; `--debug` shows the traceback."""
     _prepare_streams()
     try:
+        _refuse_empty(sys.argv[1:])
         code = app([_expanded(argument) for argument in sys.argv[1:]], standalone_mode=False)
         if sys.stdout:
             sys.stdout.flush()
@@ -54,7 +56,7 @@ def main() -> None:
         if "--debug" in sys.argv or not (show or isinstance(error, (InlierError, OSError))):
             raise
         if getattr(error, "errno", None) != errno.EPIPE:
-            tell(f"error: {show() if show else error}")
+            tell(f"error: {show() if show else _words(error)}")
         refused = isinstance(error, ArtifactError) and isinstance(error.__cause__, OSError)  # a full or read-only disk
         code = 2 if (show or isinstance(error, InlierError)) and not refused else 1
     if code == 130:
@@ -75,6 +77,23 @@ def _prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """Nothing here is empty on purpose, and an empty path would be taken for the folder that one is in."""
+    for before, argument in zip(["inlier", *arguments], arguments):
+        if not argument or re.fullmatch("--[a-z-]+=", argument):
+            raise InlierError(f"nothing follows {shown(argument or before)}: is a variable of the shell not set?")
+
+
+def _words(error: Exception) -> str:
+    """What an error says; of stdout, which has no name of its own, that it is stdout."""
+    if isinstance(error, OSError) and not error.filename and sys.stdout:
+        try:
+            sys.stdout.flush()  # what could not be written is tried again, and fails again
+        except OSError:
+            return f"stdout: cannot be written ({error.strerror or error}), so results are lost"
+    return str(error)
 
 
 def _expanded(argument: str) -> str:

@@ -79,6 +79,8 @@ def regions(texts: list[str] | None) -> dict[str, str] | None:
     for text in texts:
         category, equals, file = text.partition("=")
         key, path = (category, file) if equals and not Path(text).exists() else ("", text)
+        if not path:
+            raise InlierError(f"--roi {text}: names no file")
         if key in found:
             raise InlierError(f"--roi: two regions for {key or 'all categories'}; draw them into one file")
         found[key] = path

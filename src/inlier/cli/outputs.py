@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,19 +43,23 @@ def read_by(
 
 
 def protect(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Refuse to write over what is read, and to write a picture into a folder that is read.
+    """Refuse to write over what is read, two files to one place, and a picture into a folder that is read.
 
-    The first would destroy a picture of a part; the second would pass for one the next time. Anything but a picture may
-    lie in such a folder, so that `inlier train .` works.
+    The first would destroy a picture of a part; of the second only the last would be left; the third would pass for one
+    the next time. Anything but a picture may lie in such a folder, so that `inlier train .` works. targets: all files
+    that a command writes, together.
     """
     from inlier.data.images import SUFFIXES
 
     read = set()
     for path in inputs:
         with contextlib.suppress(ValueError):  # a table may name what no path can be; reading it will say so
-            read.add(path.resolve())
+            read.add(_place(path))
+    written: dict[Path, Path] = {}
     for target in targets:
-        real = target.resolve()
+        if str(target) == "-":
+            raise InlierError("-: only results can go to stdout; this is kept in a file, give its name")
+        real = _place(target)
         if real in read:
             raise InlierError(f"{target}: is an input of this command and would be overwritten; choose another name")
         folder = next((parent for parent in real.parents if parent in read), None)
@@ -63,6 +68,25 @@ def protect(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
                 f"{target}: lies in {folder}, whose pictures this command reads: it would overwrite one of them, or be "
                 "taken for one the next time; choose a place outside"
             )
+        if real in written:
+            raise InlierError(f"{target}: two outputs of this command would be written there; give each its own name")
+        written[real] = target
+    for real, target in written.items():
+        if above := next((parent for parent in real.parents if parent in written), None):
+            raise InlierError(
+                f"{written[above]}: cannot be a file and the folder of another output, {target}; give each its own name"
+            )
+
+
+def check_page(path: Path) -> None:
+    """Raise InlierError for a name that no page has: rather a mistaken place than a wish."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InlierError(f"{path}: the page is HTML; choose a name that ends in .html")
+
+
+def _place(path: Path) -> Path:
+    """Where a path leads to. Links that lead in a circle stay as they are: reading or writing will say so."""
+    return Path(os.path.realpath(path))
 
 
 def tell(message: str) -> None:
@@ -153,10 +177,9 @@ class Numbers:
 
 
 class Writer:
-    """Writes maps, overlays and repainted pictures under the pictures' own names, never two to one file.
+    """Writes maps, overlays and repainted pictures under the pictures' own names.
 
-    roots: each picture, and the folder that was given for it (or itself). Raises InlierError if a picture to be judged
-    would be overwritten.
+    roots: each picture, and the folder that was given for it (or itself).
     """
 
     def __init__(
@@ -171,10 +194,14 @@ class Writer:
 
         self.drawn = functools.partial(drawable, logarithmic=inspector.log_maps)
         self.scale = inspector.calibration_.map_scale(self.drawn)
-        taken = {path.resolve() for path in roots} if maps or overlays or reconstructions else set()
-        self.maps = _targets(roots, maps, ".tiff", taken)
-        self.overlays = _targets(roots, overlays, ".png", taken)
-        self.reconstructions = _targets(roots, reconstructions, ".png", taken)
+        self.maps = _targets(roots, maps, ".tiff")
+        self.overlays = _targets(roots, overlays, ".png")
+        self.reconstructions = _targets(roots, reconstructions, ".png")
+
+    @property
+    def targets(self) -> list[Path]:
+        """All files that it may write."""
+        return [*self.maps.values(), *self.overlays.values(), *self.reconstructions.values()]
 
     def __call__(self, p: "Prediction") -> None:
         """Raises InlierError for what cannot be written."""
@@ -197,8 +224,8 @@ class Writer:
             _save(picture, self.overlays[path])
 
 
-def _targets(roots: dict[Path, Path], folder: Path | None, suffix: str, taken: set[Path]) -> dict[Path, Path]:
-    """Picture -> the file in `folder` for it; none without a folder. taken: what must not be overwritten."""
+def _targets(roots: dict[Path, Path], folder: Path | None, suffix: str) -> dict[Path, Path]:
+    """Picture -> the file in `folder` for it, never two for one; none without a folder."""
     found: dict[Path, Path] = {}
     used: set[Path] = set()
     for path, root in roots.items() if folder else ():
@@ -209,10 +236,6 @@ def _targets(roots: dict[Path, Path], folder: Path | None, suffix: str, taken: s
         )
         candidates = (folder / relative.parent / shorten(name) for name in names)  # type: ignore[operator]
         target = next(candidate for candidate in candidates if candidate not in used)
-        if target.resolve() in taken:
-            raise InlierError(
-                f"{target}: is one of the pictures to be judged and would be overwritten; choose another folder"
-            )
         used.add(target)
         found[path] = target
     return found

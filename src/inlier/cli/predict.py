@@ -75,19 +75,18 @@ def predict(
         if not paths:
             raise InlierError(f"{root}: holds no pictures {SUFFIX_LIST}")
     roots = {path: root for root, paths in found.items() for path in paths}
-    if jsonl and to_file:
-        protect([jsonl], [model, *images, *roots])
-        if not jsonl.exists() or jsonl.is_dir():  # a pipe will do: lines are written as they come
-            artifact.check_writable(jsonl)
-    protect(filter(None, (monitor, monitor_chart)), [model, *images, *roots])
+    write = Writer(roots, maps, overlays, reconstructions, inspector)
+    files = filter(None, (jsonl if to_file else None, monitor, monitor_chart))
+    protect([*files, *write.targets], [model, *images, *roots])
+    if jsonl and to_file and (not jsonl.exists() or jsonl.is_dir()):  # a pipe will do: lines are written as they come
+        artifact.check_writable(jsonl)
+        jsonl.parent.mkdir(parents=True, exist_ok=True)
     for folder in filter(None, (maps, overlays, reconstructions)):
-        protect([folder / "any.png"], [root for root in images if root.is_dir()])
         artifact.check_writable(folder / "any.png")
     sources, failed, unwritten = list(roots), 0, 0
     digests: list[str] = []
     with ExitStack() as stack:
         watch = stack.enter_context(watched(monitor, monitor_chart, inspector)) if monitor else None
-        write = Writer(roots, maps, overlays, reconstructions, inspector)
         lines = stack.enter_context(jsonl.open("w", encoding="utf-8")) if jsonl and to_file else sys.stdout
         show = stack.enter_context(progress("predicting", len(sources))) if jsonl else None
         # a map that is not written is not computed: with some methods it costs far more than the score

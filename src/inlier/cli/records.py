@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inlier import artifact
-from inlier.cli.outputs import check_stdout, say, tell
+from inlier.cli.outputs import check_page, check_stdout, protect, say, tell
 from inlier.errors import InlierError
 from inlier.names import shown
 
@@ -53,7 +53,7 @@ def list_(
             score = "-" if row["score"] is None else f"{row['score']:.5g}"
             p = "-" if row["p_value"] is None else f"{row['p_value']:.4g}"
             about = " ".join(f"{name} {shown(row[name])}" for name in ("part", "lot", "label", "error") if row[name])
-            start = f"{row['id']:>8}  {shown_time(row['time'])[:19]}  {row['station']}  {said:6}"
+            start = f"{row['id']:>8}  {shown_time(row['time'])[:19]}  {shown(row['station'])}  {shown(said):6}"
             say(f"{start}  score {score}  p {p}  {about}")
 
 
@@ -81,6 +81,7 @@ def export(
         raise InlierError("--labelled needs --station: each one's pictures are a data set of their own")
     if not labelled and out.suffix not in (*writers, ".parquet"):
         raise InlierError(f"{out}: what kind of file? give a name that ends in .csv, .jsonl or .parquet")
+    protect([out / "any.png" if labelled else out], read_from(data, db))
     with open_store(data, db) as store:
         if labelled:
             count = 0
@@ -118,7 +119,6 @@ def verify(
 ) -> None:
     """Whether any record was changed, removed or moved; ends with exit code 1 if so."""
     from inlier.serve.pictures import Pictures
-    from inlier.serve.store import Filter
 
     with open_store(data, db) as store:
         wrong = 0
@@ -128,16 +128,16 @@ def verify(
         if expect and not store.has_hash(expect.strip().lower()):
             tell(f"error: no record has the hash {shown(expect)}: the chain was written anew since it was noted")
             wrong += 1
-        for row in store.all(Filter(kept=True)) if pictures else ():
+        for record, name, sha256 in store.kept_pictures() if pictures else ():
             try:
-                same = not Pictures(data / "pictures").changed(row["kept"], row["picture"])
+                same = not Pictures(data / "pictures").changed(name, sha256)
             except InlierError:
                 same = False
             if not same:
-                tell(f"error: record {row['id']}: its picture {row['kept']} was changed or is missing")
+                tell(f"error: record {record}: its picture {shown(name)} was changed or is missing")
                 wrong += 1
         number, hash_ = store.end()
-    say(f"{number} records, {wrong or 'no'} faults; hash of the last record: {hash_}")
+    say(f"{number} records, {wrong or 'no'} faults; hash of the last record: {shown(hash_)}")
     if wrong:
         raise typer.Exit(1)
 
@@ -157,7 +157,10 @@ def report(
     from inlier.serve.shift import page
 
     check_installed()
+    check_page(out)
+    protect([out], read_from(data, db))
     with open_store(data, db) as store:
+        artifact.check_writable(out)
         html = page(store, Pictures(data / "pictures"), _filter(station, since, until, None, None, None))
     artifact.write_bytes(out, html.encode(errors="backslashreplace"))
     say(f"{shown(out)}: written")
@@ -165,17 +168,31 @@ def report(
 
 @contextmanager
 def open_store(data: Path, db: str | None) -> "Iterator[Store]":
+    """To read: the database stays as it is."""
     from inlier.serve.store import Store
 
-    place = db or str(data / "records.sqlite")
-    file = Path(place.removeprefix("sqlite:///")).expanduser()
-    if "://" not in str(file) and not file.is_file():  # a new database would have no faults
+    file = database(data, db)
+    if file and not file.is_file():  # a new database would have no faults
         raise InlierError(f"{file if db else data}: holds no records; give the station's --data, or its --db")
-    store = Store(place)
+    store = Store(file or str(db), read_only=True)
     try:
         yield store
     finally:
         store.close()
+
+
+def database(data: Path, db: str | None) -> Path | None:
+    """The file of the records; None where a server keeps them."""
+    if db is None:
+        return data / "records.sqlite"
+    if db.startswith("sqlite:///"):
+        db = db.removeprefix("sqlite:///").partition("?")[0]
+    return None if "://" in db else Path(db).expanduser()
+
+
+def read_from(data: Path, db: str | None) -> list[Path]:
+    """What a command about records reads."""
+    return [data / "pictures", *filter(None, [database(data, db)])]
 
 
 def _filter(

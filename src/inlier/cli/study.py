@@ -70,7 +70,7 @@ def plan(
     from inlier.report.pages import check_installed
     from inlier.runtime.load import load
     from inlier.study import parts
-    from inlier.study.judgements import write_sheets
+    from inlier.study.judgements import sheet_files, write_sheets
 
     check_installed()
     dataset = open_dataset(data, [category] if category else [])
@@ -78,11 +78,13 @@ def plan(
         raise InlierError(f"{dataset.name}: one category at a time; choose one of {', '.join(dataset.categories)}")
     if (folder / parts.FILE).exists():
         raise InlierError(f"{shown(folder)}: holds a study already; choose another folder, or remove that one")
-    protect([folder / "pictures" / "P001.png"], read_by(data, dataset))
-    inspector = load(model, device, runtime=runtime) if model and borderline else None
     names = [name.strip() for name in appraisers.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
         raise InlierError(f"--appraisers {appraisers}: names with commas between them, each once")
+    sheets = itertools.chain(*(sheet_files(folder, name) for name in names))
+    read = [*read_by(data, dataset), *filter(None, [model])]
+    protect([folder / "pictures" / "P001.png", folder / parts.FILE, *sheets], read)
+    inspector = load(model, device, runtime=runtime) if model and borderline else None
     if good + defects + borderline == 0:
         raise InlierError("a study needs parts: --good, --defects and --borderline are all 0")
     samples = dataset.test

@@ -1,6 +1,7 @@
 """What a station is: the models of `station.toml`, checked before anything starts."""
 
 import hashlib
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -18,6 +19,11 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"  # part of addresses, topics and fil
 
 def _at_home(path: Path) -> Path:
     return path.expanduser()
+
+
+def _real(path: Path) -> Path:
+    """Where a path leads to. Links that lead in a circle stay: who opens the folder will say so."""
+    return Path(os.path.realpath(path))
 
 
 def _topic(topic: str) -> str:
@@ -145,7 +151,7 @@ class StationConfig(Section):
     def _no_circle(self) -> Self:
         watched = self.source.folder if self.source else None
         for sink in self.sinks:
-            if watched and isinstance(sink, Folder) and sink.path.resolve().is_relative_to(watched.resolve()):
+            if watched and isinstance(sink, Folder) and _real(sink.path).is_relative_to(_real(watched)):
                 raise ValueError(f"the folder {sink.path} lies in the watched one: its pictures would be judged again")
         return self
 

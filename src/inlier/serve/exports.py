@@ -15,7 +15,7 @@ from inlier.data.images import decode_image
 from inlier.drawing import as_file
 from inlier.errors import InlierError
 from inlier.serve.pictures import Pictures
-from inlier.serve.store import Filter, Row, Store, shown_time
+from inlier.serve.store import VERIFY, Filter, Row, Store, shown_time
 from inlier.serve.tables import records
 
 NESTED = ("settings", "regions", "timings")
@@ -30,8 +30,12 @@ def public(row: Row) -> Row:
 
 
 def jsonl(rows: Iterable[Row]) -> Iterator[str]:
+    """Raises InlierError for a record of numbers that JSON has not: somebody changed it."""
     for row in rows:
-        yield json.dumps(public(row), allow_nan=False) + "\n"
+        try:
+            yield json.dumps(public(row), allow_nan=False) + "\n"
+        except ValueError:
+            raise InlierError(f"record {row['id']}: holds an infinite number since it was changed; {VERIFY}") from None
 
 
 def as_csv(rows: Iterable[Row]) -> Iterator[str]:

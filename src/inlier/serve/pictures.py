@@ -71,11 +71,11 @@ class Pictures:
     def read(self, name: str) -> bytes:
         try:
             return (self.folder / name).read_bytes()
-        except OSError:
+        except (OSError, TypeError, ValueError):  # the last two: somebody wrote into the record what names no file
             raise InlierError("the picture of this record is no longer kept") from None
 
     def changed(self, name: str, sha256: str) -> bool:
-        """Whether a picture on the disk is no longer what was judged."""
+        """Whether a picture on the disk is no longer what was judged. Raises InlierError where it is not there."""
         return hashlib.sha256(self.read(name)).hexdigest() != sha256
 
     def sweep(self, station: str, keep: Keep, store: Store) -> None:

@@ -1,7 +1,5 @@
 """The page about a shift: what a station said in some hours, for people who were not there."""
 
-import contextlib
-import json
 from typing import Any
 
 from inlier.errors import InlierError
@@ -10,7 +8,7 @@ from inlier.report.pages import render
 from inlier.serve import statistics
 from inlier.serve.looks import outlined
 from inlier.serve.pictures import Pictures
-from inlier.serve.store import Filter, Row, Store, now, plain_time
+from inlier.serve.store import VERIFY, Filter, Row, Store, now, plain_time
 
 SHOWN = 12  # defects with their pictures
 SCORES = 20_000  # of the histogram
@@ -51,7 +49,8 @@ def _section(store: Store, pictures: Pictures, chosen: Filter) -> dict[str, Any]
     defect = [row[0] for row in same if row[1] == "defect"]
     chart = None
     if newest and len({*good, *defect}) > 1:
-        threshold = None if newest[2] is None else (newest[2], float(json.loads(newest[6])["alpha"]))
+        alpha = newest[6].get("alpha")
+        threshold = None if newest[2] is None or not isinstance(alpha, (int, float)) else (newest[2], float(alpha))
         chart = histogram(good, defect, threshold, str(chosen.station))
     worst = store.strongest(chosen, SHOWN)
     return {
@@ -68,6 +67,10 @@ def _section(store: Store, pictures: Pictures, chosen: Filter) -> dict[str, Any]
 def _shown(row: Row, pictures: Pictures) -> dict[str, Any]:
     uri = None
     if row["kept"]:
-        with contextlib.suppress(InlierError):  # gone meanwhile
+        try:
             uri = data_uri(outlined(pictures.read(row["kept"]), row["regions"], SIDE))
+        except InlierError:  # gone meanwhile
+            pass
+        except (LookupError, TypeError, ValueError, OverflowError):
+            raise InlierError(f"record {row['id']}: its regions were changed and cannot be drawn; {VERIFY}") from None
     return {"row": row, "time": plain_time(row["time"]), "picture": uri}

@@ -1,6 +1,8 @@
 """Records in a database: SQLite in a file, or PostgreSQL. Threads share one Store; processes may share one database."""
 
 import json
+import math
+import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,14 +10,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Select, and_, case, create_engine, delete, event, func, insert, or_, select, update
-from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from inlier.errors import InlierError
 from inlier.serve import chain
-from inlier.serve.migrations import migrate
+from inlier.serve.migrations import check_current, migrate
 from inlier.serve.tables import CHANGING, actions, ends, outbox, records
 
 Label = Literal["good", "defect"]
@@ -24,7 +27,10 @@ JSON = ("settings", "regions", "timings", "details")
 CHAINED = {
     name: [c for c in table.c if c.name not in CHANGING] for name, table in (("records", records), ("actions", actions))
 }
+KINDS = {c.name: c.type.python_type for table in (records, actions) for c in table.c}
+VERIFY = "`inlier records verify` names all that was changed"
 PAGE = 1000
+LAST_TIME = 253_370_764_800_000_000  # microseconds: the year 9999, the last that can be shown
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -98,14 +104,24 @@ def micros(moment: datetime | None) -> int | None:
 
 
 class Store:
-    """url: of SQLAlchemy, such as postgresql+psycopg://user@host/name; or the path of an SQLite file."""
+    """url: of SQLAlchemy, such as postgresql+psycopg://user@host/name; or the path of an SQLite file.
 
-    def __init__(self, url: str | Path):
+    read_only: nothing is made, migrated or written. Raises InlierError for a database that holds no records.
+    """
+
+    def __init__(self, url: str | Path, read_only: bool = False):
         text = str(url)
-        self.engine = _engine(text if "://" in text else f"sqlite:///{Path(text).expanduser().absolute()}")
+        self.engine = _engine(text if "://" in text else f"sqlite:///{Path(text).expanduser().absolute()}", read_only)
+        address = self.engine.url
+        file = address.database if address.get_backend_name() == "sqlite" else None
+        self.place = file or address.render_as_string()  # without its password
         try:
+            if read_only:
+                with self._reading() as connection:
+                    check_current(connection, self.place)
+                return
             with self._writing() as connection:
-                migrate(connection)
+                migrate(connection, self.place)
         except BaseException:
             self.close()
             raise
@@ -121,7 +137,7 @@ class Store:
         Returns them as they are stored. One whose station has a record of the same key already is that record.
         """
         with self._writing() as connection:
-            number, before = _end(connection, "records")
+            number, before = _end_to_write(connection, "records")
             known = _known(connection, rows)
             new: dict[Any, Mapping[str, Any]] = {}
             for place, row in enumerate(rows):
@@ -237,10 +253,15 @@ class Store:
             return {(v, la): int(n) for v, la, n in connection.execute(query.group_by(verdict, records.c.label))}
 
     def columns(self, chosen: Filter, names: Sequence[str], limit: int) -> list[tuple[Any, ...]]:
-        """Values of the newest records that were judged, newest first."""
-        query = select(*(records.c[name] for name in names)).where(chosen.conditions(), records.c.error.is_(None))
+        """Values of the newest records that were judged, newest first; JSON unpacked."""
+        r = records.c
+        judged = and_(r.error.is_(None), r.score.is_not(None))
+        query = select(r.id, *(r[name] for name in names)).where(chosen.conditions(), judged)
         with self._reading() as connection:
-            return [tuple(row) for row in connection.execute(query.order_by(records.c.id.desc()).limit(limit))]
+            return [
+                tuple(_checked(name, value, f"record {number}") for name, value in zip(names, values, strict=True))
+                for number, *values in connection.execute(query.order_by(r.id.desc()).limit(limit))
+            ]
 
     def strongest(self, chosen: Filter, limit: int) -> list[Row]:
         """Defects, the strongest first."""
@@ -253,10 +274,10 @@ class Store:
 
     def stations(self) -> list[str]:
         """All that have records."""
+        r = records.c
         with self._reading() as connection:
-            return [
-                name for (name,) in connection.execute(select(records.c.station).distinct().order_by(records.c.station))
-            ]
+            found = connection.execute(select(r.station, func.min(r.id)).group_by(r.station).order_by(r.station))
+            return [_checked("station", name, f"record {first}") for name, first in found]
 
     def changed_verdicts(self, chosen: Filter, model: str, alpha: float, threshold: float) -> dict[str, int]:
         """What another alpha would have said, from stored scores and p-values.
@@ -302,14 +323,24 @@ class Store:
         """What was changed, is missing or was moved, in both chains; and labels that no action explains."""
         with self._reading() as connection:
             for name, what in (("records", "record"), ("actions", "action")):
-                end = _end(connection, name, lock=False)
+                end = _end(connection, name)
+                if end is None:
+                    yield f"{what}s: which is the last was removed, so those missing at the end do not show"
+                    end = _last(connection, name)
                 yield from chain.faults(self._chained(connection, name, end[0]), what, end)
             yield from self._unexplained(connection)
 
     def end(self) -> tuple[int, str]:
         """Number and hash of the last record: kept elsewhere, it proves that nothing before it was rewritten."""
         with self._reading() as connection:
-            return _end(connection, "records", lock=False)
+            return _end(connection, "records") or _last(connection, "records")
+
+    def kept_pictures(self) -> Iterator[tuple[int, Any, str]]:
+        """(record, file of its picture, sha256 of the picture that was judged), also of records that were changed."""
+        r = records.c
+        with self._reading() as connection:
+            query = select(r.id, r.kept, r.picture).where(r.kept.is_not(None)).order_by(r.id)
+            yield from (tuple(row) for row in connection.execute(query))
 
     def has_hash(self, hash_: str) -> bool:
         with self._reading() as connection:
@@ -328,7 +359,7 @@ class Store:
     def _unexplained(self, connection: Connection) -> Iterator[str]:
         newest = select(func.max(actions.c.id)).where(actions.c.what == "label").group_by(actions.c.record)
         query = select(actions.c.record, actions.c.details).where(actions.c.id.in_(newest))
-        said = {record: json.loads(details)["label"] for record, details in connection.execute(query)}
+        said = {record: _said(details) for record, details in connection.execute(query)}
         for number, label in connection.execute(
             select(records.c.id, records.c.label).where(records.c.label.is_not(None))
         ):
@@ -341,25 +372,28 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        with _explained(), self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+        with self._explained(), self.engine.connect().execution_options(writes=True) as connection, connection.begin():
             yield connection
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        with _explained(), self.engine.connect() as connection, connection.begin():
+        with self._explained(), self.engine.connect() as connection, connection.begin():
             yield connection
 
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            reason = str(getattr(error, "orig", None) or error).strip().split("\n")[0]
+            raise StoreError(
+                f"{self.place}: the database did not take part: {reason}; look after it, then try again"
+            ) from error
+        except UnicodeEncodeError as error:
+            raise InlierError(f"{error.object}: is no text, so no record has it") from None
 
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).strip().split("\n")[0]
-        raise StoreError(f"the database did not take part: {reason}; look after it, then try again") from error
 
-
-def _engine(url: str) -> Engine:
+def _engine(url: str, read_only: bool) -> Engine:
     try:
         address = make_url(url)
         if address.get_backend_name() == "postgresql":
@@ -371,6 +405,8 @@ def _engine(url: str) -> Engine:
             )
         if address.get_backend_name() != "sqlite":
             raise InlierError(f"{address.get_backend_name()}: records are kept in sqlite or postgresql")
+        if read_only and address.database:
+            return _reading_engine(address)
         if address.database:
             Path(address.database).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(address, connect_args={"timeout": 15})
@@ -379,10 +415,53 @@ def _engine(url: str) -> Engine:
     except OSError as error:
         raise StoreError(f"{error.filename}: cannot be made ({error.strerror})") from None
 
+    _prepare(engine, "journal_mode = WAL", "synchronous = FULL")
+    return engine
+
+
+def _reading_engine(address: URL) -> Engine:
+    """Of a file that stays as it is: SQLite makes none, and refuses to write."""
+    file = Path(str(address.database)).absolute()
+    place, wal = f"file:{quote(str(file))}", Path(f"{file}-wal")
+
+    def opened(place: str) -> sqlite3.Connection:
+        # not mode=ro, which would leave two files beside the database; a file that is read-only will do all the same
+        connection = sqlite3.connect(place, timeout=15, uri=True, check_same_thread=False)
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def connect() -> sqlite3.Connection:
+        try:
+            connection = opened(f"{place}?mode=rw")
+        except sqlite3.OperationalError as error:
+            cannot = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR)
+            if error.sqlite_errorcode & 0xFF not in cannot or not file.is_file():
+                raise
+            # a place that nobody can write to, such as an archive: SQLite cannot lay its two files beside the database
+            if wal.is_file() and wal.stat().st_size:
+                raise StoreError(
+                    f"{file}: its newest records lie in {wal.name}, which is not read where nothing can be written "
+                    f"({error}); copy both into another folder"
+                ) from None
+            connection = opened(f"{place}?immutable=1")
+        # bytes that are no text were written by somebody else: the record's hash tells that, not SQLite
+        connection.text_factory = lambda raw: raw.decode(errors="surrogateescape")
+        return connection
+
+    engine = create_engine(address, creator=connect)
+    _prepare(engine, "query_only = ON")
+    return engine
+
+
+def _prepare(engine: Engine, *pragmas: str) -> None:
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # transactions begin where we say so
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 15000", "cache_size = -16000"):
+        for pragma in (*pragmas, "busy_timeout = 15000", "cache_size = -16000"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -391,13 +470,29 @@ def _engine(url: str) -> Engine:
         writes = connection.get_execution_options().get("writes")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
-    return engine
 
-
-def _end(connection: Connection, name: str, lock: bool = True) -> tuple[int, str]:
+def _end(connection: Connection, name: str, lock: bool = False) -> tuple[int, str] | None:
+    """Number and hash of the last row; None where somebody removed them or put something else in their place."""
     query: Select[Any] = select(ends.c.last, ends.c.hash).where(ends.c.name == name)
-    number, hash_ = connection.execute(query.with_for_update() if lock else query).one()
-    return int(number), str(hash_)
+    row = connection.execute(query.with_for_update() if lock else query).first()
+    return None if row is None or not isinstance(row.last, int) else (row.last, str(row.hash))
+
+
+def _end_to_write(connection: Connection, name: str) -> tuple[int, str]:
+    end = _end(connection, name, lock=True)
+    if end is None:
+        raise StoreError(
+            f"the database no longer knows the last of its {name}, which somebody removed from it: nothing can follow; "
+            "`inlier records verify` says what else was changed, and a new --db starts afresh"
+        )
+    return end
+
+
+def _last(connection: Connection, name: str) -> tuple[int, str]:
+    """Number and hash of the last row that is there."""
+    number, *_, hash_ = CHAINED[name]
+    row = connection.execute(select(number, hash_).order_by(number.desc()).limit(1)).first()
+    return (0, chain.START) if row is None else (row[0], row[1])
 
 
 def _move_end(connection: Connection, name: str, row: Mapping[str, Any]) -> None:
@@ -406,7 +501,7 @@ def _move_end(connection: Connection, name: str, row: Mapping[str, Any]) -> None
 
 def _act(connection: Connection, who: str, what: str, details: Mapping[str, Any], record: int | None) -> Row:
     row = _packed({"time": now(), "who": who, "what": what, "record": record, "details": details}, "actions")
-    (made,) = chain.linked([row], *_end(connection, "actions"))
+    (made,) = chain.linked([row], *_end_to_write(connection, "actions"))
     connection.execute(insert(actions), [made])
     _move_end(connection, "actions", made)
     return _unpacked(made)
@@ -434,4 +529,40 @@ def _packed(row: Mapping[str, Any], name: str) -> Row:
 
 
 def _unpacked(row: Any) -> Row:
-    return {key: json.loads(value) if key in JSON else value for key, value in row.items()}
+    """Raises InlierError where somebody wrote into the database what this library never writes."""
+    what = "record" if "station" in row else "action"
+    return {name: _checked(name, value, f"{what} {row['id']}") for name, value in row.items()}
+
+
+def _checked(name: str, value: Any, whose: str) -> Any:
+    """A value as it is used; JSON unpacked. Raises InlierError for what nobody could count with or show.
+
+    Whether it is the value that was written is the chain's matter, which `verify` looks at.
+    """
+    try:
+        if name in JSON:
+            found = json.loads(value)
+            if isinstance(found, list if name == "regions" else dict):
+                return found
+        elif value is None:
+            return value
+        elif name == "time":
+            if type(value) is int and 0 <= value < LAST_TIME:
+                return value
+        elif KINDS[name] is float:
+            if type(value) in (int, float) and math.isfinite(value):
+                return value
+        elif type(value) is KINDS[name]:
+            str(value).encode()
+            return value
+    except (TypeError, ValueError, RecursionError):  # no text, no JSON
+        pass
+    raise InlierError(f"{whose}: its {name} was changed and cannot be read; {VERIFY}")
+
+
+def _said(details: Any) -> Any:
+    """Of an action: the label that it gave; None where it cannot be read, which its hash tells, too."""
+    try:
+        return json.loads(details)["label"]
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -64,9 +64,9 @@ class FolderWatch:
     """Judges each picture that comes into a folder, once: a file's name, time and size are the record's key."""
 
     def __init__(self, station: Station, folder: Path):
-        self.station, self.folder = station, folder.resolve()
         if not folder.is_dir():
             raise InlierError(f"station {station.name}: {folder}: no such folder to watch")
+        self.station, self.folder = station, folder.resolve()
         self._waiting: dict[Path, Seen] = {}
         self._done: dict[Path, tuple[int, int]] = {}
         self._under_way: deque[tuple[Path, tuple[int, int], Future[Row]]] = deque()

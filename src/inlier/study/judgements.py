@@ -41,6 +41,12 @@ class Table(NamedTuple):
     simulated: dict[str, str]  # of those appraisers of whom something is: what
 
 
+def sheet_files(folder: Path, appraiser: str) -> tuple[Path, Path]:
+    """The table and the page of an appraiser."""
+    table, page = (folder / file_name(f"sheet-{appraiser}.{suffix}") for suffix in ("csv", "html"))
+    return table, page
+
+
 def write_sheets(folder: Path, parts: Sequence[Part], appraisers: Sequence[str], trials: int, seed: int) -> list[Path]:
     """Two files for each appraiser: a table whose verdicts are blank, and a page that asks for them and saves it.
 
@@ -53,7 +59,7 @@ def write_sheets(folder: Path, parts: Sequence[Part], appraisers: Sequence[str],
             for i in np.random.default_rng((seed, number, trial)).permutation(len(parts)):
                 picture = parts[i].pictures[(trial - 1) % len(parts[i].pictures)]
                 rows.append((name, trial, parts[i].name, picture.relative_to(folder).as_posix(), study, ""))
-        table, page = (folder / file_name(f"sheet-{name}.{suffix}") for suffix in ("csv", "html"))
+        table, page = sheet_files(folder, name)
         artifact.write_table(table, SHEET, rows)
         key = secrets.token_hex(8)  # of what the browser remembers: another study's sheet is another one
         html = render("sheet.html.j2", "inlier.study", appraiser=name, rows=rows, columns=SHEET, key=key,

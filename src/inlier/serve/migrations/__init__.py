@@ -4,28 +4,50 @@ from pathlib import Path
 
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 
 from inlier.errors import InlierError
 
 FOLDER = Path(__file__).parent
 
 
-def migrate(connection: Connection) -> None:
+def migrate(connection: Connection, place: str) -> None:
     """Bring the tables to the newest revision, in the connection's transaction. Raises InlierError for newer ones."""
-    config = Config()
-    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
-    script = ScriptDirectory.from_config(config)
+    config, script = _script()
 
     def steps(revision: tuple[str, ...], _: object) -> list:
-        known = {one.revision for one in script.walk_revisions()}
-        if unknown := set(revision) - known:
-            raise InlierError(
-                f"the database was made by a newer inlier (revision {', '.join(sorted(unknown))}): upgrade inlier"
-            )
+        _check_known(script, revision, place)
         return script._upgrade_revs("head", revision)  # type: ignore[arg-type]
 
     with EnvironmentContext(config, script, fn=steps) as environment:
         environment.configure(connection=connection)
         environment.run_migrations()
+
+
+def check_current(connection: Connection, place: str) -> None:
+    """Raise InlierError unless the tables are those of the newest revision. Nothing is written."""
+    if not {"records", "actions", "ends"} <= set(inspect(connection).get_table_names()):
+        raise InlierError(f"{place}: holds no records of inlier; give the station's --data, or its --db")
+    script, revision = _script()[1], MigrationContext.configure(connection).get_current_heads()
+    _check_known(script, revision, place)
+    if set(revision) != set(script.get_heads()):
+        raise InlierError(
+            f"{place}: was made by an older inlier (revision {', '.join(revision) or 'unknown'}); `inlier serve` with "
+            "it, once, brings it up to date"
+        )
+
+
+def _script() -> tuple[Config, ScriptDirectory]:
+    config = Config()
+    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
+    return config, ScriptDirectory.from_config(config)
+
+
+def _check_known(script: ScriptDirectory, revision: tuple[str, ...], place: str) -> None:
+    known = {one.revision for one in script.walk_revisions()}
+    if unknown := set(revision) - known:
+        raise InlierError(
+            f"{place}: was made by a newer inlier (revision {', '.join(sorted(unknown))}): upgrade inlier"
+        )
