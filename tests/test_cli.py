@@ -632,6 +632,26 @@ def test_monitor_refuses_another_models_state_and_what_another_run_changed(
     assert state.read_bytes() == before + b" "
 
 
+def test_monitor_refuses_a_damaged_state_in_one_sentence_and_leaves_it_as_it_is(inlier, model, plates, tmp_path):
+    state, good = tmp_path / "state.json", plates / "plate/test/good"
+    inlier("predict", model, good, "--monitor", state)
+    true = json.loads(state.read_bytes())
+    strict = {**true, "monitors": [monitor | {"level": 1e-12} for monitor in true["monitors"]]}
+    three_lost = {**true, "monitors": true["monitors"][:1]}
+    for damaged, words in (
+        (json.dumps(strict), "its scores or bets are not those of its model"),
+        (json.dumps(three_lost), "its scores or bets are not those of its model"),
+        (json.dumps({**true, "monitors": []}), "it has no monitors"),
+        (state.read_text() + "{}", "it is no whole JSON"),
+        ("[" * 100_000, "it is no whole JSON"),
+    ):
+        state.write_text(damaged)
+        code, stdout, stderr = inlier("predict", model, good, "--monitor", state)
+        assert code == 2 and stderr.count("\n") == 1 and not stdout, stderr
+        assert f"error: {state}: cannot be used to go on: " in stderr and words in stderr and "start afresh" in stderr
+        assert state.read_text() == damaged
+
+
 def test_monitor_needs_a_calibration_and_one_kind_of_part(inlier, plates, tmp_path):
     bare, state = tmp_path / "bare.inlier", tmp_path / "state.json"
     inlier("train", plates, "--method", "padim", *TINY, "--calibration", "none", "--out", bare)

@@ -277,6 +277,18 @@ def test_pictures_of_a_part_are_judged_watched_and_kept_as_parquet(one):
     assert tasks.run(Task(Order("predict"), part), store) is None
 
 
+def test_a_damaged_stream_of_scores_is_named_and_not_gone_on_with(one):
+    plan, store = one
+    task = Task(Order("predict"), read_plan(plan).parts[0])
+    tasks.run(task, store)
+    state = json.loads(store.read("drift/p0.json"))
+    state["monitors"][0]["level"] = 1e-12
+    for damaged in (json.dumps(state), "", "[]"):
+        store.write("drift/p0.json", damaged.encode())
+        store.remove(["rows/predict/p0.json"])
+        assert f"{store.place}/drift/p0.json: cannot be used to go on: " in tasks.run(task, store)["error"]
+
+
 def test_an_export_judges_and_lies_in_the_store(one):
     plan, store = one
     row = tasks.run(Task(Order("export"), read_plan(plan).parts[0]), store)
