@@ -15,8 +15,9 @@ from inlier.data.region import open_regions
 from inlier.drift import SCORE, Stream
 from inlier.errors import InlierError
 from inlier.evaluation import evaluate as evaluated
+from inlier.fleet.contents import MODEL
 from inlier.fleet.judging import judged, load_from
-from inlier.fleet.models import MODEL, use
+from inlier.fleet.models import use
 from inlier.fleet.plan import AUTO, Part, Task
 from inlier.fleet.promote import compare, objections
 from inlier.fleet.store import Store
