@@ -69,6 +69,46 @@ def test_calibrate_says_what_changes(inlier, model, plates, tmp_path):
     assert "14.3 % raise a false alarm on average" in lines[3] and "95 % confidence at most 39.3 %" in lines[3]
 
 
+def test_calibrate_warns_where_the_new_promise_is_weaker_than_wanted(inlier, model, plates, tmp_path):
+    folder, out = tmp_path / "one", tmp_path / "m.inlier"
+    folder.mkdir()
+    for copies, words in ((1, "1 calibration picture promises"), (9, "9 calibration pictures in 1 group promise")):
+        for k in range(copies):
+            shutil.copy(plates / "plate/test/good/000.png", folder / f"{k}.png")
+        code, _, stderr = inlier("calibrate", model, folder, "--out", out)
+        assert code == 0 and f"warning: plate: {words} no false-alarm rate below 0.5, so alpha is 0.5" in stderr
+
+
+def test_a_pattern_that_finds_one_group_alone_is_warned_of_and_an_empty_one_refused(inlier, model, plates, tmp_path):
+    good, out = plates / "plate/test/good", tmp_path / "m.inlier"
+    code, _, stderr = inlier("calibrate", model, good, "--group", "", "--out", out)
+    assert code == 2 and "group: the pattern is empty" in stderr and not out.exists()
+    code, _, stderr = inlier("calibrate", model, good, "--group", "plate", "--out", out)
+    assert code == 0 and "group 'plate' finds the same in all 6 names: they count as one part" in stderr
+    assert "finds the same" not in inlier("calibrate", model, good, "--group", "[0-9]+.png", "--out", out)[2]
+
+
+def test_a_file_is_calibrated_as_what_it_is(inlier, model, plates, tmp_path):
+    """Calibrated by ONNX Runtime, MODEL became an ONNX file under its old name."""
+    before = model.read_bytes()
+    for arguments, words in (
+        (("--runtime", "onnx"), "is calibrated by its own runtime, torch; leave --runtime out"),
+        (("--runtime", "auto"), "is calibrated by its own runtime, torch; leave --runtime out"),
+        (("--out", tmp_path / "m.onnx"), "give a name that ends as that does"),
+    ):
+        code, _, stderr = inlier("calibrate", model, plates / "plate/test/good", *arguments)
+        assert code == 2 and words in stderr and model.read_bytes() == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_profile_names_the_file_that_is_no_picture(inlier, model, tmp_path):
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("text")
+    for name in ("empty.png", "text.png"):
+        code, _, stderr = inlier("profile", model, tmp_path / name, "--runtime", "torch")
+        assert code == 2 and f"error: {tmp_path / name}: " in stderr
+
+
 def test_the_json_has_the_fixed_layout(inlier, model, plates, tmp_path):
     assert inlier("evaluate", model, plates, "--json", tmp_path / "r.json", "--alpha", "0.1")[0] == 0
     results = json.loads((tmp_path / "r.json").read_text())

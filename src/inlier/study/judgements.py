@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from inlier import artifact
 from inlier.errors import InlierError
-from inlier.names import file_name
+from inlier.names import counted, file_name
 from inlier.report.pages import render
 from inlier.study.agreement import Ratings
 from inlier.study.parts import Part, fingerprint, read_table
@@ -53,7 +53,8 @@ def write_sheets(folder: Path, parts: Sequence[Part], appraisers: Sequence[str],
             for i in np.random.default_rng((seed, number, trial)).permutation(len(parts)):
                 picture = parts[i].pictures[(trial - 1) % len(parts[i].pictures)]
                 rows.append((name, trial, parts[i].name, picture.relative_to(folder).as_posix(), study, ""))
-        table, page = (folder / file_name(f"sheet-{name}.{suffix}") for suffix in ("csv", "html"))
+        page = folder / file_name(f"sheet-{name}.html")  # the longer suffix: where it fits, both do
+        table = page.with_suffix(".csv")
         artifact.write_table(table, SHEET, rows)
         key = secrets.token_hex(8)  # of what the browser remembers: another study's sheet is another one
         html = render("sheet.html.j2", "inlier.study", appraiser=name, rows=rows, columns=SHEET, key=key,
@@ -63,19 +64,29 @@ def write_sheets(folder: Path, parts: Sequence[Part], appraisers: Sequence[str],
     return paths
 
 
-def planned_trials(folder: Path) -> int | None:
-    """Of the sheets that were written; None where there are none."""
-    rows = (found for sheet in folder.glob("sheet-*.csv") for found in read_table(sheet, SHEET))
-    return max((_trial(row["trial"], where) for where, row in rows), default=None)
+def planned_trials(folder: Path, parts: Sequence[Part]) -> int | None:
+    """Of the sheets that were written; None where there are none.
+
+    Their length tells: people fill them in, and a number mistyped in one must not become the plan.
+    """
+    sheets = [list(read_table(sheet, SHEET)) for sheet in folder.glob("sheet-*.csv")]
+    lengths = [len([_trial(row["trial"], where) for where, row in rows]) for rows in sheets]
+    return max(lengths, default=0) // len(parts) or None
 
 
-def read_judgements(path: Path, parts: Sequence[Part]) -> list[Judgement]:
-    """A sheet that was filled in, or judgements as they are kept. Raises InlierError, also for another study's."""
+def read_judgements(path: Path, parts: Sequence[Part], trials: int | None = None) -> list[Judgement]:
+    """A sheet that was filled in, or judgements as they are kept. trials: that were planned, where it is known.
+
+    Raises InlierError, also for another study's.
+    """
     known, study = {part.name for part in parts}, fingerprint(parts)
     found: dict[tuple[str, int, str], Judgement] = {}
     for where, row in read_table(path, NEEDED):
         name, part, verdict = row["appraiser"], row["part"], row["verdict"]
         trial = _trial(row["trial"], where)
+        if trials is not None and trial > trials:
+            planned = counted(trials, "<trial was|trials were> planned")
+            raise InlierError(f"{where}: there is no trial {trial}, as {planned}")
         if row.get("study", study) != study:
             raise InlierError(f"{where}: is of another study, or pictures of this one were replaced since")
         if not name:
