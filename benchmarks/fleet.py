@@ -262,8 +262,9 @@ def ledger_(given: argparse.Namespace) -> dict[str, Any]:
             | {"id": int(rng.integers(2**62)), "run": f"night{night:04}", "part": name, "time": 1.8e9 + 86400 * night}
             | {"state": "done", "seconds": float(rng.gamma(4, 1)), "processor_seconds": 4.0, "memory": 6e8}
             | {"fingerprint": f"{night:032}"}
-            | {"metrics": {"method": "padim", "model": f"train/{name}/{night}", "replaces": None, "objections": [],
-                           "promoted": True, "change": {"kept": 40, "old": None, "new": said | {"found": [True] * 80}}}}
+            | {"metrics": {"method": "padim", "model": f"train/{name}/{night}/model.inlier", "replaces": None,
+                           "objections": [], "promoted": True,
+                           "change": {"kept": 40, "old": None, "new": said | {"found": [True] * 80}}}}
             for name in names
         ]  # fmt: skip
         table = tables.table((row | {"metrics": {}} for row in rows), ledger.COLUMNS)

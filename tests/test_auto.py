@@ -471,6 +471,11 @@ def test_tune_tries_the_grid_and_what_the_preset_has(inlier, forty, tmp_path):
     assert load(out).settings.backbone == "tiny" and "chosen from 5" in stdout
 
 
+def test_a_setting_is_fixed_or_tried_and_not_both(inlier, forty, tmp_path):
+    code, _, stderr = inlier("tune", "padim", forty, "--grid", "size=64", "--set", "size=96", "--out", tmp_path / "m")
+    assert code == 2 and "padim's size is given twice, by --grid or by --set; leave one out" in stderr
+
+
 def test_grids_are_shuffled_by_the_seed_and_checked(forty):
     assert parse_grid("padim", "light", ["size=64,128", "taps=(4,8),(8,16)"]) == {
         "size": [64, 128], "taps": [(4, 8), (8, 16)]

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,8 +199,15 @@ def test_one_model_for_all_and_a_choice_by_simulated_defects(benchmark, plates, 
         (("--grid", "channels=5,x"), "channels"),
         (("--grid", "chanels=5,6"), "Did you mean 'channels'?"),
         (("--grid", "channels=5,6", "--set", "padim.channels=7"), "given twice"),
+        (("--grid", "taps=[8,16],[8,16"), "setting 'taps': '[8,16' is not a list"),
+        (("--grid", "taps=[8,16],8],[16"), "setting 'taps': '8],[16' is not a list"),
+        (("--set", "taps=[8,16)"), "setting 'taps': '[8,16)' is not a list"),
         (("--seeds", "0"), "at least one seed"),
-        (("--seeds", "1,1"), "each once"),
+        (("--seeds", "1,1"), "each seed once"),
+        (("--seeds", "2147483648,"), "from 0 to 2147483647"),
+        (("--seeds", "1000000000"), "at most 1000"),
+        (("--seeds", "9" * 5000), "at most 1000"),
+        (("--seeds", "9" * 5000 + ",1"), "from 0 to 2147483647"),
         (("--seeds", "x"), "neither a number of seeds nor a list"),
         (("--alpha", "1.5"), "not between 0 and 1"),
         (("--compare", "others"), "only: published"),
@@ -267,6 +275,58 @@ def test_damage_in_the_middle_is_named(tmp_path):
         rows.read(tmp_path)
 
 
+MEASURES = {"wall": 1.0, "processor": 0.5}
+DAMAGED = {
+    "data": [5, None],
+    "settings": ["x", [], None],
+    "seed": ["0", -1, 0.5, True, None],
+    "kind": ["best", 5, []],
+    "joint": ["plate", 5],
+    "fingerprint": [5],
+    "alpha": ["0.05", 5, []],
+    "error": [5, {}],
+    "warnings": ["all", [5]],
+    "n_good": ["4", None, -1],
+    "image": [None, "x", {}, {"auroc": "0.9", "ap": 0.8}, {"auroc": 7, "ap": 0.8}, {"auroc": float("nan"), "ap": 0.8}],
+    "pixel": ["x", {"auroc": 0.9}, {"auroc": 0.9, "aupro": -0.1}],
+    "at_alpha": ["x", {"alpha": 0.05}, {"alpha": None, "false_alarm_rate": 0.1, "detection_rate": 0.7}],
+    "fit": [None, {}, {"wall": "1", "processor": 1.0}, {"wall": float("inf"), "processor": 1.0}],
+    "predict": [None, {"wall": -1.0, "processor": 1.0}],
+    "peak_memory": ["much", -5],
+    "scores": [5, "", "../../etc/passwd", "/etc/passwd"],
+    "trivial": [5, {"brightness": 0.5}, {"brightness": {"detector": 7, "leak": 0.5}}],
+    "all_settings": [None, "x"],
+}
+
+
+@pytest.mark.parametrize("name, value", [(name, value) for name, values in DAMAGED.items() for value in values])
+def test_a_row_in_which_anything_is_damaged_is_named_by_its_line(name, value, tmp_path):
+    """Or pages would show what cannot be, or none would be written after hours of work."""
+    lines = [row(fit=MEASURES, predict=MEASURES, scores="scores/a.json"), row(seed=1) | {name: value}]
+    (tmp_path / rows.FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InlierError, match=r"rows.jsonl: line 2 is no row of a benchmark \(.+\); mend or remove it"):
+        rows.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["data", "category", "method", "preset", "settings", "seed", "n_good", "n_defect",
+                                  "image", "pixel", "at_alpha"])  # fmt: skip
+def test_a_row_that_lacks_what_all_rows_ever_had_is_named(name, tmp_path):
+    left = {key: value for key, value in row().items() if key != name}
+    (tmp_path / rows.FILE).write_text(json.dumps(left) + "\n")
+    with pytest.raises(InlierError, match=f"line 1 is no row of a benchmark \\(it has no {name}\\)"):
+        rows.read(tmp_path)
+    rows.append(tmp_path / "failed", [row(error="full disk", image=None)])
+    assert rows.read(tmp_path / "failed"), "what failed has no results"
+
+
+def test_a_benchmark_is_not_begun_beside_damaged_rows(benchmark, plates, tmp_path):
+    for line in ("[" * 100_000, "null", "5", "{", json.dumps(row(image="x")), json.dumps(row(kind="trial"))):
+        (tmp_path / rows.FILE).write_text(line + "\n")
+        code, _, stderr = benchmark(plates, "--methods", "padim", "--seeds", "1", "--out", tmp_path, "--resume")
+        assert code == 2 and "line 1 is no row of a benchmark" in stderr and "1 of" not in stderr, stderr
+        assert (tmp_path / rows.FILE).read_text() == line + "\n"
+
+
 @pytest.mark.parametrize("changes", [{"fingerprint": "other"}, {"settings": {"size": 64}}, {"alpha": None}, {"seed": 9},
                                      {"joint": {"plate": "f00", "nut": "f01"}}, {"kind": "trial"}])  # fmt: skip
 def test_what_differs_in_anything_is_another_row(changes):
@@ -278,9 +338,10 @@ def test_a_preset_that_has_changed_is_run_again():
     assert not rows.missing([new], [old]) and rows.missing([new | {"all_settings": {"size": 320}}], [old])
 
 
-def test_the_rows_of_before_are_read_and_count_as_finished():
+def test_the_rows_of_before_are_read_and_count_as_finished(tmp_path):
     kept = Path(__file__).parent.parent / "benchmarks" / "results.jsonl"
-    known = [json.loads(line) for line in kept.read_text().splitlines()]
+    shutil.copy(kept, tmp_path / rows.FILE)
+    known = rows.read(tmp_path)
     assert tables.markdown(grouped(known)).count("\n") > 10, "old rows and new ones in one table"
     new = ("kind", "joint", "fingerprint", "alpha")
     old = [{key: value for key, value in row(seed=seed).items() if key not in new} for seed in range(2)]
@@ -325,6 +386,12 @@ def test_seeds_and_grids_are_spelt_as_told():
     assert [point.settings["taps"] for point in points] == [(8,), (8,), (8, 16), (8, 16)]
     (same,) = plan.variants(["padim"], ["light"], ["size=256"], [])
     assert same[0].changed == {}, "what the preset has anyway is no change"
+
+
+@pytest.mark.parametrize("text, seeds", [("0003", [0, 1, 2]), ("007,1", [7, 1]), ("2147483647,", [2**31 - 1]),
+                                         ("1000", list(range(1000)))])  # fmt: skip
+def test_seeds_may_be_any_that_a_generator_takes(text, seeds):
+    assert plan.seeds(text) == seeds
 
 
 def test_the_best_trial_is_one_with_all_seeds():

@@ -296,6 +296,12 @@ def test_default_alpha_is_lowered_to_what_can_be_promised_and_a_note_says_so():
     assert few.rule().alpha == pytest.approx(1 / 41)
     assert "40 calibration pictures promise no false-alarm rate below 0.02439" in few.note(None)
     assert few.note(0.05) == "" and few.rule(0.05).alpha == 0.05
+    one, copies_of_one = Calibration("split", np.ones(1), np.ones(1)), np.zeros(9)
+    assert "1 calibration picture promises no false-alarm rate below 0.5" in one.note(None)
+    nine = Calibration("split", copies_of_one, copies_of_one, groups=copies_of_one)
+    assert "9 calibration pictures in 1 group promise no false-alarm rate below 0.5" in nine.note(None)
+    with pytest.raises(InlierError, match="1 calibration picture can promise no false-alarm rate below 0.5"):
+        one.rule(0.1)
     enough = Calibration("split", np.arange(99.0), np.arange(99.0))
     assert enough.rule().alpha == 0.01 and enough.note(None) == ""
     with pytest.raises(InlierError, match="alpha 0.01 needs at least 99"):

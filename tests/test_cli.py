@@ -69,6 +69,46 @@ def test_calibrate_says_what_changes(inlier, model, plates, tmp_path):
     assert "14.3 % raise a false alarm on average" in lines[3] and "95 % confidence at most 39.3 %" in lines[3]
 
 
+def test_calibrate_warns_where_the_new_promise_is_weaker_than_wanted(inlier, model, plates, tmp_path):
+    folder, out = tmp_path / "one", tmp_path / "m.inlier"
+    folder.mkdir()
+    for copies, words in ((1, "1 calibration picture promises"), (9, "9 calibration pictures in 1 group promise")):
+        for k in range(copies):
+            shutil.copy(plates / "plate/test/good/000.png", folder / f"{k}.png")
+        code, _, stderr = inlier("calibrate", model, folder, "--out", out)
+        assert code == 0 and f"warning: plate: {words} no false-alarm rate below 0.5, so alpha is 0.5" in stderr
+
+
+def test_a_pattern_that_finds_one_group_alone_is_warned_of_and_an_empty_one_refused(inlier, model, plates, tmp_path):
+    good, out = plates / "plate/test/good", tmp_path / "m.inlier"
+    code, _, stderr = inlier("calibrate", model, good, "--group", "", "--out", out)
+    assert code == 2 and "group: the pattern is empty" in stderr and not out.exists()
+    code, _, stderr = inlier("calibrate", model, good, "--group", "plate", "--out", out)
+    assert code == 0 and "group 'plate' finds the same in all 6 names: they count as one part" in stderr
+    assert "finds the same" not in inlier("calibrate", model, good, "--group", "[0-9]+.png", "--out", out)[2]
+
+
+def test_a_file_is_calibrated_as_what_it_is(inlier, model, plates, tmp_path):
+    """Calibrated by ONNX Runtime, MODEL became an ONNX file under its old name."""
+    before = model.read_bytes()
+    for arguments, words in (
+        (("--runtime", "onnx"), "is calibrated by its own runtime, torch; leave --runtime out"),
+        (("--runtime", "auto"), "is calibrated by its own runtime, torch; leave --runtime out"),
+        (("--out", tmp_path / "m.onnx"), "give a name that ends as that does"),
+    ):
+        code, _, stderr = inlier("calibrate", model, plates / "plate/test/good", *arguments)
+        assert code == 2 and words in stderr and model.read_bytes() == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_profile_names_the_file_that_is_no_picture(inlier, model, tmp_path):
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("text")
+    for name in ("empty.png", "text.png"):
+        code, _, stderr = inlier("profile", model, tmp_path / name, "--runtime", "torch")
+        assert code == 2 and f"error: {tmp_path / name}: " in stderr
+
+
 def test_the_json_has_the_fixed_layout(inlier, model, plates, tmp_path):
     assert inlier("evaluate", model, plates, "--json", tmp_path / "r.json", "--alpha", "0.1")[0] == 0
     results = json.loads((tmp_path / "r.json").read_text())
@@ -747,6 +787,26 @@ def test_monitor_refuses_another_models_state_and_what_another_run_changed(
     code, stdout, stderr = inlier("predict", model, plates / "plate/test/dent", "--monitor", state)
     assert code == 2 and len(stdout.splitlines()) == 6 and "another run changed it meanwhile" in stderr
     assert state.read_bytes() == before + b" "
+
+
+def test_monitor_refuses_a_damaged_state_in_one_sentence_and_leaves_it_as_it_is(inlier, model, plates, tmp_path):
+    state, good = tmp_path / "state.json", plates / "plate/test/good"
+    inlier("predict", model, good, "--monitor", state)
+    true = json.loads(state.read_bytes())
+    strict = {**true, "monitors": [monitor | {"level": 1e-12} for monitor in true["monitors"]]}
+    three_lost = {**true, "monitors": true["monitors"][:1]}
+    for damaged, words in (
+        (json.dumps(strict), "its scores or bets are not those of its model"),
+        (json.dumps(three_lost), "its scores or bets are not those of its model"),
+        (json.dumps({**true, "monitors": []}), "it has no monitors"),
+        (state.read_text() + "{}", "it is no whole JSON"),
+        ("[" * 100_000, "it is no whole JSON"),
+    ):
+        state.write_text(damaged)
+        code, stdout, stderr = inlier("predict", model, good, "--monitor", state)
+        assert code == 2 and stderr.count("\n") == 1 and not stdout, stderr
+        assert f"error: {state}: cannot be used to go on: " in stderr and words in stderr and "start afresh" in stderr
+        assert state.read_text() == damaged
 
 
 def test_monitor_needs_a_calibration_and_one_kind_of_part(inlier, plates, tmp_path):

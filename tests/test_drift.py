@@ -1,6 +1,7 @@
 """The alarm "the parts no longer look like the calibration" keeps its promise for all time, and comes soon enough."""
 
 import bisect
+import contextlib
 import json
 
 import numpy as np
@@ -214,6 +215,82 @@ def test_a_state_of_before_cues_were_watched_goes_on():
     old = {name: value for name, value in monitor.items() if name != "what"}
     assert Stream.from_dict(old | {"schema": 2, "seen": ["a"]}) == Stream(stream.monitors, {"a": None})
     assert Stream.from_dict(old | {"schema": 1}) == stream
+
+
+def watched(pictures, change=0.0, tolerated=drift.TOLERATED):
+    """A stream that has seen so many pictures, all of which changed so much, and how it began."""
+    rng, whats = np.random.default_rng(pictures), (SCORE, "brightness")
+    known = dict(zip(whats, rng.gamma(9.0, size=(2, 40))))
+    stream, start = (Stream.start(known, tolerated=tolerated) for _ in range(2))
+    for row in rng.gamma(9.0, size=(pictures, 2)).tolist():
+        stream.update({SCORE: row[0] + change, "brightness": row[1]}, f"{len(stream.seen)}")
+    return stream, start
+
+
+@pytest.mark.parametrize("pictures, change", [(0, 0), (1, 0), (700, 0), (60, 90.0), (2500, 9.0)])
+def test_every_true_state_is_taken_whatever_it_won_and_however_its_digits_were_cut(pictures, change):
+    stream, start = watched(pictures, change)
+    assert bool(stream.alarm) == bool(change)
+    cut = {monitor.bits < drift.BITS for monitor in stream.monitors.values()}
+    assert cut == {pictures == 2500}, "of 2,540 different scores not all digits are kept"
+    again = Stream.from_json(json.dumps(stream.to_dict(), allow_nan=False).encode())
+    assert again == stream and again.goes_on_from(start)
+
+
+DAMAGED = {
+    "monitors": [[], 5, None, "one of two", "the same twice"],
+    "calibration": [None, 7],
+    "values": [[], ["x"], None, "turned", "cut", [1e400]],
+    "counts": [[], [1], None, "zeros", "negative"],
+    "level": [0, 5, "0.005", True, 1e-12, None, 0.004],
+    "tolerated": [5, -1, None, 0.06],
+    "seed": [-1, "0", 0.5, None, 7],
+    "bits": [0, -3, 25, 1e9, None],
+    "pictures": [-1, 12, 10**6, "a", 1.5, None],
+    "capital": [["a"] * 4, [1.0], [1e3] * 4, [1e300] * 4, [-1.0] * 4, [float("nan")] * 4, [0.3] * 4, None],
+    "rises": [[], [None] * 4, 5],
+    "starts": [[], [0] * 4, [99] * 4, [1.5] * 4],
+    "alarm": [5, {}, {"picture": 1, "began": 1, "direction": "rise", "what": "dust"}, False],
+    "every": [0, 3, -1, "x"],
+    "history": [[], [[1]], [[0, 0.0]], [[0, 0.0, 0.0]], 5, None],
+    "what": ["dust", 5, "brightness"],
+    "seen": [5, "abcdef", [1], ["a", "a"], None, {}],
+    "schema": [True, 0, 1, "3", None],
+    "dust": [1],
+}
+
+
+@pytest.mark.parametrize("name, value", [(name, value) for name, values in DAMAGED.items() for value in values])
+def test_a_state_in_which_anything_is_damaged_is_refused(name, value):
+    """Or alarms would come at once, or never, and nobody would know why."""
+    stream, start = watched(11)
+    state = json.loads(json.dumps(stream.to_dict()))
+    first = state["monitors"][0]
+    made = {
+        "one of two": [first],
+        "the same twice": [first, first],
+        "turned": first["values"][::-1],
+        "cut": first["values"][:-1],
+        "zeros": [0] * len(first["counts"]),
+        "negative": [-1] * len(first["counts"]),
+    }
+    of = state if name in ("monitors", "seen", "schema") else first
+    of[name] = made.get(value, value) if isinstance(value, str) else value
+
+    def taken():
+        with contextlib.suppress(InlierError):
+            return Stream.from_dict(state).goes_on_from(start)
+        return False
+
+    assert not taken()
+
+
+def test_a_file_that_is_no_state_says_so_in_plain_words():
+    for content in (b"", b"{", b"[1] 2", b"\xff\xfe", b"[" * 100_000, b"[]", b"null", b"1" * 5000):
+        with pytest.raises(
+            InlierError, match="not the state of a monitor \\((it is no whole JSON|it has no schema)\\)"
+        ):
+            Stream.from_json(content)
 
 
 def test_what_scores_overlook_is_seen_and_the_level_is_shared():

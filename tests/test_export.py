@@ -266,6 +266,16 @@ def test_auto_takes_a_runtime_that_agrees(exported, pictures, caplog):
         load(file, runtime="torch")
 
 
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_what_is_exported_in_memory_is_told_by_the_file_that_was_given(exported, pictures, tmp_path, caplog, runtime):
+    exported["padim", "onnx"][0].save(tmp_path / "m.inlier")
+    with caplog.at_level("INFO", "inlier"):
+        model = load(tmp_path / "m.inlier", runtime=runtime)
+        model.inspect(pictures[0])
+    assert f"{tmp_path / 'm.inlier'} by {runtime}: on 8 drawn pictures" in caplog.text
+    assert f"model{SUFFIXES[runtime]}" not in caplog.text and caplog.text.count("promise no false-alarm rate") == 1
+
+
 def test_auto_takes_no_runtime_whose_scores_are_no_numbers(exported, monkeypatch, caplog):
     measured = loading._measured
 

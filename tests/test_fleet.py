@@ -25,9 +25,10 @@ from fleet_parts import write_parts
 from inlier import InlierError, PaDiM
 from inlier.data import datasets
 from inlier.fleet import bulk, clean, engine, ledger, rejudge, tasks, verbs
+from inlier.fleet.contents import MODEL
 from inlier.fleet.engine import GIB, Need, refused, startable, where
 from inlier.fleet.local import WAITING, Local
-from inlier.fleet.models import MODEL, model_in_use, models_in_use, proposals, use
+from inlier.fleet.models import model_in_use, models_in_use, proposals, use
 from inlier.fleet.plan import Order, Part, Plan, Task, check_methods, read_plan
 from inlier.fleet.promote import objections
 from inlier.fleet.rejudge import rejudged
@@ -277,6 +278,18 @@ def test_pictures_of_a_part_are_judged_watched_and_kept_as_parquet(one):
     assert tasks.run(Task(Order("predict"), part), store) is None
 
 
+def test_a_damaged_stream_of_scores_is_named_and_not_gone_on_with(one):
+    plan, store = one
+    task = Task(Order("predict"), read_plan(plan).parts[0])
+    tasks.run(task, store)
+    state = json.loads(store.read("drift/p0.json"))
+    state["monitors"][0]["level"] = 1e-12
+    for damaged in (json.dumps(state), "", "[]"):
+        store.write("drift/p0.json", damaged.encode())
+        store.remove(["rows/predict/p0.json"])
+        assert f"{store.place}/drift/p0.json: cannot be used to go on: " in tasks.run(task, store)["error"]
+
+
 def test_an_export_judges_and_lies_in_the_store(one):
     plan, store = one
     row = tasks.run(Task(Order("export"), read_plan(plan).parts[0]), store)
@@ -427,14 +440,22 @@ def test_two_runs_at_once_leave_one_result(plant, tmp_path):
 # -- the ledger -------------------------------------------------------------------------------------------------------
 
 
+def made(part, name="f"):
+    """What a training tells of its model."""
+    new = {"average": 0.01, "confident": 0.03, "alarms": None, "found": None}
+    model = f"train/{part}/{name}/model.inlier"
+    return {"model": model, "method": "padim", "change": {"kept": 0, "new": new}, "objections": [], "promoted": False}
+
+
 def row(part, **more):
     new = tasks.new_row(Task(Order("train", run="r1"), Part(name=part, data="x")))
-    return new | {"state": "done", "seconds": 1.0} | more
+    cost = {"seconds": 1.0, "processor_seconds": 1.0, "memory": 2.0**20}
+    return new | {"state": "done", "metrics": made(part)} | cost | more
 
 
 def test_rows_are_folded_into_one_file_and_none_is_lost_or_doubled(tmp_path, monkeypatch):
     store = Store(str(tmp_path))
-    rows = [row(f"p{k}", metrics={"k": k}) for k in range(5)]
+    rows = [row(f"p{k}") for k in range(5)]
     for one in rows:
         ledger.add(store, one)
     loose = store.read_all("ledger", ".json")
@@ -623,7 +644,7 @@ def full(request, tmp_path):
     store.write("calibrate/p0/c/model.inlier", bytes(99))
     store.write("train/p1/f/model.inlier", bytes(7))
     use(store, "p0", "train/p0/f0/model.inlier", {})
-    ledger.add(store, row("p0", metrics={"model": "train/p0/f1/model.inlier", "replaces": "train/p0/f0/model.inlier"}))
+    ledger.add(store, row("p0", metrics=made("p0", "f1") | {"replaces": "train/p0/f0/model.inlier"}))
     ledger.add(store, row("p0", metrics={"model": "train/p0/f2/model.inlier"}) | {"verb": "evaluate"})
     ledger.add(store, row("p0", error="no pictures", state="failed") | {"verb": "predict"})
     return store
@@ -672,6 +693,64 @@ def test_two_runs_at_once_remove_the_same(full, two_days_later, monkeypatch):
     listed = full.list
     monkeypatch.setattr(full, "list", lambda folder: [*listed(folder), "gone-meanwhile"])
     assert clean.old_models(full, "p0", 1) == []
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"{}", b"[]", b"null", b"", b'{"state"', b"\xff\xfe", b"[" * 100_000, b"5", "no model", "./train"]
+)
+@pytest.mark.parametrize("path", ["rows/train/p0.json", "rows/predict/p1.json", "use/p0.json"])
+def test_nothing_is_deleted_beside_a_damaged_file(full, tmp_path, inlier, two_days_later, path, damaged):
+    """It may have named any of the models."""
+    ledger.add(full, row("p1", metrics={"model": "train/p1/f/model.inlier"}) | {"verb": "predict"})
+    before = json.loads(full.read(path))
+    of = before if path.startswith("use") else before["metrics"]
+    if damaged == "no model":
+        del of["model"]
+    elif damaged == "./train":  # the same file, and not the same text
+        of["model"] = f"./{of['model']}"
+    full.write(path, json.dumps(before).encode() if isinstance(damaged, str) else damaged)
+    plan = tmp_path / "plant.toml"
+    plan.write_text("[[parts]]\nname = 'p0'\ndata = 'x'\n")
+    for command in (("clean", plan, "--keep", "0"), ("report", tmp_path / "page.html")):
+        code, out, err = inlier("fleet", *command, "--store", full.place)
+        assert code == 2 and f"error: {full.place}/{path}: is damaged (" in err and not out
+        assert "put a copy of it back, or remove it" in err and err.count("\n") == 1
+    assert len(models_of(full)) == 7 and models_of(full, "p1") == ["f"]
+
+
+def test_damaged_rows_stop_every_command_that_reads_them(full, tmp_path, inlier):
+    plan = tmp_path / "plant.toml"
+    plan.write_text("[[parts]]\nname = 'p0'\ndata = 'x'\nmethod = 'padim'\n")
+    full.write("rows/train/p0.json", json.dumps(row("p1")).encode())
+    for verb in ("train", "promote", "clean"):
+        code, _, err = inlier("fleet", verb, plan, "--store", full.place)
+        assert code == 2 and f"{full.place}/rows/train/p0.json: is of another part or verb" in err
+    full.remove(["rows/train/p0.json"])
+    full.write("use/p0.json", json.dumps({"model": "train/p1/f/model.inlier", "since": 1, "said": {}}).encode())
+    for verb in ("train", "evaluate", "predict", "calibrate", "export", "clean"):
+        code, _, err = inlier("fleet", verb, plan, "--store", full.place)
+        assert code == 2 and f"{full.place}/use/p0.json: names a model of another part, train/p1/" in err
+    full.remove(["use/p0.json"])
+    for name in ("0.json", "0.parquet"):
+        full.write(f"ledger/{name}", b"PAR1")
+        code, _, err = inlier("fleet", "report", tmp_path / "page.html", "--store", full.place)
+        assert code == 2 and f"{full.place}/ledger/{name}: is damaged" in err
+        full.remove([f"ledger/{name}"])
+
+
+def test_a_store_that_there_is_not_is_neither_clean_nor_empty(tmp_path, inlier):
+    plan = tmp_path / "plant.toml"
+    plan.write_text("[[parts]]\nname = 'p0'\ndata = 'x'\nmethod = 'padim'\n")
+    page_, none = tmp_path / "page.html", tmp_path / "none"
+    for store in (none, "memory://none"):
+        for command in (("clean", plan), ("promote", plan), ("report", page_)):
+            code, _, err = inlier("fleet", *command, "--store", store)
+            assert code == 2 and f"{store}: there is no such store" in err
+    for command in ("plan", "train", "calibrate", "evaluate", "predict", "export", "promote", "clean"):
+        for store in (plan, plan / "store"):
+            code, _, err = inlier("fleet", command, plan, "--store", store)
+            assert code == 2 and f"{store}: cannot be a store, as {plan} is a file; give a folder" in err
+    assert not page_.exists() and not none.exists()
 
 
 def test_a_plant_goes_on_after_its_old_models_went(one, two_days_later):
@@ -763,10 +842,8 @@ def test_the_page_sorts_searches_and_draws_of_thousands_of_parts_the_first(tmp_p
         pytest.skip("needs a chromium")
     store = Store(str(tmp_path / "store"))
     for k in range(400):
-        new = {"average": 0.01, "confident": 0.03, "alarms": None, "found": None}
-        done = {"metrics": {"method": "padim", "model": f"m{k}", "change": {"new": new}, "objections": []}}
         cost = {"seconds": float(k), "processor_seconds": 1.0, "memory": 2**20 * (500 - k), "fingerprint": str(k)}
-        ledger.replace(store, row(f"part{k}") | done | cost)
+        ledger.replace(store, row(f"part{k}") | cost)
     (tmp_path / "page.html").write_text(page(store))
     with sync.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

@@ -152,7 +152,8 @@ def test_an_appraiser_of_any_name_is_in_the_report(inlier, plated, tmp_path):
     arguments = ("--good", 2, "--defects", 2, "--borderline", 0, "--trials", 1, "--appraisers", "J/S,../x")
     assert inlier("study", "plan", plated, "--study", folder, *arguments)[0] == 0
     sheets = sorted(folder.glob("sheet-*.csv"))
-    assert len(sheets) == len(list(folder.glob("sheet-*.html"))) == 2
+    assert [sheet.stem for sheet in sheets] == [page.stem for page in sorted(folder.glob("sheet-*.html"))]
+    assert len(sheets) == 2
     for sheet in sheets:
         sheet.write_text(re.sub(r",$", ",good", sheet.read_text(), flags=re.MULTILINE))
     code, _, stderr = inlier("study", "run", *sheets, "--study", folder)
@@ -267,6 +268,10 @@ def test_defects_are_planted_in_good_parts_that_are_no_false_alarms(folder, plat
         (lambda text: text.replace(",1,", ",²,", 1), "the trial must be its number, from 1 on, not '²'"),
         (lambda text: text.replace(",1,", ",0,", 1), "the trial must be its number, from 1 on, not '0'"),
         (lambda text: text.replace("A,", ",", 1), "needs an appraiser's name"),
+        (
+            lambda text: text.replace(",1,", ",99,", 1),
+            "line 2: there is no trial 99, as 2 trials were planned",
+        ),
     ],
 )
 def test_a_sheet_that_is_wrong_says_where(inlier, folder, change, words):
@@ -297,6 +302,19 @@ def test_a_table_of_ones_own_needs_no_key_of_the_study(folder, tmp_path):
     rows = [f"A,1,{p.name},good" for p in drawn]
     (tmp_path / "own.csv").write_text("\n".join(["appraiser,trial,part,verdict", *rows]), encoding="utf-8")
     assert len(judgements.read_judgements(tmp_path / "own.csv", drawn)) == 12
+
+
+def test_a_sheet_that_is_not_there_is_said_in_plain_words(inlier, folder):
+    code, _, stderr = inlier("study", "run", folder / "no.csv", "--study", folder)
+    assert code == 2 and stderr == f"error: {folder / 'no.csv'}: no such file\n"
+
+
+def test_a_trial_that_was_mistyped_in_the_sheet_itself_does_not_become_the_plan(inlier, folder):
+    sheet = folder / "sheet-A.csv"
+    filled = re.sub(r",$", ",good", sheet.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    sheet.write_text(filled.replace("A,1,", "A,99,", 1), encoding="utf-8")
+    code, _, stderr = inlier("study", "run", sheet, "--study", folder)
+    assert code == 2 and f"{sheet}, line 2: there is no trial 99, as 2 trials were planned" in stderr
 
 
 def test_an_incomplete_sheet_is_refused_at_once(inlier, folder):

@@ -33,6 +33,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv
 
 from inlier.errors import InlierError
+from inlier.names import agreeing, counted
 
 KINDS = ("split", "folds", "none")
 HOWS = {  # for people: what pictures a calibration consists of
@@ -122,8 +123,9 @@ def threshold(
     k = rank(n, alpha, confidence)
     if k == 0:
         surely = "" if confidence is None else f" with {100 * confidence:g} % confidence"
+        of = "picture<|s>" if weights is None else "group<|s>"
         raise ValueError(
-            f"{n} calibration {'pictures' if weights is None else 'groups'} can promise no false-alarm rate below "
+            f"{counted(n, f'calibration {of}')} can promise no false-alarm rate below "
             f"{smallest_alpha(n, confidence):.4g}{surely}; alpha {alpha:g} needs at least "
             f"{needed_scores(alpha, confidence)}"
         )
@@ -323,8 +325,9 @@ class Calibration:
             return ""
         name = str(few.categories[0])
         surely = "" if confidence is None else f" with {100 * confidence:g} % confidence"
+        promise = f"{few._counted()} {agreeing(len(few), '<promises|promise>')}"
         return (
-            f"{name and name + ': '}{few._counted()} promise no false-alarm rate below {lowest:.4g}{surely}, so alpha "
+            f"{name and name + ': '}{promise} no false-alarm rate below {lowest:.4g}{surely}, so alpha "
             f"is {lowest:.4g} instead of {DEFAULT_ALPHA}; {needed_scores(DEFAULT_ALPHA, confidence)} would be needed"
         )
 
@@ -365,7 +368,7 @@ class Calibration:
 
     def _counted(self) -> str:
         n, groups = len(self), self.n_groups
-        return f"{n} calibration pictures" + (f" in {groups} groups" if groups < n else "")
+        return counted(n, "calibration picture<|s>") + (f" in {counted(groups, 'group<|s>')}" if groups < n else "")
 
     def __str__(self) -> str:
         """What it consists of; what it promises is the matter of its rule."""

@@ -34,9 +34,11 @@ pictures as came before it, the calibration included, or never."""
 
 import bisect
 import hashlib
+import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 import numpy as np
@@ -305,23 +307,115 @@ class Stream:
         """Plain values that JSON can hold."""
         return {"schema": 3, "monitors": list(map(asdict, self.monitors.values())), "seen": list(self.seen)}
 
+    def goes_on_from(self, start: "Stream") -> bool:
+        """Whether it can have come from `start`, before its first picture: the same bets, and no score went lost."""
+        return self.monitors.keys() == start.monitors.keys() and all(
+            _goes_on_from(monitor, start.monitors[what]) for what, monitor in self.monitors.items()
+        )
+
     @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> Self:
-        """Undo `to_dict`. Raises InlierError for anything else."""
+    def from_json(cls, content: bytes) -> Self:
+        """The state in a file. Raises InlierError."""
         try:
-            if state["schema"] not in (1, 2, 3):
-                raise InlierError("state of a newer inlier: please upgrade")
-            old = {name: value for name, value in state.items() if name not in ("schema", "seen")}
-            monitors = state["monitors"] if state["schema"] == 3 else [old]  # before cues were watched
-            found = [_monitor(values) for values in monitors]
-            return cls({monitor.what: monitor for monitor in found}, dict.fromkeys(state.get("seen", ())))
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InlierError):
-                raise
-            raise InlierError(f"not the state of a monitor ({error})") from error
+            state = json.loads(content)
+        except (ValueError, RecursionError):  # the latter where brackets are nested without end
+            raise InlierError("not the state of a monitor (it is no whole JSON)") from None
+        return cls.from_dict(state)
+
+    @classmethod
+    def from_dict(cls, state: Any) -> Self:
+        """Undo `to_dict`. Raises InlierError for anything that cannot have come from it."""
+        _require(isinstance(state, dict) and _is_whole(state.get("schema")), "it has no schema")
+        if state["schema"] not in (1, 2, 3):
+            raise InlierError("state of a newer inlier: please upgrade")
+        old = {name: value for name, value in state.items() if name not in ("schema", "seen")}
+        monitors = state.get("monitors") if state["schema"] == 3 else [old]  # before cues were watched
+        _require(isinstance(monitors, list) and len(monitors) > 0, "it has no monitors")
+        found = [_monitor(values) for values in monitors]
+        _require(len({monitor.what for monitor in found}) == len(found), "two monitors watch the same")
+        of_all = {(monitor.pictures, monitor.level, monitor.tolerated) for monitor in found}
+        _require(len(of_all) == 1, "its monitors differ in pictures, level or tolerated")
+        seen = state.get("seen", [])
+        texts = isinstance(seen, list) and all(isinstance(digest, str) and digest for digest in seen)
+        _require(texts and len(set(seen)) == len(seen) <= REMEMBERED, "seen is no list of digests, each once")
+        return cls({monitor.what: monitor for monitor in found}, dict.fromkeys(seen))
 
 
-def _monitor(state: dict[str, Any]) -> Monitor:
-    alarm = state["alarm"] and Alarm(**state["alarm"])
-    history = [(int(picture), float(evidence)) for picture, evidence in state["history"]]
-    return Monitor(**{**state, "alarm": alarm, "history": history})
+def _goes_on_from(monitor: Monitor, start: Monitor) -> bool:
+    bets = ("calibration", "level", "tolerated", "seed")
+    if any(getattr(monitor, name) != getattr(start, name) for name in bets):
+        return False
+    known = dict(zip(monitor.values, monitor.counts, strict=True))
+    needed: dict[float, int] = {}
+    for value, count in zip(start.values, start.counts, strict=True):
+        short = shorten(value, monitor.bits)
+        needed[short] = needed.get(short, 0) + count
+    of_calibration = sum(monitor.counts) - monitor.pictures
+    return of_calibration == sum(start.counts) and all(known.get(v, 0) >= n for v, n in needed.items())
+
+
+def _monitor(state: Any) -> Monitor:
+    """All is checked that a true state fulfils: with damaged bets the alarm would come at once or never, unnoticed."""
+    names = {f.name for f in fields(Monitor)}
+    given = state if isinstance(state, dict) else {}
+    _require(names - {"what"} <= given.keys() <= names, "a monitor lacks an entry, or has one that is not known")
+    m = Monitor(**given)
+    _require(all(isinstance(name, str) and name for name in (m.calibration, m.what)), "calibration or what is no text")
+    _require(_is_number(m.level) and 0 < m.level < 1, "level is no share between 0 and 1")
+    _require(_is_number(m.tolerated) and 0 <= m.tolerated < 1, "tolerated is no share between 0 and 1")
+    for name, high in (("seed", math.inf), ("bits", BITS), ("pictures", math.inf)):
+        value = getattr(m, name)
+        _require(_is_whole(value) and 0 <= value <= high, f"{name} is no such whole number")
+    _require(_are(_is_number, m.values) and 0 < len(m.values) <= KEPT, "values are no scores")
+    _require(all(a < b for a, b in zip(m.values, m.values[1:])), "values do not ascend")
+    _require(all(shorten(value, m.bits) == value for value in m.values), "values have more digits than bits")
+    _require(_are(_is_whole, m.counts, len(m.values)) and min(m.counts) > 0, "counts are not one for each value")
+    _require(sum(m.counts) > m.pictures, "counts are fewer than its pictures and a calibration")
+    n, most = len(BETS), 2.0 ** min(m.pictures, 1000)  # no bet wins more than as much again from a picture
+    _require(_are(_is_number, m.capital, n) and min(m.capital) >= 0, f"capital is not {n} amounts")
+    _require(sum(m.capital) <= 1.001 * most, "capital is more than can be won")
+    _require(_are(_is_number, m.rises, n), f"rises are not {n} numbers")
+    _require(_are(_is_whole, m.starts, n), f"starts are not {n} pictures")
+    _require(all(1 <= start <= max(m.pictures, 1) for start in m.starts), "starts are no pictures of the stream")
+    m.alarm = None if m.alarm is None else _alarm(m.alarm, m)
+    _require(_is_whole(m.every) and m.every > 0, "every is no number of pictures")
+    pairs = isinstance(m.history, list) and all(_are(_is_number, pair, 2) for pair in m.history)
+    _require(pairs, "history is no list of pictures and evidence")
+    m.history = [(int(picture), float(evidence)) for picture, evidence in m.history]
+    steps = [picture for picture, _ in m.history]
+    points = m.pictures // m.every + 1
+    whole = len(steps) == points <= POINTS and steps == [k * m.every for k in range(points)]
+    _require(whole, "history does not have the stream's pictures")
+    told = math.isclose(m.history[-1][1], m.evidence, abs_tol=1e-6) or steps[-1] < m.pictures
+    _require(told and m.history[0][1] == 0, "history and capital do not fit")
+    unalarmed = [evidence for picture, evidence in m.points if m.alarm is None or picture < m.alarm.picture]
+    _require(max(unalarmed, default=0.0) < m.limit, "capital and level do not fit its alarm")
+    return m
+
+
+def _alarm(state: Any, of: Monitor) -> Alarm:
+    _require(isinstance(state, dict), "alarm is none")
+    known = {"what": of.what} | state  # before cues were watched it was not said
+    _require(known.keys() == {f.name for f in fields(Alarm)}, "alarm lacks an entry, or has one that is not known")
+    whole = _is_whole(known["picture"]) and _is_whole(known["began"])
+    _require(whole and 1 <= known["began"] <= known["picture"] <= of.pictures, "alarm is of no picture of the stream")
+    _require(known["direction"] in ("rise", "fall") and known["what"] == of.what, "alarm is of another monitor")
+    return Alarm(**known)
+
+
+def _require(is_true: bool, why: str) -> None:
+    if not is_true:
+        raise InlierError(f"not the state of a monitor ({why})")
+
+
+def _are(kind: Callable[[Any], bool], values: Any, n: int | None = None) -> bool:
+    return isinstance(values, (list, tuple)) and all(map(kind, values)) and (n is None or len(values) == n)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    """A finite one that is no truth value."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

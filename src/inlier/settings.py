@@ -201,7 +201,10 @@ def _parse(text: str, hint: Any) -> Any:
             return text.lower() in ("true", "yes")
         if typing.get_origin(option) is tuple:
             inner = typing.get_args(option)[0]
-            return tuple(_parse(part.strip(), inner) for part in text.strip("()[]").split(",") if part.strip())
+            whole = text[1:-1] if text[:1] + text[-1:] in ("()", "[]") else text
+            if set(whole) & set("()[]"):  # a bracket that is not closed, or a list in a list
+                return text
+            return tuple(_parse(part.strip(), inner) for part in whole.split(",") if part.strip())
         if option in (int, float):
             try:
                 return option(text)

@@ -124,7 +124,9 @@ def read_scores(group: Group, folder: Path) -> Scores | None:
             content = json.loads(path.read_bytes())
             defect = np.array([kind is not None for kind in content["defects"]])
             found.append(Scores(content["pictures"], defect, np.array(content["scores"], np.float64)))
-        except (ValueError, KeyError, TypeError) as error:
+            if len({len(content["pictures"]), len(defect), *found[-1].scores.shape, len(found[0].pictures)}) > 1:
+                raise ValueError("its lists differ in length")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InlierError(f"{path}: is no file of scores of a benchmark ({error}); run its row again") from None
     return Scores(found[0].pictures, found[0].defect, np.stack([one.scores for one in found]))
 

@@ -22,6 +22,8 @@ from inlier.settings import Settings, as_text
 if TYPE_CHECKING:
     from inlier.detector import Detector
 
+MOST_SEEDS = 1000  # each is a model of its own
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -101,9 +103,13 @@ def seeds(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isdecimal() for part in parts):
         raise InlierError(f"--seeds: {text!r} is neither a number of seeds nor a list of them, such as 3 or 0,1,2")
-    found = [int(part) for part in parts] if "," in text else list(range(int(parts[0])))
-    if not found or max(found) >= 2**31 or len(set(found)) < len(found):
-        raise InlierError(f"--seeds: {text!r} must give at least one seed, each once, from 0 to {2**31 - 1}")
+    # more digits than any seed has say enough of a number; Python reads no more than 4300 of them
+    numbers = [int(part.lstrip("0")[:11] or "0") for part in parts]
+    if not 1 <= (len(numbers) if "," in text else numbers[0]) <= MOST_SEEDS:
+        raise InlierError(f"--seeds: {text[:40]!r} must give at least one seed, and at most {MOST_SEEDS}")
+    found = numbers if "," in text else list(range(numbers[0]))
+    if max(found) >= 2**31 or len(set(found)) < len(found):
+        raise InlierError(f"--seeds: {text[:40]!r} must give each seed once, from 0 to {2**31 - 1}")
     return found
 
 

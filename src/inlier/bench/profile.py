@@ -85,7 +85,8 @@ def _profile(inspector: Inspector, name: str, sources: Sequence[Any]) -> Timing:
         return result
 
     encoded = timed("read", lambda: [one if isinstance(one, bytes) else read_bytes(one) for one in sources])
-    images = timed("decode", lambda: [decode_image(data, "picture") for data in encoded])
+    names = ["picture" if isinstance(one, bytes) else str(one) for one in sources]
+    images = timed("decode", lambda: list(map(decode_image, encoded, names)))
     views = timed("resize", lambda: np.concatenate([list(geometry.inputs(image)) for image in images]))
     sizes = [(image.height, image.width) for image in images]
     inspected = _inspected(geometry, sizes)

@@ -82,7 +82,7 @@ def tune(
     from inlier.bench.plan import parse_grid
 
     changed = settings(method, preset, set_)
-    points = parse_grid(method, preset, grid or [])
+    points = parse_grid(method, preset, grid or [], changed)
 
     def run(data: Any, **options: Any) -> "Detector[Any, Any]":
         return bench.tune(method, data, points, preset=preset, settings=changed, **options)

@@ -8,6 +8,7 @@ import typer
 from inlier import artifact
 from inlier.cli.options import Categories, Data, Device, Group, Model, Runtime, Workers
 from inlier.cli.outputs import protect, read_by, say
+from inlier.errors import InlierError
 from inlier.names import shown
 
 
@@ -26,10 +27,18 @@ def calibrate(
 ) -> None:
     """Renew a model's calibration on good pictures in DATA that it was not fitted on, and say what changes."""
     from inlier.data.datasets import open_dataset
-    from inlier.runtime.load import load
+    from inlier.runtime.load import READS, load
 
-    dataset = open_dataset(data, category or [])
     target = out or model
+    own, kind = READS.get(model.suffix.lower(), ("torch",))[0], READS.get(target.suffix.lower())
+    if runtime not in (None, own):  # or the file would become one of another kind
+        raise InlierError(
+            f"{shown(model)}: is calibrated by its own runtime, {own}; leave --runtime out, and export the result if "
+            "another one is to judge"
+        )
+    if kind != READS.get(model.suffix.lower()):
+        raise InlierError(f"{shown(target)}: is calibrated as {shown(model)} is; give a name that ends as that does")
+    dataset = open_dataset(data, category or [])
     protect([target], read_by(data, dataset))
     inspector = load(model, device, runtime=runtime)
     artifact.check_writable(target)

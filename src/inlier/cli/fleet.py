@@ -211,7 +211,7 @@ def promote(
     from inlier.fleet.plan import read_plan
     from inlier.fleet.store import Store
 
-    place = Store(store)
+    place = Store(store, must_exist=True)
     found = proposals(place)
     for one in read_plan(plan).select(part or []).parts:
         row = found.get(one.name)
@@ -234,13 +234,14 @@ def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be deleted, and delete nothing.")] = False,
 ) -> None:
     """Delete models that are neither in use nor proposed, but for the newest, and for those of the last day."""
-    from inlier.fleet.clean import old_models
+    from inlier.fleet.clean import check_names, old_models
     from inlier.fleet.plan import read_plan
     from inlier.fleet.store import Store
     from inlier.progress import progress
 
-    place = Store(store)
+    place = Store(store, must_exist=True)
     parts = read_plan(plan).select(part or []).parts
+    check_names(place)
     gone = size = 0
     with progress("looking for old models", len(parts)) as show:
         for number, one in enumerate(parts, 1):
@@ -268,7 +269,7 @@ def report(
     check_page(out)
     protect([out], [])
     artifact.check_writable(out)
-    artifact.write_bytes(out, page(Store(store)).encode(errors="backslashreplace"))
+    artifact.write_bytes(out, page(Store(store, must_exist=True)).encode(errors="backslashreplace"))
     say(f"{shown(out)}: written")
 
 

@@ -141,8 +141,9 @@ def run(
     check_stdout()
     parts = read_parts(folder)
     artifact.check_writable(folder / judgements.FOLDER / "A.csv")
-    trials = trials or judgements.planned_trials(folder) or TRIALS
-    sheets = {source: judgements.read_judgements(source, parts) for source in sources if _is_sheet(source)}
+    planned = judgements.planned_trials(folder, parts)
+    trials = trials or planned or TRIALS
+    sheets = {source: judgements.read_judgements(source, parts, planned) for source in sources if _is_sheet(source)}
     said_by = [{j.appraiser for j in sheets[source]} if source in sheets else {source.name} for source in sources]
     if twice := [name for name, n in Counter(itertools.chain(*said_by)).items() if n > 1]:
         raise InlierError(f"several sources are of {', '.join(map(shown, twice))}: the last would replace the others")

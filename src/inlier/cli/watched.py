@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from inlier.inspection.result import Prediction
 
 log = logging.getLogger("inlier")
+AFRESH = "put a copy of it back, or give the name of a new file to start afresh"
 
 
 @contextmanager
@@ -51,9 +52,9 @@ def watched(state: Path, chart: Path | None, inspector: "Inspector") -> Iterator
             log.warning("%s: watches scores alone, as the model is of before brightness, contrast and sharpness", state)
     else:
         try:
-            stream = Stream.from_dict(json.loads(before))
-        except ValueError as error:  # InlierError too
-            raise InlierError(f"{state}: cannot be used to go on: {error}") from None
+            stream = Stream.from_json(before)
+        except InlierError as error:
+            raise InlierError(f"{state}: cannot be used to go on: {error}; {AFRESH}") from None
         if (
             not stream.fingerprints.items()
             <= {what: fingerprint(values) for what, values in calibration.items()}.items()
@@ -61,6 +62,11 @@ def watched(state: Path, chart: Path | None, inspector: "Inspector") -> Iterator
             raise InlierError(
                 f"{state}: watches the stream of another model, or of this one before it was calibrated anew; "
                 "give the name of a new file to start afresh"
+            )
+        starts = (calibration, {SCORE: calibration[SCORE]})  # the latter before cues were watched
+        if not any(stream.goes_on_from(Stream.start(known)) for known in starts):
+            raise InlierError(
+                f"{state}: cannot be used to go on: its scores or bets are not those of its model; {AFRESH}"
             )
     already, given = stream.pictures, 0
 

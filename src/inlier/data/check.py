@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ from inlier.data.quality import Levels, doubts, levels
 from inlier.errors import ImageError, InlierError
 from inlier.names import agreeing, counted, first_names
 
+log = logging.getLogger("inlier")
 Value = TypeVar("Value")
 MOST = 0.9  # share of a category from which on those that differ in size or kind are worth a word; or all but one
 MODES = {  # what Pillow calls a mode, and what people do
@@ -166,6 +168,8 @@ def grouped(samples: Sequence[Sample], copies: Sequence[int], pattern: str | Non
     """
     if pattern is None:
         return list(copies)
+    if not pattern:  # as a shell gives a variable that is not set
+        raise InlierError("group: the pattern is empty, so all pictures would be one part; give one, or leave it out")
     from scipy.sparse import coo_array  # takes a while, and who judges needs none of it
     from scipy.sparse.csgraph import connected_components
 
@@ -177,6 +181,9 @@ def grouped(samples: Sequence[Sample], copies: Sequence[int], pattern: str | Non
         count = counted(len(missing), "name<|s>")
         raise InlierError(f"group: '{pattern}' finds nothing in {count}: {first_names(missing)}")
     keys = [(s.category, m.group(min(1, m.re.groups))) for s, m in zip(samples, found, strict=True) if m]
+    for category, n in Counter(category for category, _ in keys).items():
+        if n > 1 and len({key for key in keys if key[0] == category}) == 1:
+            log.warning("%s: group '%s' finds the same in all %d names: they count as one part", category, pattern, n)
     numbers = {key: len(copies) + number for number, key in enumerate(dict.fromkeys(keys))}
     # a graph of pictures' copies and keys, whose connected parts are the groups
     ends = [numbers[key] for key in keys]

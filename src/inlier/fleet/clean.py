@@ -9,7 +9,8 @@ import time
 from typing import NamedTuple
 
 from inlier.fleet import ledger
-from inlier.fleet.models import MODEL, model_in_use
+from inlier.fleet.contents import MODEL
+from inlier.fleet.models import in_use, model_in_use
 from inlier.fleet.store import Store
 from inlier.fleet.tasks import VERBS
 
@@ -23,6 +24,13 @@ class Old(NamedTuple):
     path: str  # in the store
     bytes: int
     time: float  # when it was written, seconds since 1970
+
+
+def check_names(store: Store) -> None:
+    """Raise InlierError for a damaged row or file of a model in use, before anything is deleted that it may name."""
+    in_use(store)
+    for verb in VERBS:
+        ledger.last(store, verb)
 
 
 def old_models(store: Store, part: str, keep: int) -> list[Old]:

@@ -10,7 +10,9 @@ import secrets
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from inlier.errors import InlierError
 from inlier.fleet import tables
+from inlier.fleet.contents import read_row
 from inlier.fleet.store import Store
 
 if TYPE_CHECKING:
@@ -31,15 +33,16 @@ def new_number() -> int:
 
 
 def last(store: Store, verb: str) -> dict[str, Row]:
-    """Part -> its last row of this verb."""
-    return {
-        name.removesuffix(".json"): json.loads(text) for name, text in store.read_all(f"rows/{verb}", ".json").items()
-    }
+    """Part -> its last row of this verb. Raises InlierError for a damaged one."""
+    folder = f"rows/{verb}"
+    found = store.read_all(folder, ".json").items()
+    return {name.removesuffix(".json"): read_row(store, f"{folder}/{name}", text) for name, text in found}
 
 
 def last_of(store: Store, verb: str, part: str) -> Row | None:
-    content = store.read(f"rows/{verb}/{part}.json")
-    return None if content is None else json.loads(content)
+    """Raises InlierError for a damaged one."""
+    content = store.read(path := f"rows/{verb}/{part}.json")
+    return None if content is None else read_row(store, path, content)
 
 
 def add(store: Store, row: Row) -> None:
@@ -59,13 +62,13 @@ def fold(store: Store) -> None:
     if sum(name.endswith(".json") for name in store.list("ledger")) < FEW:
         return
     found = store.read_all("ledger", ".json")
-    rows = map(json.loads, found.values())
+    rows = [read_row(store, f"ledger/{name}", text) for name, text in found.items()]
     store.write_table(f"ledger/{new_number():016x}.parquet", tables.table(rows, COLUMNS))
     store.remove([f"ledger/{name}" for name in found])  # only now, and only what was read
 
 
 def table(store: Store, columns: Iterable[str] = COLUMNS) -> "pa.Table":
-    """All rows, each once, in no order. columns: of COLUMNS."""
+    """All rows, each once, in no order. columns: of COLUMNS. Raises InlierError for damaged files."""
     import io
 
     import pyarrow as pa
@@ -73,9 +76,16 @@ def table(store: Store, columns: Iterable[str] = COLUMNS) -> "pa.Table":
 
     wanted = list(dict.fromkeys(["id", *columns]))
     # single rows first: one that is folded meanwhile is seen twice, not never
-    loose = [json.loads(text) for text in store.read_all("ledger", ".json").values()]
+    loose = [read_row(store, f"ledger/{name}", text) for name, text in store.read_all("ledger", ".json").items()]
     folded = store.read_all("ledger", ".parquet")
-    parts = [pq.read_table(io.BytesIO(content), columns=wanted) for content in folded.values()]
+    parts = []
+    for name, content in folded.items():
+        try:
+            parts.append(pq.read_table(io.BytesIO(content), columns=wanted).select(wanted))
+        except (pa.ArrowException, OSError, KeyError):
+            raise InlierError(
+                f"{store.place}/ledger/{name}: is damaged; put a copy of it back, or remove it and lose its rows"
+            ) from None
     whole = pa.concat_tables([*parts, tables.table(loose, COLUMNS).select(wanted)])
     return _each_once(whole)
 

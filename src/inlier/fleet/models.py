@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from inlier.fleet import ledger
+from inlier.fleet.contents import read_use
 from inlier.fleet.ledger import Row
 from inlier.fleet.store import Store
 
-MODEL = "model.inlier"  # in a folder of its own, under the fingerprint of what it was made from
-
 
 def in_use(store: Store) -> dict[str, dict[str, Any]]:
-    """Part -> its model's path in the store, since when, and what it promised when it was proposed (see `promote`)."""
-    return {name.removesuffix(".json"): json.loads(text) for name, text in store.read_all("use", ".json").items()}
+    """Part -> its model's path in the store, since when, and what it promised when it was proposed (see `promote`).
+
+    Raises InlierError for a damaged file.
+    """
+    found = store.read_all("use", ".json").items()
+    return {name.removesuffix(".json"): read_use(store, f"use/{name}", text) for name, text in found}
 
 
 def models_in_use(store: Store) -> dict[str, str]:
@@ -23,8 +26,9 @@ def models_in_use(store: Store) -> dict[str, str]:
 
 
 def model_in_use(store: Store, part: str) -> str | None:
-    content = store.read(f"use/{part}.json")
-    return None if content is None else str(json.loads(content)["model"])
+    """Raises InlierError for a damaged file."""
+    content = store.read(path := f"use/{part}.json")
+    return None if content is None else str(read_use(store, path, content)["model"])
 
 
 def use(store: Store, part: str, model: str, said: Mapping[str, Any]) -> None:

@@ -101,7 +101,7 @@ def _change(row: Row | None) -> list[Any] | None:
     if row is None or not metrics.get("replaces"):
         return None
     new, old = metrics["change"]["new"], metrics["change"]["old"]
-    pairs = [(_percent(of.get("confident")), _share(of["alarms"]), _share(of["found"])) for of in (old, new)]
+    pairs = [(_percent(of.get("confident")), _share(of.get("alarms")), _share(of.get("found"))) for of in (old, new)]
     verdict = "in use" if metrics["promoted"] else "proposed"
     numbers = [value for pair in zip(*pairs, strict=True) for value in pair]
     return [row["part"], row["verb"], verdict, metrics["change"]["kept"], *numbers, "; ".join(metrics["objections"])]

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 class Store:
     """place: a folder or an address such as s3://bucket/plant. Paths below it have slashes.
 
-    Raises InlierError for a place that cannot be opened, OSError where it refuses later.
+    must_exist: something was written to it before. Raises InlierError for a place that cannot be opened, OSError where
+    it refuses later.
     """
 
-    def __init__(self, place: str):
+    def __init__(self, place: str, must_exist: bool = False):
         self.folder = None if "://" in place else Path(place).expanduser().absolute()
         self.place = place if self.folder is None else str(self.folder)  # the same from anywhere
         self.files: Any = None
@@ -41,6 +42,12 @@ class Store:
                 raise InlierError(
                     f"{place}: cannot be opened as a store ({error}); pip install 'inlier[fleet]'"
                 ) from None
+        else:
+            there = next(folder for folder in (self.folder, *self.folder.parents) if os.path.exists(folder))
+            if not there.is_dir():
+                raise InlierError(f"{place}: cannot be a store, as {there} is a file; give a folder")
+        if must_exist and not (self.folder.is_dir() if self.folder else self.files.exists(self.root)):
+            raise InlierError(f"{place}: there is no such store; give the --store that `inlier fleet train` had")
 
     def read(self, path: str) -> bytes | None:
         """None where there is no such file."""

@@ -12,11 +12,12 @@ from inlier.data.check import examine
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset, Sample
 from inlier.data.region import open_regions
-from inlier.drift import SCORE, Stream, fingerprint
+from inlier.drift import SCORE, Stream
 from inlier.errors import InlierError
 from inlier.evaluation import evaluate as evaluated
+from inlier.fleet.contents import MODEL
 from inlier.fleet.judging import judged, load_from
-from inlier.fleet.models import MODEL, use
+from inlier.fleet.models import use
 from inlier.fleet.plan import AUTO, Part, Task
 from inlier.fleet.promote import compare, objections
 from inlier.fleet.store import Store
@@ -190,9 +191,16 @@ def _drift(store: Store, part: Part, model: Inspector, rows: list[dict[str, Any]
     calibration = model.calibration_.scores
     path = f"drift/{part.name}.json"
     content = store.read(path)
-    stream = Stream.start({SCORE: calibration}) if content is None else Stream.from_dict(json.loads(content))
-    if stream.fingerprints != {SCORE: fingerprint(calibration)}:
-        stream = Stream.start({SCORE: calibration})
+    stream = start = Stream.start({SCORE: calibration})
+    try:
+        known = start if content is None else Stream.from_json(content)
+        if known.fingerprints == start.fingerprints:
+            stream = known
+        if not stream.goes_on_from(start):
+            raise InlierError("its scores or bets are not those of its model")
+    except InlierError as error:
+        place = f"{store.place}/{path}"
+        raise InlierError(f"{place}: cannot be used to go on: {error}; put a copy of it back, or remove it") from None
     for row in rows:
         if row["score"] is not None:
             stream.update({SCORE: row["score"]}, row["digest"][:16])

@@ -290,6 +290,8 @@ class Inspector:
         kept = self.cues_ if extend else self.cues_[:0]
         self.cues_ = np.concatenate([kept, np.array(report.cues, np.float32)])
         log.info("calibration: %s", self.calibration_)
+        if note := self.calibration_.note(None):
+            self._say_once(note)
         return self
 
     def held_out(

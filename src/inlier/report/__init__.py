@@ -13,7 +13,7 @@ from inlier.calibration import HOWS
 from inlier.data.cues import CUES
 from inlier.data.images import read_image
 from inlier.inspection.inspector import Inspector
-from inlier.names import shown
+from inlier.names import agreeing, counted, shown
 from inlier.progress import progress
 from inlier.report.charts import data_uri, histogram, roc
 from inlier.report.pages import interval, percent, render
@@ -163,8 +163,9 @@ def calibration_words(model: dict[str, Any]) -> str:
     if not n:
         return "The model has no calibration: there are raw scores only, no p-values, no verdicts and no thresholds."
     groups = known.get("groups", n)
-    together = f" in {groups} groups, each of which counts as one" if groups < n else ""
-    return f"Calibrated on {n} good pictures{together}, {HOWS.get(kind, kind)}."
+    of = agreeing(groups, "group<, which|s, each of which> counts as one")
+    together = f" in {groups} {of}" if groups < n else ""
+    return f"Calibrated on {counted(n, 'good picture<|s>')}{together}, {HOWS.get(kind, kind)}."
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

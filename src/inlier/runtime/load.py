@@ -2,8 +2,10 @@
 
 import logging
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,9 +66,30 @@ def _load(path: Path, device: str, runtime: str) -> "Detector[Any, Any] | Export
 
     with tempfile.TemporaryDirectory() as folder:
         suffix = next(suffix for suffix, names in READS.items() if names[0] == runtime)
-        made = Path(folder) / f"model{suffix}"
-        detector.export(made)
+        made, name = Path(folder) / f"model{suffix}", f"{path} by {runtime}"
+        log.info("%s: exported in memory", name)
+        try:
+            with _unsaid():
+                parity = detector.export(made)
+        except InlierError as error:  # who gave the model knows nothing of the folder
+            raise type(error)(str(error).replace(str(made), name)) from None
+        log.info("%s: %s", name, parity)
         return _load(made, device, runtime)
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """What this thread says meanwhile is left out: of a file that nobody asked for, or it will be said again."""
+    own = threading.get_ident()
+
+    def others(record: logging.LogRecord) -> bool:
+        return record.thread != own
+
+    log.addFilter(others)
+    try:
+        yield
+    finally:
+        log.removeFilter(others)
 
 
 def _opener(runtime: str) -> Callable[[Path], Any]:

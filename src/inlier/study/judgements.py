@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from inlier import artifact
 from inlier.errors import InlierError
-from inlier.names import file_name
+from inlier.names import counted, file_name
 from inlier.report.pages import render
 from inlier.study.agreement import Ratings
 from inlier.study.parts import Part, fingerprint, read_table
@@ -43,8 +43,8 @@ class Table(NamedTuple):
 
 def sheet_files(folder: Path, appraiser: str) -> tuple[Path, Path]:
     """The table and the page of an appraiser."""
-    table, page = (folder / file_name(f"sheet-{appraiser}.{suffix}") for suffix in ("csv", "html"))
-    return table, page
+    page = folder / file_name(f"sheet-{appraiser}.html")  # the longer suffix: where it fits, both do
+    return page.with_suffix(".csv"), page
 
 
 def write_sheets(folder: Path, parts: Sequence[Part], appraisers: Sequence[str], trials: int, seed: int) -> list[Path]:
@@ -69,19 +69,29 @@ def write_sheets(folder: Path, parts: Sequence[Part], appraisers: Sequence[str],
     return paths
 
 
-def planned_trials(folder: Path) -> int | None:
-    """Of the sheets that were written; None where there are none."""
-    rows = (found for sheet in folder.glob("sheet-*.csv") for found in read_table(sheet, SHEET))
-    return max((_trial(row["trial"], where) for where, row in rows), default=None)
+def planned_trials(folder: Path, parts: Sequence[Part]) -> int | None:
+    """Of the sheets that were written; None where there are none.
+
+    Their length tells: people fill them in, and a number mistyped in one must not become the plan.
+    """
+    sheets = [list(read_table(sheet, SHEET)) for sheet in folder.glob("sheet-*.csv")]
+    lengths = [len([_trial(row["trial"], where) for where, row in rows]) for rows in sheets]
+    return max(lengths, default=0) // len(parts) or None
 
 
-def read_judgements(path: Path, parts: Sequence[Part]) -> list[Judgement]:
-    """A sheet that was filled in, or judgements as they are kept. Raises InlierError, also for another study's."""
+def read_judgements(path: Path, parts: Sequence[Part], trials: int | None = None) -> list[Judgement]:
+    """A sheet that was filled in, or judgements as they are kept. trials: that were planned, where it is known.
+
+    Raises InlierError, also for another study's.
+    """
     known, study = {part.name for part in parts}, fingerprint(parts)
     found: dict[tuple[str, int, str], Judgement] = {}
     for where, row in read_table(path, NEEDED):
         name, part, verdict = row["appraiser"], row["part"], row["verdict"]
         trial = _trial(row["trial"], where)
+        if trials is not None and trial > trials:
+            planned = counted(trials, "<trial was|trials were> planned")
+            raise InlierError(f"{where}: there is no trial {trial}, as {planned}")
         if row.get("study", study) != study:
             raise InlierError(f"{where}: is of another study, or pictures of this one were replaced since")
         if not name:

@@ -185,7 +185,11 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
             cells = {name: (cell or "").strip() for name, cell in row.items()}
             if any(cells.values()):
                 yield where, cells
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except FileNotFoundError:
+        raise InlierError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InlierError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (UnicodeDecodeError, csv.Error) as error:
         raise InlierError(f"{path}: cannot be read as a CSV table in UTF-8 ({error})") from None
 
 
