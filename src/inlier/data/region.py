@@ -56,7 +56,7 @@ def read_region(path: Path | str) -> Region:
         return _named(path, lambda: Region(read_mask(path)))
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InlierError(f"{path}: cannot be read as a region of interest ({error})") from None
     return _named(path, lambda: Region(from_polygons(content)))
 

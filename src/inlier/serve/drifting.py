@@ -7,7 +7,7 @@ from pathlib import Path
 
 from inlier import artifact
 from inlier.data.cues import WATCHED
-from inlier.drift import SCORE, Stream, fingerprint
+from inlier.drift import SCORE, Stream
 from inlier.errors import InlierError
 from inlier.serve.models import Model
 from inlier.serve.store import Filter, Row, Store
@@ -32,7 +32,7 @@ class Drift:
             known_good |= dict(zip(WATCHED, model.inspector.cues_.T, strict=True))
         self.stream = Stream.start(known_good)
         known = _read(path)
-        if known and known[0].fingerprints == {what: fingerprint(values) for what, values in known_good.items()}:
+        if known and known[0].goes_on_from(self.stream):
             self.stream, self.last = known
             for row in store.all_after(Filter(station, model=self.model), self.last):
                 self._take(row)
@@ -78,6 +78,6 @@ def _read(path: Path) -> tuple[Stream, int] | None:
     try:
         state = json.loads(path.read_bytes())
         return Stream.from_dict(state["stream"]), int(state["last"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         log.warning("%s: is damaged (%s); the stream is watched anew", path, error)
         return None

@@ -148,7 +148,7 @@ def calibrated_file(config: StationConfig, base: str, folder: Path) -> Path | No
         told = json.loads(note.read_text())
         path = folder / Path(told["file"]).name
         is_new = told.get("base") != base or told.get("region", region) != region  # older notes name no region
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InlierError(
             f"{note}: is damaged; remove it, and the station judges with its model's own calibration"
         ) from None
