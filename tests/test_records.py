@@ -23,8 +23,9 @@ from inlier.data.datasets import open_dataset
 from inlier.errors import InlierError
 from inlier.serve import chain, statistics
 from inlier.serve.config import Keep
+from inlier.serve.database import StoreError
 from inlier.serve.pictures import Pictures
-from inlier.serve.store import Filter, Store, StoreError, now
+from inlier.serve.store import Filter, Store, now
 from inlier.serve.tables import actions, ends, metadata, records
 from test_station import open_plant, pictures, png
 

@@ -23,12 +23,13 @@ from inlier.errors import InlierError
 from inlier.serve import exports, statistics
 from inlier.serve.calibrating import calibrate
 from inlier.serve.config import Role
+from inlier.serve.database import StoreError
 from inlier.serve.looks import drawn, outlined
 from inlier.serve.metrics import Metrics
 from inlier.serve.plant import Plant
 from inlier.serve.security import Gate, Person, may
 from inlier.serve.station import Busy, Station, Stopped
-from inlier.serve.store import Filter, Missing, Row, StoreError, micros
+from inlier.serve.store import Filter, Missing, Row, micros
 from inlier.version import __version__
 
 log = logging.getLogger("inlier")

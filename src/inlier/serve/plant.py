@@ -13,13 +13,14 @@ from typing import Any
 from inlier import artifact
 from inlier.errors import InlierError
 from inlier.serve.config import Config, StationConfig
+from inlier.serve.database import StoreError
 from inlier.serve.judging import Judge
 from inlier.serve.models import open_model
 from inlier.serve.pictures import Pictures
 from inlier.serve.security import check_safe
 from inlier.serve.sinks import Outlet, outlets
 from inlier.serve.station import Station
-from inlier.serve.store import Missing, Row, Store, StoreError
+from inlier.serve.store import Missing, Row, Store
 from inlier.serve.watch import Camera, FolderWatch, source_of
 from inlier.serve.writer import Writer
 

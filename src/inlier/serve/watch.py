@@ -14,8 +14,9 @@ from inlier.data.images import NO_PICTURES, SUFFIXES, find_pictures
 from inlier.errors import InlierError
 from inlier.names import shown
 from inlier.serve.config import StationConfig
+from inlier.serve.database import StoreError
 from inlier.serve.station import Busy, Station, Stopped
-from inlier.serve.store import Row, StoreError
+from inlier.serve.store import Row
 
 log = logging.getLogger("inlier")
 SETTLED = 0.25  # seconds without a change after which a file counts as written
