@@ -201,9 +201,11 @@ def test_the_best_wins_and_a_faster_one_within_chance_of_it_is_named():
     assert winner == 0 and "; fast with" in why and "within chance" in why and "9 against 90 ms" in why
     assert "a latency between the two takes it" in why
     winner, why = decide([row("slow", 1.5, ms=90), row("fast", 1.5, ms=9)])
-    assert winner == 1 and "fastest of those within chance of it (slow)" in why
+    assert winner == 1 and "none of those within chance of it is a tenth faster (slow)" in why
     winner, why = decide([row("fast", 1.51, ms=9), row("slow", 1.5, ms=90)])
-    assert winner == 0 and "fastest of those within chance of it (slow)" in why
+    assert winner == 0 and "none of those within chance of it is a tenth faster (slow)" in why
+    winner, why = decide([row("best", 1.51, ms=33.4), row("equal", 1.5, ms=32.9)])
+    assert winner == 0 and "is a tenth faster (equal)" in why
     winner, why = decide([row("a", 3.0, reason="too slow"), row("b", 0.3)])
     assert winner == 1 and "the only candidate" in why
     with pytest.raises(InlierError, match=r"no candidate can be chosen; .*larger budget.*\n  a: too slow"):

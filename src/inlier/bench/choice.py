@@ -16,6 +16,7 @@ from inlier.settings import as_text
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+FASTER = 0.9  # of the time of the best: less of a difference is none
 Draws = NDArray[np.int64]  # (resamples, n): how often each of n pictures is drawn
 
 
@@ -166,9 +167,9 @@ def decide(rows: Sequence[Row], seed: int = 0) -> tuple[int, str]:
         low, high = min(spans.values())
         return best, f"{top}, more than chance explains (against the next: {_span(low, high)})"
     fastest = min(equal, key=lambda i: (rows[i].ms or 0, i))
-    if (rows[fastest].ms or 0) >= (rows[best].ms or 0):
+    if (rows[fastest].ms or 0) > FASTER * (rows[best].ms or 0):
         others = ", ".join(rows[i].name for i in equal)
-        return best, f"{top}, and is the fastest of those within chance of it ({others})"
+        return best, f"{top}, and none of those within chance of it is a tenth faster ({others})"
     low, high = spans[fastest]
     return best, (
         f"{top}; {rows[fastest].name} with {_percent(rows[fastest].quality)} % is within chance of it "
