@@ -1,5 +1,6 @@
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from PIL import Image
 import tiny_backbone  # noqa: F401 (makes itself known)
 from inlier import cli
 
+# a suite that a script started in the background ignores Ctrl-C, and so would the commands that tests stop by it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the internet
 # no test fails for the time that it takes: the first examples are slow on a machine that does other things, too
 hypothesis.settings.register_profile(
