@@ -107,7 +107,7 @@ def export(
         WRITERS[to](program, made, text, precision, lambda: _feeds(detector, graph.described, good, workers))
         if to == "torch":
             artifact.write_bytes(path, made.read_bytes())
-            return Parity(0, "pictures: a .pt2 file is for programs of your own", 0.0, 0.0, 0.0, None)
+            return Parity(0, "pictures: a .pt2 file is for programs of your own", 0.0, 0.0, None)
         exported = Exported(path, RUNTIMES[to](made))
         if dataset and detector.calibration_.kind == "split":
             _rescore(detector, exported, dataset, workers)
