@@ -19,7 +19,7 @@ from inlier.runtime import export as exporting
 from inlier.runtime import graph
 from inlier.runtime import load as loading
 from inlier.runtime.onnx import OnnxRuntime
-from inlier.runtime.parity import TOLERANCE
+from inlier.runtime.parity import TOLERANCE, Parity
 from inlier.runtime.protobuf import pruned
 from test_contract import every_method, short
 
@@ -409,6 +409,11 @@ def test_a_smaller_precision_is_judged_by_its_own_measure(plates, tmp_path, suff
     parity = detector.export(tmp_path / f"m{suffix}", precision="f16", check=plates)
     assert TOLERANCE["f32"] < parity.score <= TOLERANCE["f16"]
     assert load(tmp_path / f"m{suffix}").header()["precision"] == "f16"
+
+
+@pytest.mark.parametrize(("after", "passes"), [(0.91, True), (0.896, True), (0.894, False)])
+def test_an_export_may_cost_half_a_point_of_auroc_and_no_more(after, passes):
+    assert Parity(9, "pictures", 0.0, 0.0, 0, (0.9, after)).is_explained_by("int8", False) is passes
 
 
 def test_pictures_of_another_part_are_asked_about(plates, tmp_path, caplog):
