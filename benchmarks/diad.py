@@ -1,18 +1,16 @@
-"""DiAD's ablation on real pictures: four variants, one model for screw, magnetic tile and ELPV mono together.
+"""DiAD's ablation on real pictures: its variants, one model for screw, magnetic tile and ELPV mono together.
 
-Also, for the whole method: AUROC and seconds by number of DDIM steps, and what limits it (see `ALONE`). The variants of
-one seed share an autoencoder, which is trained first. Every finished run is a line of benchmarks/diad.jsonl, so the
+Also, for the whole method: AUROC and seconds by number of DDIM steps, and what limits it (see `ALONE`). Variant
+`inversion` is the preset of that name. Every finished run is a line of benchmarks/diad.jsonl, so the
 script can be stopped and goes on; the tables are written to benchmarks/DIAD.md. Last step, no look at the test set.
 """
 
 import argparse
 import json
 import logging
-import platform
 import random
 import statistics
 import subprocess
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,11 +25,12 @@ from inlier.data.batches import read_batches
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset
 from inlier.data.images import read_mask
+from inlier.machine import about, device_name, find_device
 from inlier.methods.diad.sampler import ddim_timesteps
 from inlier.metrics import image_metrics, pixel_metrics
 
 HERE = Path(__file__).parent
-VARIANTS = ("ddpm", "ldm", "sg", "sg+sff")
+VARIANTS = ("ddpm", "ldm", "sg", "sg+sff", "inversion")
 STEPS = (10, 5, 3, 2)
 # What is compared with the picture, and what an AUROC below 100 then blames. The last row is for control: pasted good
 # pixels are equal to the bit, so the comparison is right whenever anything at all changes inside a defect.
@@ -137,8 +136,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             lines.append(line(variant, group, fitted(variant)))
     whole = [row for row in rows if row["variant"] == "sg+sff"]
     for part in ALONE if whole else ():
-        last = fitted("autoencoder") if part == "autoencoded" else ""
-        lines.append(line(part, [row["alone"][part] for row in whole if part in row["alone"]], last))
+        lines.append(line(part, [row["alone"][part] for row in whole if part in row["alone"]], ""))
     for steps in map(str, STEPS) if whole else ():  # names, in JSON
         found = [row["steps"][steps] for row in whole]
         seconds = f"{1000 * statistics.mean(f['per_image'] for f in found):.0f} ms an image"
@@ -178,35 +176,26 @@ def main() -> None:
     def is_done(variant: str, seed: int) -> bool:
         return any((same | {"variant": variant, "seed": seed}).items() <= row.items() for row in rows)
 
-    def keep(variant: str, seed: int, row: dict[str, Any]) -> None:
-        if not is_done(variant, seed):
-            origin = {"commit": commit.strip(), "threads": torch.get_num_threads()}
+    for seed in arguments.seeds:
+        for variant in arguments.variants:
+            if is_done(variant, seed):
+                continue
+            own = {} if variant == "inversion" else settings | {"variant": variant}
+            preset = "inversion" if variant == "inversion" else arguments.preset
+            row = run(data, DiAD(preset, seed=seed, device=arguments.device, **own))
+            origin = {"commit": commit.strip(), "threads": torch.get_num_threads(), "processor": about()["processor"]}
+            origin["device"] = device_name(find_device(arguments.device))
             line = json.dumps({"variant": variant, "seed": seed, **same, **row, **origin})
             with kept.open("a") as file:
                 print(line, file=file)
             rows.append(json.loads(line))
-
-    def make(seed: int, **more: Any) -> DiAD:
-        return DiAD(arguments.preset, seed=seed, device=arguments.device, **settings | more)
-
-    for seed in arguments.seeds:
-        todo = [variant for variant in arguments.variants if not is_done(variant, seed)]
-        with tempfile.TemporaryDirectory() as shared:
-            if any(variant != "ddpm" for variant in todo):
-                start = time.perf_counter()
-                first = make(seed, variant="ldm", steps=1).fit(data, calibration="none")
-                keep("autoencoder", seed, {"fitted": time.perf_counter() - start})
-                first.network_.autoencoder.net.save_pretrained(shared)
-            for variant in todo:
-                own = {} if variant == "ddpm" else {"autoencoder": shared}
-                keep(variant, seed, run(data, make(seed, variant=variant, **own)))
     rows = [row for row in rows if same.items() <= row.items()]
     limited = f"; {arguments.limit} test pictures of each category at most, drawn at random" if arguments.limit else ""
+    commits, devices = (", ".join(sorted({row[name] for row in rows})) for name in ("commit", "device"))
     arguments.out.write_text(
         f"# DiAD, preset {' '.join([arguments.preset, *arguments.set])}\n\nMade by `benchmarks/diad.py` at commit "
-        f"{', '.join(sorted({row['commit'] for row in rows}))} on {platform.machine()}, {torch.get_num_threads()} "
-        f"threads, torch {torch.__version__}. AUROC in %, mean over seeds (lowest to highest)"
-        f"{limited}. Fitting times are those of the variant alone, without the autoencoder's.\n\n{table(rows)}\n\n"
+        f"{commits} on {devices}, torch {torch.__version__}. AUROC in %, mean over seeds (lowest to highest)"
+        f"{limited}. Variant inversion is preset inversion.\n\n{table(rows)}\n\n"
         + "".join(f"- {name}: {what}\n" for name, what in ALONE.items())
     )
 

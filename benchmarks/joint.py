@@ -37,15 +37,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--preset", default="light")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--planted", action="store_true")
     arguments = parser.parse_args()
     data, kind = together(arguments.data), methods.get(arguments.method)
     settings = type(kind.presets[arguments.preset]).parse(arguments.settings)
     fitted, held_out = trial.hold_out(data, 0)[:2] if arguments.planted else (data, [])
     start, busy = time.monotonic(), time.process_time()
-    detector = methods.create(arguments.method, arguments.preset, seed=arguments.seed, **settings).fit(
-        fitted, calibration="none"
-    )
+    detector = methods.create(
+        arguments.method, arguments.preset, seed=arguments.seed, device=arguments.device, **settings
+    ).fit(fitted, calibration="none")
     print(about())
     print(f"fit: {time.monotonic() - start:.0f} s, {time.process_time() - busy:.0f} s of the processor")
     for category in data.categories if held_out else ():

@@ -36,6 +36,13 @@ def find_device(name: str) -> "torch.device":
     return probe.device
 
 
+def device_name(device: "torch.device") -> str:
+    """The device as it is asked for, and what a GPU calls itself: "cpu", "cuda:0, NVIDIA H100 80GB HBM3"."""
+    import torch
+
+    return f"{device}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
+
+
 def free_memory(device: "torch.device | None" = None) -> int:
     """Bytes that may be taken: of a GPU, or of this machine or the container that holds this process."""
     import psutil

@@ -106,6 +106,15 @@ class Run:
         state = np.random.SeedSequence(self.seed, spawn_key=words).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(state[0]))
 
+    def noise(self, shape: Sequence[int], *key: int) -> Tensor:
+        """Standard normal numbers on the run's device, of the seed and `key` alone.
+
+        They are drawn there: of millions a step, a CPU's would take longer than the step. So each kind of device has
+        its own.
+        """
+        drawn = torch.Generator(self.device).manual_seed(self.generator(*key).initial_seed())
+        return torch.randn(tuple(shape), generator=drawn, device=self.device)
+
     def cache(self, shape: Sequence[int], dtype: torch.dtype, name: str) -> Tensor:
         """An empty tensor in memory or, where it would take much of what is free, in a file of the run folder.
 

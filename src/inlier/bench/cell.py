@@ -85,7 +85,7 @@ def test(cell: Cell, folder: Path, device: str, workers: int) -> list[Row]:
         "fit": fit | {"pictures": len(dataset.train)},
         "peak_memory": machine.peak_memory(),  # the metrics of pixels take more, and no station computes them
         "artifact_bytes": size,
-        "device": str(machine.find_device(device)),
+        "device": machine.device_name(machine.find_device(device)),
     }
     found = evaluate(detector, dataset, categories=labels, alpha=cell.alpha, workers=workers)
     rows = []

@@ -266,8 +266,8 @@ def learn_head(cache: Tensor, mean: Tensor, std: Tensor, s: Settings, run: Run) 
         part, weight = processes.share(len(patches), "batch_size")
         features = patches[part].to(run.device).float()
         key = (step,) if s.patches else divmod(step, per_epoch)
-        noise = torch.randn(patches.shape, generator=run.generator(*key))[part]
-        good, disturbed = model((features - mean) / std, s.noise * noise.to(run.device))
+        noise = run.noise(patches.shape, *key)[part]
+        good, disturbed = model((features - mean) / std, s.noise * noise)
         value = truncated_l1(good.float(), disturbed.float(), s.margin)
         recent.append(value.detach())
         return weight * value
