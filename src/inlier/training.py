@@ -128,6 +128,11 @@ class Run:
         file = tempfile.TemporaryFile(dir=self.new_folder())  # noqa: SIM115 (the map outlives this function)
         return torch.from_numpy(np.memmap(file, NUMPY[dtype], "w+", shape=tuple(shape)))
 
+    def nearby(self, cache: Tensor) -> Tensor:
+        """The cache on the run's device, where it takes little of that memory: else each step waits for its part."""
+        is_small = cache.numel() * cache.element_size() < MEMORY_SHARE * free_memory(self.device)
+        return cache.to(self.device) if is_small else cache
+
     def check_resumable(self) -> None:
         """Raise InlierError if a checkpoint in the folder is of another identity, as far as that is known yet."""
         for path in self.folder.rglob("checkpoint.safetensors") if self.folder and self.resume else ():

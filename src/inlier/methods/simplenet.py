@@ -236,6 +236,7 @@ class SimpleNet(Detector[Settings, Network]):
         cache = cache_features(network, images, run)
         width = cache.shape[-1]
         mean, std = standardisation(cache) if s.standardise else (torch.zeros(width), torch.ones(width))
+        cache = run.nearby(cache)
         heads = [learn_head(cache, mean, std, s, run.member(k, s.heads)) for k in range(s.heads)]
         with torch.no_grad():
             network.fuse(heads, mean.to(run.device), std.to(run.device))
