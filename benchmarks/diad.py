@@ -24,7 +24,6 @@ from inlier import DiAD, evaluate
 from inlier.data.batches import read_batches
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset
-from inlier.data.images import read_mask
 from inlier.machine import about, device_name, find_device
 from inlier.methods.diad.sampler import ddim_timesteps
 from inlier.metrics import image_metrics, pixel_metrics
@@ -72,7 +71,7 @@ def parts_alone(detector: DiAD, data: Dataset) -> dict[str, Any]:
     rows: dict[str, Any] = {name: {} for name in ALONE}
     for category in data.categories:
         samples = [s for s in data.test if s.category == category]
-        has_masks = any(s.mask for s in samples)
+        has_masks = any(s.masks for s in samples)
         scores: dict[str, list[Tensor]] = {name: [] for name in ALONE}
         maps: dict[str, list[Tensor]] = {name: [] for name in ALONE}
         masks: list[Tensor] = []
@@ -80,7 +79,7 @@ def parts_alone(detector: DiAD, data: Dataset) -> dict[str, Any]:
             nothing = np.zeros(batch.images.shape[2:], bool)
             found = [samples[i] for i in batch.owners]
             truth = np.stack(
-                [detector.geometry_.mask(read_mask(s.mask, s.source)) if s.mask else nothing for s in found]
+                [nothing if (mask := s.read_mask()) is None else detector.geometry_.mask(mask) for s in found]
             )
             images, is_defect = torch.from_numpy(batch.images).to(device), torch.from_numpy(truth)[:, None].to(device)
             with torch.inference_mode():
