@@ -183,17 +183,19 @@ def main() -> None:
             preset = "inversion" if variant == "inversion" else arguments.preset
             row = run(data, DiAD(preset, seed=seed, device=arguments.device, **own))
             origin = {"commit": commit.strip(), "threads": torch.get_num_threads(), "processor": about()["processor"]}
-            origin["device"] = device_name(find_device(arguments.device))
+            origin |= {"device": device_name(find_device(arguments.device)), "torch": torch.__version__}
             line = json.dumps({"variant": variant, "seed": seed, **same, **row, **origin})
             with kept.open("a") as file:
                 print(line, file=file)
             rows.append(json.loads(line))
     rows = [row for row in rows if same.items() <= row.items()]
     limited = f"; {arguments.limit} test pictures of each category at most, drawn at random" if arguments.limit else ""
-    commits, devices = (", ".join(sorted({row[name] for row in rows})) for name in ("commit", "device"))
+    commits, devices, versions = (
+        ", ".join(sorted({row[name] for row in rows})) for name in ("commit", "device", "torch")
+    )
     arguments.out.write_text(
         f"# DiAD, preset {' '.join([arguments.preset, *arguments.set])}\n\nMade by `benchmarks/diad.py` at commit "
-        f"{commits} on {devices}, torch {torch.__version__}. AUROC in %, mean over seeds (lowest to highest)"
+        f"{commits} on {devices}, torch {versions}. AUROC in %, mean over seeds (lowest to highest)"
         f"{limited}. Variant inversion is preset inversion.\n\n{table(rows)}\n\n"
         + "".join(f"- {name}: {what}\n" for name, what in ALONE.items())
     )

@@ -415,6 +415,14 @@ def test_sets_of_one_name_are_told_apart():
     assert [(group.set, len(group.rows)) for group in groups] == [("sets/plate (f00)", 2), ("sets/plate (012345)", 1)]
 
 
+def test_times_of_other_machines_are_not_averaged():
+    def timed(seed, seconds, device="cpu"):
+        return row(seed=seed, device=device, fit={"wall": seconds, "processor": seconds})
+
+    (group,) = grouped([timed(0, 100.0), timed(1, 300.0), timed(2, 5.0, "cuda:0, NVIDIA H200")])
+    assert group.spread("fit, s") == (200.0, 100.0, 300.0) and len(group.rows) == 3
+
+
 def test_published_figures_come_with_their_protocol():
     found = published.figures(["screw", "plate"])
     assert {figure.category for figure in found} == {"screw"} and all(figure.protocol for figure in found)

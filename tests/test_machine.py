@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from inlier import InlierError, machine
-from inlier.machine import container_memory, find_device, free_memory, in_double, own_torch_state
+from inlier.machine import container_memory, device_name, find_device, free_memory, in_double, own_torch_state
 
 V2 = ("memory.max", "memory.current", "inactive_file")
 V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -62,6 +62,12 @@ def test_devices(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "77")  # one of several processes has a GPU of its own
     with pytest.raises(InlierError, match="device 'cuda:77' cannot be used here"):
         find_device("cuda")
+
+
+def test_a_gpu_is_told_by_its_name(monkeypatch):
+    assert device_name(torch.device("cpu")) == "cpu"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a GPU, number {device.index}")
+    assert device_name(torch.device("cuda:1")) == "cuda:1, a GPU, number 1"
 
 
 def test_in_double_keeps_the_device():

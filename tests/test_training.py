@@ -46,6 +46,12 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_noise_on_the_cpu_is_what_the_generator_draws():
+    run = Run(seed=3)
+    assert torch.equal(run.noise((2, 5), 7), torch.randn(2, 5, generator=run.generator(7)))
+    assert not torch.equal(run.noise((2, 5), 7), run.noise((2, 5), 8))
+
+
 def test_randomness_depends_on_seed_and_step_alone():
     def draw(seed, *key):
         return torch.randn(4, generator=Run(seed=seed).generator(*key)).tolist()

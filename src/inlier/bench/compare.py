@@ -34,6 +34,7 @@ VALUES: dict[str, Callable[[Row], Any]] = {
     "peak memory, bytes": lambda row: row.get("peak_memory"),
     "file, bytes": lambda row: row.get("artifact_bytes"),
 }
+TIMES = {"fit, s", "fit, processor s", "picture, s", "picture, processor s"}
 
 
 class Spread(NamedTuple):
@@ -57,9 +58,14 @@ class Group:
         return self.rows[0]
 
     def spread(self, value: str) -> Spread | None:
-        """None where no row has the value."""
-        found = [v for row in self.rows if (v := VALUES[value](row)) is not None]
+        """None where no row has the value. Times are those of one machine, the first row's: others' say nothing."""
+        rows = [row for row in self.rows if _machine(row) == _machine(self.first)] if value in TIMES else self.rows
+        found = [v for row in rows if (v := VALUES[value](row)) is not None]
         return Spread(statistics.mean(found), min(found), max(found)) if found else None
+
+
+def _machine(row: Row) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in ("processor", "threads", "device"))
 
 
 def grouped(rows: Iterable[Row]) -> list[Group]:
