@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -821,6 +822,22 @@ def test_a_model_whose_gaussians_judge_is_loaded_with_all_its_categories(plates,
     assert len(loaded.network_.residuals.mean) == 1
     picture = next((plates / "plate/test/dent").iterdir())
     assert loaded.inspect(picture).score == detector.inspect(picture).score
+
+
+def test_pictures_of_the_pretraining_are_the_same_whoever_draws_them():
+    pytest.importorskip("skimage")
+    spec = importlib.util.spec_from_file_location(
+        "pretrain_diad", Path(__file__).parent.parent / "tools/pretrain_diad.py"
+    )
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    ours, others = tool.Pictures(0, 100), tool.Pictures(0, 100)
+    drawn = torch.stack([ours[i] for i in range(12)])
+    assert torch.equal(torch.stack([others[i] for i in reversed(range(12))]).flip(0), drawn)
+    assert not torch.equal(tool.Pictures(1, 100)[0], drawn[0]) and drawn.shape == (12, 3, tool.SIZE, tool.SIZE)
+    assert drawn.min() >= 0 and drawn.max() <= 1 and drawn.std((1, 2, 3)).min() > 0.005
+    is_grey = (drawn[:, :1] - drawn).abs().amax((1, 2, 3)) < 0.1  # but for noise
+    assert 2 < is_grey.sum() < 10, "half of them"
 
 
 def test_the_bundled_autoencoder_is_the_one_that_the_manifest_describes_and_knows_pictures():
