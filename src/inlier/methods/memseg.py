@@ -350,7 +350,15 @@ class MemSeg(Detector[Settings, Network]):
         ),
         # features of EfficientNet are of another size than ResNet's: squared and multiplied they would drown the rest
         "light": Settings(
-            memory=100, hide_own=True, decoder=16, stride=2, steps=600, lr=0.01, standardise=True, match_grey=True
+            memory=100,
+            hide_own=True,
+            decoder=16,
+            stride=2,
+            steps=1200,
+            batch_size=4,  # as many pictures in half as many steps of 8 find less
+            lr=0.01,
+            standardise=True,
+            match_grey=True,
         ),
     }
 
