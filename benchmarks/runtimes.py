@@ -1,6 +1,6 @@
 """Milliseconds a picture on every runtime, and what they cost in agreement. Writes benchmarks/RUNTIMES.md.
 
-    python benchmarks/runtimes.py [METHOD ...]
+    python benchmarks/runtimes.py [METHOD ...]      the rows of the others stay
 
 Preset `light` of each method, fitted on 40 good pictures of ELPV mono (time does not depend on what was learned),
 exported with every precision and judged on 60 test pictures. Times are of scores and maps, in batches of 8, the least
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from table import keep
 
 from inlier import InlierError, load, methods, open_dataset
 from inlier.machine import about
@@ -24,7 +25,16 @@ from inlier.runtime.export import trace
 from inlier.runtime.graph import Graph
 
 ROUNDS, BATCH = 7, 8
-SHORT: dict[str, dict[str, Any]] = {"simplenet": {"steps": 100}, "differnet": {"steps": 20}, "memseg": {"steps": 8}}
+# DifferNet's flow multiplies rounding until it has learned
+SHORT: dict[str, dict[str, Any]] = {
+    "padim": {},
+    "simplenet": {"steps": 100},
+    "differnet": {},
+    "memseg": {"steps": 8},
+}
+HEADS = ["method", "runtime", "precision", "ms a picture", "times as fast as torch", "x bare backbone"]
+HEADS += ["scores differ", "flips", "AUROC, points"]
+TABLE = Path(__file__).parent / "RUNTIMES.md"
 FILES = [("onnx", "f32"), ("openvino", "f32"), ("openvino", "bf16"), ("onnx", "int8"), ("openvino", "int8")]
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
 
@@ -70,8 +80,9 @@ def bare_seconds(detector: Any, images: Any, folder: Path) -> dict[str, Any]:
     }
 
 
-def measure(name: str, dataset: Any, folder: Path) -> list[str]:
-    detector = methods.create(name, **SHORT.get(name, {}))
+def measure(name: str, dataset: Any, folder: Path) -> list[list[str]]:
+    """The table's rows of a method."""
+    detector = methods.create(name, **SHORT[name])
     good, test = dataset.train[:40], [*dataset.test[:30], *dataset.test[-30:]]
     detector.fit(replace(dataset, samples=tuple(good)))
     check = replace(dataset, samples=(*good, *test))
@@ -79,7 +90,7 @@ def measure(name: str, dataset: Any, folder: Path) -> list[str]:
     images = np.random.default_rng(0).integers(0, 256, (BATCH, 3, size, size)).astype(np.float32) / 255
 
     runners: dict[tuple[str, str], Any] = {("torch", "f32"): lambda: detector.runtime_(images, None, True)}
-    parities: dict[tuple[str, str], str] = {}
+    parities: dict[tuple[str, str], list[str]] = {}
     for runtime, precision in FILES:
         file = folder / f"{name}-{precision}{SUFFIX[runtime]}"
         try:
@@ -87,8 +98,8 @@ def measure(name: str, dataset: Any, folder: Path) -> list[str]:
         except InlierError as error:
             print(f"{name} {runtime} {precision}: {error}", flush=True)
             continue
-        change = "" if parity.auroc is None else f"{100 * (parity.auroc[1] - parity.auroc[0]):+.2f}"
-        parities[runtime, precision] = f"{parity.score:.0e} | {parity.flips} | {change}"
+        change = "–" if parity.auroc is None else f"{100 * (parity.auroc[1] - parity.auroc[0]):+.2f}"
+        parities[runtime, precision] = [f"{parity.score:.0e}", f"{parity.flips}", change]
         model = load(file)
         runners[runtime, precision] = lambda model=model: model.runtime_(images, None, True)
     bare = bare_seconds(detector, images, folder)
@@ -105,10 +116,9 @@ def measure(name: str, dataset: Any, folder: Path) -> list[str]:
             continue
         ms, beyond = 1000 * best[key], best[key] / best[key[0], "bare"]
         gain = best["torch", "f32"] / best[key]
-        beyond_told = f"{beyond:.2f}" if key[1] == "f32" else ""
-        rows.append(
-            f"| {name} | {key[0]} | {key[1]} | {ms:.1f} | {gain:.2f} | {beyond_told} | {parities.get(key, ' | | ')} |"
-        )
+        beyond_told = f"{beyond:.2f}" if key[1] == "f32" else "–"
+        agreement = parities.get(key, 3 * ["–"])
+        rows.append([name, *key, f"{ms:.1f}", f"{gain:.2f}", beyond_told, *agreement])
         print(rows[-1], flush=True)
     return rows
 
@@ -116,19 +126,17 @@ def measure(name: str, dataset: Any, folder: Path) -> list[str]:
 def main() -> None:
     logging.getLogger("inlier").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("methods", nargs="*", default=["padim", "simplenet", "differnet", "memseg"])
+    parser.add_argument("methods", nargs="*", default=list(SHORT))
     arguments = parser.parse_args()
     dataset = open_dataset("elpv", ["mono"])
-    heads = "| method | runtime | precision | ms a picture | times as fast as torch | x bare backbone | "
-    heads += "scores differ | flips | AUROC, points |"
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [row for name in arguments.methods for row in measure(name, dataset, Path(folder))]
     told = about()
-    about_ = f"{told['processor']}, {told['threads']} threads, torch {told['torch']}"
-    text = "\n".join([heads, "|---" * 9 + "|", *rows])
-    words = (__doc__ or "").split("\n\n")
-    out = f"# Runtimes\n\nMade by `benchmarks/runtimes.py` on {about_}.\n{words[2].strip()}\n\n{text}\n"
-    (Path(__file__).parent / "RUNTIMES.md").write_text(out)
+    machine = f"{told['processor']}, {told['threads']} threads, torch {told['torch']}"
+    words = (__doc__ or "").split("\n\n")[2].strip()
+    text = f"# Runtimes\n\nMade by `benchmarks/runtimes.py` on {machine}.\n{words}"
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.methods:
+            for row in measure(name, dataset, Path(folder)):
+                keep(TABLE, text, HEADS, row, 3, list(SHORT))
 
 
 if __name__ == "__main__":
