@@ -81,7 +81,7 @@ the network's input, masks resized nearest. False alarms and detected at alpha {
 - MemSeg `paper-code`: its ResNet-18 started without layer 4, which the weight file here lacks. The unofficial
   code's log says 93.2 / 94.2 / 92.4 at the last step, on the screws before they were resized, and 94.9 / 95.1 at the
   step that is best on the test set.
-- SimpleNet `paper` took all of its 160 epochs with ResNet-18 in place of the paper's WideResNet-50; published figures are
+- SimpleNet `paper` took all its 160 epochs with ResNet-18, not the paper's WideResNet-50; published figures are
   of the epoch that is best on the test set.
 - MemSeg with `hide_own=false, memory=30` is the preset `light` of before.
 - Rows of a GPU are marked as such; their fitting times are in no table.
