@@ -15,7 +15,7 @@ from conftest import part, write_dataset
 from inlier import InlierError, load, methods, progress
 from inlier.bench import auto as bench
 from inlier.bench import trial
-from inlier.bench.choice import Row, decide, difference, qualities, with_unchanged
+from inlier.bench.choice import NO_BETTER, Row, decide, difference, is_chance, qualities, with_unchanged
 from inlier.bench.plan import parse_grid
 from inlier.bench.seen import look
 from inlier.bench.trial import Trial
@@ -210,6 +210,14 @@ def test_the_best_wins_and_a_faster_one_within_chance_of_it_is_named():
     assert winner == 1 and "the only candidate" in why
     with pytest.raises(InlierError, match=r"no candidate can be chosen; .*larger budget.*\n  a: too slow"):
         decide([row("a", 3.0, reason="too slow")])
+
+
+@pytest.mark.parametrize("others", [[], [row("worse", -0.5)]])
+def test_a_winner_that_is_no_better_than_chance_says_so(others):
+    blind = made(0.0)
+    assert is_chance(blind) and not is_chance(made(1.0))
+    assert NO_BETTER in decide([row("blind", 0.0), *others])[1]
+    assert NO_BETTER not in decide([row("good", 1.5), *others])[1]
 
 
 def test_what_a_grid_leaves_as_the_preset_has_it_is_told():

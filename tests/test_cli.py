@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -41,6 +42,9 @@ def test_train_evaluate_predict(inlier, plates, tmp_path):
     assert (stdout + stderr).count("raise a false alarm on average") == 1
     assert "hint: at size=64 a few features span the whole picture" in stderr
     assert os.listdir(out.parent) == ["m.inlier"]  # no run folder, no temporary file is left
+    assert "in place of" not in stdout
+    _, stdout, _ = inlier("train", plates, "--method", "padim", "--set", "size=64", "--out", out)
+    assert re.search(r"fitted in \d+ s, in place of the one that was there", stdout)
 
     code, stdout, _ = inlier("evaluate", out, plates, "--json", tmp_path / "r.json", "--report", tmp_path / "rep")
     assert code == 0 and "image AUROC" in stdout and (tmp_path / "rep" / "index.html").is_file()

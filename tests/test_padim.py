@@ -1,6 +1,7 @@
 """PaDiM equals the numbers of the implementation everybody uses, and its shortcuts equal the long way."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 import conftest
 from golden import built, close, fill_module, load
-from inlier import InlierError
+from inlier import InlierError, calibration
 from inlier.maps import smooth_upsample_matrix
 from inlier.methods.padim import GaussianSums, Network, PaDiM, join, leave_out, select_channels, whiten
 
@@ -165,3 +166,17 @@ def test_python_and_numpy_random_states_are_left_alone():
     before = random.getstate()
     select_channels([64, 128], 10, seed=3)
     assert random.getstate() == before
+
+
+@pytest.mark.parametrize("kind", ["folds", "split"])
+def test_the_odd_one_among_the_good_pictures_is_named(tmp_path, caplog, kind):
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        conftest.part(rng, defect=i == 7)[0].save(tmp_path / f"{i:02}.png")
+    caplog.set_level("INFO", "inlier")
+    PaDiM("light", size=64, backbone="tiny", seed=1).fit(tmp_path, calibration=kind)
+    (named,) = (r.message for r in caplog.records if "look least like the other good pictures: " in r.message)
+    names = [Path(name).name for name in named.partition("pictures: ")[2].split(", ")]
+    held_out = range(40) if kind == "folds" else calibration.split(range(40), 40 * [""], seed=1)[1]
+    assert len(names) == 3 and {int(name[:2]) for name in names} <= set(held_out)
+    assert (names[0] == "07.png") is (7 in held_out)

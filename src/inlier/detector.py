@@ -28,7 +28,7 @@ from inlier.data.check import Report, check, grouped
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Sample, evenly
 from inlier.data.geometry import Geometry
-from inlier.data.images import encoded
+from inlier.data.images import encoded, source_name
 from inlier.data.region import open_regions
 from inlier.errors import ArtifactError, InlierError
 from inlier.features import Backbone
@@ -37,6 +37,7 @@ from inlier.good import Good, Images, groups_and_categories
 from inlier.inspection.inspector import Inspector
 from inlier.lock import alone
 from inlier.machine import find_device, free_memory, own_torch_state
+from inlier.names import shown
 from inlier.progress import Pace, progress
 from inlier.runtime.torch import Network, TorchRuntime
 from inlier.settings import Settings
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("inlier")
 GIB = 2**30
+ODDEST = 3  # good pictures that are named after a fit: an odd one among them raises the threshold
 S = TypeVar("S", bound=Settings)
 N = TypeVar("N", bound=Network)
 
@@ -338,6 +340,11 @@ class Detector(Inspector, Generic[S, N]):
             scores = self.held_out_scores(network, images, run, backbone_weights)
             self.calibration_ = Calibration(kind, *scores, np.array(categories), np.array(groups))
         log.info("calibration: %s", self.calibration_)
+        if kind != "none":
+            judged = np.array(held_out if kind == "split" else range(len(groups)))
+            oddest = judged[np.argsort(-self.calibration_.scores, kind="stable")[:ODDEST]].tolist()
+            names = ", ".join(shown(source_name(images.pictures[i].source, i)) for i in oddest)
+            log.info("held out, these look least like the other good pictures: %s", names)
 
     def _load_backbone(self) -> dict[str, Tensor]:
         backbone = self.build_backbone(self.settings_)

@@ -20,7 +20,7 @@ from typing import Any
 
 from inlier import methods
 from inlier.bench import trial
-from inlier.bench.choice import Choice, Row, able, decide
+from inlier.bench.choice import Choice, Row, able, decide, is_chance
 from inlier.bench.examples import examples
 from inlier.bench.seen import Seen, look
 from inlier.bench.trial import Shares
@@ -202,7 +202,8 @@ class _Search:
                 row = self.consider(detector)
                 log.info("candidate %d of %d, %s", number, len(proposed), _summary(row))
             fitted, winner, why = self.last_fit()
-            log.info("%s", why)
+            doubtful = is_chance(self.rows[winner].trial, self.seed)  # type: ignore[arg-type]
+            log.log(logging.WARNING if doubtful else logging.INFO, "%s", why)
         except KeyboardInterrupt:
             leader = self.winner()
             so_far = "none was judged so far" if leader is None else f"so far wins: {_summary(self.rows[leader])}"

@@ -17,6 +17,10 @@ from inlier.settings import as_text
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 FASTER = 0.9  # of the time of the best: less of a difference is none
+NO_BETTER = (
+    "it finds planted defects no better than chance, so do not rely on it: a larger budget, more good pictures or "
+    "larger pictures of the part may help"
+)
 Draws = NDArray[np.int64]  # (resamples, n): how often each of n pictures is drawn
 
 
@@ -157,21 +161,36 @@ def decide(rows: Sequence[Row], seed: int = 0) -> tuple[int, str]:
         reasons = "\n  ".join(f"{row.name}: {row.reason}" for row in rows)
         raise InlierError(f"no candidate can be chosen; give them a larger budget, or mend what is wrong:\n  {reasons}")
     best = max(places, key=lambda i: (rows[i].quality, -(rows[i].ms or 0), -i))
+    trial = rows[best].trial
+    assert trial is not None
+    doubt = f"; {NO_BETTER}" if is_chance(trial, seed) else ""
+    return best, _why(rows, places, best, seed) + doubt
+
+
+def is_chance(trial: Trial, seed: int = 0) -> bool:
+    """Whether what finds nothing, and so has an AUROC of .5 and finds ALPHA, might have done as well: it lies in the
+    95 % interval of a bootstrap over the pictures, or above."""
+    low, _ = _interval(qualities(trial, _draws(trial, seed)))
+    return low <= (0.5 + ALPHA) / 2
+
+
+def _why(rows: Sequence[Row], places: Sequence[int], best: int, seed: int) -> str:
+    """Why the best of these places wins."""
     if len(places) == 1:
-        return best, f"{rows[best].name} is the only candidate that could be judged"
+        return f"{rows[best].name} is the only candidate that could be judged"
     trial = rows[best].trial
     spans = {i: difference(trial, rows[i].trial, seed) for i in places if i != best}  # type: ignore[arg-type]
     equal = [i for i, (low, _) in spans.items() if low <= 0]
     top = f"{rows[best].name} has the highest mean of AUROC and detection, {_percent(rows[best].quality)} %"
     if not equal:
         low, high = min(spans.values())
-        return best, f"{top}, more than chance explains (against the next: {_span(low, high)})"
+        return f"{top}, more than chance explains (against the next: {_span(low, high)})"
     fastest = min(equal, key=lambda i: (rows[i].ms or 0, i))
     if (rows[fastest].ms or 0) > FASTER * (rows[best].ms or 0):
         others = ", ".join(rows[i].name for i in equal)
-        return best, f"{top}, and none of those within chance of it is a tenth faster ({others})"
+        return f"{top}, and none of those within chance of it is a tenth faster ({others})"
     low, high = spans[fastest]
-    return best, (
+    return (
         f"{top}; {rows[fastest].name} with {_percent(rows[fastest].quality)} % is within chance of it "
         f"({_span(low, high)}) and faster, {rows[fastest].ms:.0f} against {rows[best].ms:.0f} ms a picture: a latency "
         "between the two takes it"
@@ -185,9 +204,16 @@ def difference(one: Trial, other: Trial, seed: int = 0) -> tuple[float, float]:
     """
     if not np.array_equal(one.pictures, other.pictures) or one.kinds != other.kinds:
         raise ValueError("the two trials are of different defects")
-    n = len(one.good)
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES)
-    values = qualities(one, drawn) - qualities(other, drawn)
+    drawn = _draws(one, seed)
+    return _interval(qualities(one, drawn) - qualities(other, drawn))
+
+
+def _draws(trial: Trial, seed: int) -> Draws:
+    n = len(trial.good)
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES)
+
+
+def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values, [tail, 1 - tail]).tolist()
     return low, high

@@ -8,7 +8,7 @@ import typer
 
 from inlier import methods
 from inlier.cli.options import Changes, Data, Device, Group, Preset, Roi, Seed, Workers, regions, settings
-from inlier.cli.outputs import Numbers, check_page, percent, print_table, read_by, say, say_model
+from inlier.cli.outputs import Numbers, check_page, in_place, percent, print_table, read_by, say, say_model
 from inlier.names import first_names, shown
 
 if TYPE_CHECKING:
@@ -113,10 +113,12 @@ def choose(
         check_page(report)
     detector = run(dataset, with_examples=report is not None, **options)
     choice: Choice = detector.choice_
+    replaced = in_place(out)
     detector.save(out)
     if not numbers.to_stdout:
         _print(choice)
-    say_model(detector, out, f"chosen from {len(choice.rows)} candidates in {choice.seconds:.0f} s", numbers.say)
+    words = f"chosen from {len(choice.rows)} candidates in {choice.seconds:.0f} s{replaced}"
+    say_model(detector, out, words, numbers.say)
     numbers.write(_numbers(detector))
     if report:
         from inlier.report.choice import write_choice

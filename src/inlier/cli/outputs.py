@@ -100,6 +100,11 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def in_place(out: Path) -> str:
+    """What to add to the words about a model that is about to be written, where one lies there."""
+    return ", in place of the one that was there" if out.exists() else ""
+
+
 def say_model(detector: "Detector[Any, Any]", out: Path, words: str, talk: Callable[[str], None] = say) -> None:
     """What a new model file is, and what it promises."""
     size = out.stat().st_size / 2**20

@@ -21,7 +21,7 @@ from inlier.cli.options import (
     regions,
     settings,
 )
-from inlier.cli.outputs import hint_at_outlines, protect, read_by, say_model
+from inlier.cli.outputs import hint_at_outlines, in_place, protect, read_by, say_model
 from inlier.names import shorten
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def train(
     changed = settings(method, preset, set_, backbone=backbone, textures=textures, tile=tile, overlap=overlap)
     detector = methods.create(method, preset, seed=seed, device=device, weights=weights, **changed)
     hint_at_outlines(detector.settings.size)
-    start = time.monotonic()
+    start, replaced = time.monotonic(), in_place(out)
     fit_and_save(
         detector,
         data,
@@ -78,7 +78,7 @@ def train(
         workers=workers,
         log_with=log_with,
     )
-    say_model(detector, out, f"fitted in {time.monotonic() - start:.0f} s")
+    say_model(detector, out, f"fitted in {time.monotonic() - start:.0f} s{replaced}")
 
 
 def fit_and_save(detector: "Detector[Any, Any]", data: str, categories: list[str], out: Path, **options: Any) -> None:
