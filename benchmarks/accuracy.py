@@ -87,7 +87,7 @@ the network's input, masks resized nearest. False alarms and detected at alpha {
   step that is best on the test set.
 - SimpleNet `paper` took all its 160 epochs with ResNet-18, not the paper's WideResNet-50; published figures are
   of the epoch that is best on the test set.
-- MemSeg with `steps=600, batch_size=8` is the preset `light` of before, with `hide_own=false, memory=30` the one before it.
+- MemSeg with `steps=600, batch_size=8` is the preset `light` of before, with `memory=30` the one before that.
 - Rows of a GPU are marked as such; their fitting times are in no table.
 - SimpleNet `light` was chosen by its training loss and by planted defects (docs/experiments.md).
 - MemSeg is behind PaDiM on the magnetic tile because simulated defects do not look like "uneven", slow changes of
