@@ -261,7 +261,7 @@ def test_a_list_of_good_images(tmp_path: Path) -> None:
     assert dataset.categories == ("parts",)
     assert [sample.name for sample in dataset.train] == [str(path), str(path), "image 2", "image 3"]
     (only,) = check(dataset).warnings
-    assert only.startswith("2 training pictures are copies of others (2 byte-equal, 0 saved again) and count as one")
+    assert only.startswith("2 training pictures look like others saved again (2 byte-equal) and count as one")
 
 
 def test_a_generator_of_good_images_is_as_good_as_a_list() -> None:
@@ -444,7 +444,7 @@ def test_equal_files_are_a_warning(tmp_path: Path) -> None:
     picture(root / "train" / "good" / "copy.png", 0)
     picture(root / "test" / "good" / "leak.png", 1)
     copies, leak = check(open_dataset(root)).warnings
-    assert copies.startswith("1 training picture is a copy of another (1 byte-equal, 0 saved again) and counts as one")
+    assert copies.startswith("1 training picture looks like another saved again (1 byte-equal) and counts as one")
     good = root / "train" / "good" / "1.png"
     assert leak.startswith("1 test picture is byte-equal to a training picture")
     assert leak.endswith(f"{good} = {root / 'test' / 'good' / 'leak.png'}")
