@@ -48,6 +48,15 @@ def test_failures_stay_in_their_batch(tmp_path: Path) -> None:
         list(read_batches(sources, Geometry(4)))
 
 
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_what_comes_before_an_unreadable_picture_is_not_lost(tmp_path: Path, batch_size: int) -> None:
+    batches = read_batches([GREY, GREY, GREY, tmp_path / "gone.png", GREY], Geometry(4), batch_size)
+    seen: list[int] = []
+    with pytest.raises(ImageError, match="gone.png"):
+        seen.extend(picture.number for batch in batches for picture in batch.pictures)
+    assert seen == [0, 1, 2]
+
+
 def test_an_image_the_geometry_refuses_is_a_failure_with_its_name() -> None:
     strip = np.zeros((1, 60_000, 3), np.uint8)
     (batch,) = read_batches([GREY, strip], Geometry(224, 256), errors="keep")
@@ -110,10 +119,11 @@ def test_an_error_of_the_generator_comes_through_and_ends_the_threads() -> None:
         yield GREY
         raise RuntimeError("the camera is unplugged")
 
-    before = threading.active_count()
+    before, seen = threading.active_count(), []
     with pytest.raises(RuntimeError, match="unplugged"):
-        list(read_batches(broken(), Geometry(4)))
+        seen.extend(batch.owners for batch in read_batches(broken(), Geometry(4)))
     assert threading.active_count() == before
+    assert seen == [[0]]  # what came before it is not lost
 
 
 @pytest.mark.parametrize("close", [True, False], ids=["closed", "abandoned"])

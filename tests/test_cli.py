@@ -421,7 +421,13 @@ def test_methods_lists_methods_and_settings(inlier):
             ("predict", "{model}", "{plates}/plate/test/good", "--alpha", "0.0001"),
             "can promise no false-alarm rate below",
         ),
-        (("predict", "{model}", "{plates}/plate/test/good", "--alpha", "7"), "alpha must be a number between 0 and 1"),
+        (("predict", "{model}", "x.png", "--alpha", "7"), "'--alpha': 7 is not a number between 0 and 1"),
+        (
+            ("predict", "{model}", "x.png", "--alpha", "0,05"),
+            "0,05 is not a number between 0 and 1",
+        ),
+        (("evaluate", "{model}", "{plates}", "--alpha", "5%"), "5 % is written 0.05, with a point"),
+        (("evaluate", "{model}", "{plates}", "--confidence", "95"), "95 % is written 0.95, with a point"),
         (("polish",), "No such command"),
     ],
 )

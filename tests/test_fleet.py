@@ -98,6 +98,7 @@ def test_every_mistake_of_a_plan_is_told_at_once(tmp_path):
         "nut.data: is missing",
         "nut.alpha: Input should ",
     ]
+    assert lines[3].endswith("; 5 % is written 0.05, with a point")
 
 
 def test_settings_that_are_no_table_are_named_and_a_mark_of_windows_editors_is_no_mistake(tmp_path):

@@ -81,6 +81,22 @@ def test_alpha_is_checked_at_the_call(inspector, alpha):
             inspector.predict([grey(0)], alpha=alpha)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [("alpha", "5%", "5 % is written 0.05, with a point"), ("confidence", 95, "95 % is written 0.95, with a point")],
+)
+def test_who_writes_percent_is_told_how_to_write_it(inspector, name, value, words):
+    with pytest.raises(InlierError, match=f"not {value!r}; {words}"):
+        inspector.predict([grey(0)], **{name: value})
+
+
+def test_pictures_before_an_unreadable_one_are_judged(inspector, tmp_path):
+    found = []
+    with pytest.raises(ImageError, match="gone.png"):
+        found.extend(p.path for p in inspector.predict([grey(0), grey(1), tmp_path / "gone.png", grey(2)]))
+    assert found == ["image 0", "image 1"]
+
+
 def test_an_empty_folder_is_said_at_the_call(inspector, tmp_path):
     with pytest.raises(InlierError, match="holds no pictures"):
         inspector.predict(tmp_path)

@@ -17,6 +17,7 @@ from inlier.data.datasets import open_dataset
 from inlier.data.datasets.masks import match_masks
 from inlier.data.images import LIKE_PICTURES, SUFFIXES, find_pictures, list_images
 from inlier.errors import InlierError
+from inlier.inspection.inspector import pictures_of
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -51,7 +52,7 @@ def notes(data: Path) -> str:
         (["mvtec/plate/train/good/0.png", "mvtec/screw/train/good/0.png"], r"pass one of: \S*/mvtec \(MVTec-AD layout"),
         (["a/b/plate/Train/Good/0.png"], r"pass one of: \S*/a/b \(MVTec-AD"),
         (["x/visa/candle/Data/Images/Normal/0.JPG"], r"pass one of: \S*/x/visa \(VisA"),
-        (["good/0.png", "crack/0.png", "mask/crack/0.png"], r"holds crack, mask.*Pass .*/good\)"),
+        (["good/0.png", "crack/0.png", "mask/crack/0.png"], r"holds crack, mask.*pass .*/good\)"),
         (["OK/0.png", "NG/0.png"], "holds NG"),
         (["good/0.png", "odd/0.png"], "holds odd"),
         (["good/0.png", "odd.png"], r"holds odd\.png"),
@@ -78,6 +79,46 @@ def test_the_defects_and_masks_of_a_category_alone_are_refused(tmp_path: Path) -
     }.items():
         with pytest.raises(InlierError, match=f"{message}, not .*; pass .*/bolt"):
             open_dataset(root / name)
+
+
+DEFECTS = "defects,NOK,NG parts,not ok,nicht_io,Ausschuß,defekt,NIO,n.i.O.,schlecht,Ma\u0308ngel,不良品,缺陷_2024"
+
+
+@pytest.mark.parametrize("name", DEFECTS.split(","))
+def test_a_folder_whose_name_says_defects_is_not_trained_on(tmp_path: Path, name: str) -> None:
+    root = touch(tmp_path / name, "0.png", "monday/1.png")
+    with pytest.raises(InlierError, match="says that these are defects.* if these are good parts, rename the folder"):
+        open_dataset(root)
+    with pytest.raises(InlierError, match=f"To evaluate, move .*, and pass {tmp_path}$"):
+        open_dataset(f"{root}/monday/..")
+    with pytest.raises(InlierError, match=f"holds {name}"):
+        open_dataset(touch(tmp_path / "all", f"{name}/0.png"))
+    assert len(list(pictures_of(root))) == 2  # to judge them is another matter
+
+
+def test_a_folder_whose_name_says_masks_is_not_trained_on(tmp_path: Path) -> None:
+    with pytest.raises(InlierError, match="says that these are masks, .* rename the folder"):
+        open_dataset(touch(tmp_path / "bolt" / "Masks", "0.png"))
+    assert len(open_dataset(touch(tmp_path / "labels", "0.png")).train) == 1  # parts may be labels
+
+
+@pytest.mark.parametrize(
+    "name", ["defect_free", "ohne Fehler", "keine_kratzer", "nicht defekt", "crack/good", "NOK/gut"]
+)
+def test_a_name_that_denies_defects_is_no_defect(tmp_path: Path, name: str) -> None:
+    assert len(open_dataset(touch(tmp_path / name, "0.png")).train) == 1
+    if "/" in name:
+        assert len(open_dataset((tmp_path / name).parent).train) == 1
+
+
+@pytest.mark.parametrize("name", ["GUT", "iO", "i.O.", "良品", "合格"])
+def test_words_for_good_of_other_languages(tmp_path: Path, name: str) -> None:
+    root = touch(tmp_path / "bolt", f"train/{name}/0.png", f"test/{name}/1.png", "test/Kratzer/2.png")
+    assert roles(root) == {
+        ("bolt", "train", None): [f"train/{name}/0.png"],
+        ("bolt", "test", None): [f"test/{name}/1.png"],
+        ("bolt", "test", "Kratzer"): ["test/Kratzer/2.png"],
+    }
 
 
 @pytest.mark.parametrize("name", ["train/good", "Train/OK", "train", "good", "validation/good", "test/Normal"])

@@ -631,7 +631,9 @@ def test_metrics_count_what_was_judged(serve):
     "change, told",
     [
         ({"name": "a b"}, "stations[0].name: String should match"),
-        ({"alpha": 2}, "stations[0].alpha: Input should be less than 1, not 2"),
+        ({"alpha": 2}, "stations[0].alpha: Input should be less than 1, not 2; 5 % is written 0.05, with a"),
+        ({"alpha": "5%"}, "unable to parse string as a number, not '5%'; 5 % is written 0.05, with a point"),
+        ({"confidence": 95}, "stations[0].confidence: Input should be less than 1, not 95; 95 % is written 0.95"),
         ({"alhpa": 0.1}, "stations[0].alhpa: no such entry"),
         ({"region": "r.json"}, "region: thresholds hold for the region that the model was calibrated with"),
         ({"sinks": [{"kind": "fax"}]}, "stations[0].sinks[0]: Input tag 'fax' found using 'kind' does not match"),
@@ -680,6 +682,13 @@ def test_serve_says_what_is_missing(inlier, tmp_path):
     assert code == 2 and "no station: give a model" in err
     code, _, err = inlier("serve", tmp_path / "none.inlier", "--data", tmp_path / "d", "--port", 0)
     assert code == 2 and "no such model file" in err and not (tmp_path / "d").exists()
+    for option, words in (
+        (("--alpha", 5), "'--alpha': 5 is not a number between 0 and 1 (exclusive); 5 % is written 0.05"),
+        (("--port", 99999), "error: --port: Input should be less than or equal to 65535, not 99999\n"),
+        (("--runtime", "tpu"), "error: --runtime: Input should be 'torch', "),
+    ):
+        code, _, err = inlier("serve", tmp_path / "none.inlier", *option)
+        assert code == 2 and words in err and "options:" not in err
     (tmp_path / "station.toml").write_text("[[stations]]\nname = 'x'\n")
     code, _, err = inlier("serve", "--config", tmp_path / "station.toml")
     assert code == 2 and "stations[0].model: is missing" in err

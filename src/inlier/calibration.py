@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv
 
-from inlier.errors import InlierError
+from inlier.errors import WRITTEN, InlierError
 from inlier.names import agreeing, counted
 
 KINDS = ("split", "folds", "none")
@@ -119,7 +119,7 @@ def threshold(
     ordered, above = _descending(calibration, weights)
     n = round(above[-1])
     if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie between 0 and 1 (exclusive), not {alpha}")
+        raise ValueError(f"alpha must lie between 0 and 1 (exclusive), not {alpha}; {WRITTEN['alpha']}")
     k = rank(n, alpha, confidence)
     if k == 0:
         surely = "" if confidence is None else f" with {100 * confidence:g} % confidence"
@@ -276,7 +276,9 @@ class Calibration:
             return None
         for name, value in (("alpha", alpha), ("confidence", confidence)):
             if value is not None and (not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < 1):
-                raise InlierError(f"{name} must be a number between 0 and 1 (exclusive), not {value!r}")
+                raise InlierError(
+                    f"{name} must be a number between 0 and 1 (exclusive), not {value!r}; {WRITTEN[name]}"
+                )
         pools = self.pools(category)
         if alpha is None:
             alpha = max(DEFAULT_ALPHA, *(smallest_alpha(pool.n_groups, confidence) for pool in pools))

@@ -1,4 +1,6 @@
-"""The errors that are shown to a person without a traceback."""
+"""The errors that are shown to a person without a traceback, and words that several of them share."""
+
+WRITTEN = {"alpha": "5 % is written 0.05, with a point", "confidence": "95 % is written 0.95, with a point"}
 
 
 class InlierError(ValueError):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inlier import methods
-from inlier.cli.options import Categories, Device, Workers
+from inlier.cli.options import Categories, Device, Workers, share
 from inlier.cli.outputs import check_stdout, percent, print_table, protect, read_by, say, tell
 from inlier.errors import InlierError
 from inlier.names import shown
@@ -51,7 +51,11 @@ def benchmark(
     ] = None,
     alpha: Annotated[
         float | None,
-        typer.Option(help="Accepted false-alarm rate of all. Default: 0.01, or the lowest that each can promise."),
+        typer.Option(
+            parser=share("alpha"),
+            metavar="FLOAT",
+            help="Accepted false-alarm rate of all. Default: 0.01, or the lowest that each can promise.",
+        ),
     ] = None,
     joint: Annotated[
         bool, typer.Option("--joint", help="One model for all sets and categories, instead of one for each.")
@@ -75,8 +79,6 @@ def benchmark(
     check_stdout()
     if compare not in (None, "published"):
         raise InlierError(f"--compare: '{compare}' is not known, only: published")
-    if alpha is not None and not 0 < alpha < 1:
-        raise InlierError(f"--alpha: {alpha:g} is not between 0 and 1")
     find_device(device)
     variants, numbers = plan.variants(_listed(names), _listed(presets), set_ or [], grid or []), plan.seeds(seeds)
     check_folder(out, resume)

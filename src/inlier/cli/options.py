@@ -1,12 +1,27 @@
 """Arguments and options that several commands share."""
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from inlier import methods
-from inlier.errors import InlierError
+from inlier.errors import WRITTEN, InlierError
+
+
+def share(name: str) -> Callable[[str | float], float]:
+    """A parser of a share, such as alpha, that tells people who write percent or a comma what is meant."""
+
+    def parsed(text: str | float) -> float:
+        with contextlib.suppress(ValueError):
+            if 0 < (value := float(text)) < 1:
+                return value
+        raise typer.BadParameter(f"{text} is not a number between 0 and 1 (exclusive); {WRITTEN[name]}")
+
+    return parsed
+
 
 Data = Annotated[
     str,
@@ -17,11 +32,20 @@ Data = Annotated[
 Model = Annotated[Path, typer.Argument(help="A .inlier file that `inlier train` wrote, or what `inlier export` made.")]
 Categories = Annotated[list[str] | None, typer.Option("--category", help="Repeat for several. Default: all.")]
 Alpha = Annotated[
-    float | None, typer.Option(help="Accepted false-alarm rate. Default: 0.01, or the lowest that can be promised.")
+    float | None,
+    typer.Option(
+        parser=share("alpha"),
+        metavar="FLOAT",
+        help="Accepted false-alarm rate. Default: 0.01, or the lowest that can be promised.",
+    ),
 ]
 Confidence = Annotated[
     float | None,
-    typer.Option(help="Keep alpha with this confidence, e.g. 0.95, for this very calibration; default: on average."),
+    typer.Option(
+        parser=share("confidence"),
+        metavar="FLOAT",
+        help="Keep alpha with this confidence, e.g. 0.95, for this very calibration; default: on average.",
+    ),
 ]
 Group = Annotated[
     str | None,

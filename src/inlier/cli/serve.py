@@ -34,9 +34,10 @@ def serve(
         """Again, when the file changes."""
         content: dict[str, Any] = read_toml(config) if config else {}
         checked(content, str(config))  # before it is put together with the options
+        checked({"server": _told(given), "stations": stations}, None)
         content["server"] = content.get("server", {}) | _told(given)
         content["stations"] = [*content.get("stations", []), *stations]
-        return checked(content, str(config or "options"))
+        return checked(content, str(config) if config else None)
 
     run(read, config, say)
 

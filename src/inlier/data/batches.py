@@ -68,9 +68,9 @@ def read_batches(
     """Read pictures in order, on `workers` threads, at most batch_size + workers of them ahead (workers, if tiled).
 
     `sources` may be a generator, endless too: it is asked from the caller's thread, for what is read next only.
-    geometry: one for all pictures, or one for each. An unreadable picture raises ImageError, or with errors="keep" is
-    among the batch's pictures with its error. Wrong arguments raise InlierError at the call. The threads end when the
-    iterator is closed.
+    geometry: one for all pictures, or one for each. An unreadable picture raises ImageError once those before it have
+    come, or with errors="keep" is among the batch's pictures with its error. Wrong arguments raise InlierError at the
+    call. The threads end when the iterator is closed.
     """
     if batch_size < 1 or workers < 1 or errors not in ("raise", "keep"):
         raise InlierError('read_batches needs batch_size >= 1, workers >= 1 and errors "raise" or "keep"')
@@ -119,7 +119,16 @@ def batches_of(prepared: Iterable[Prepared], batch_size: int) -> Iterator[Batch]
             column.clear()
         return made
 
-    for picture, views in prepared:
+    prepared = iter(prepared)
+    while True:
+        try:
+            picture, views = next(prepared)
+        except StopIteration:
+            break
+        except Exception:
+            if pictures:  # what comes before an error is not lost by it
+                yield batch()
+            raise
         size = picture.geometry.size
         shown = picture.geometry.inspected(*picture.size) if picture.error is None else None
         for k, view in enumerate(views()):
@@ -139,11 +148,23 @@ def batches_of(prepared: Iterable[Prepared], batch_size: int) -> Iterator[Batch]
 def read_ahead(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int
 ) -> Generator[Result, None, None]:
-    """`map` on threads: order kept, at most `ahead` items under way, threads ended when the iterator is closed."""
+    """`map` on threads: order kept, at most `ahead` items under way, threads ended when the iterator is closed.
+
+    An error of `items` comes after the results of those before it.
+    """
     pool = ThreadPoolExecutor(workers)
     pending: deque[Future[Result]] = deque()
     try:
-        for item in items:
+        items = iter(items)
+        while True:
+            try:
+                item = next(items)
+            except StopIteration:
+                break
+            except Exception:
+                while pending:
+                    yield pending.popleft().result()
+                raise
             if len(pending) >= ahead:
                 yield pending.popleft().result()
             pending.append(pool.submit(function, item))

@@ -286,8 +286,8 @@ def _copies(train: Sequence[tuple[Sample, Look]], groups: Sequence[int]) -> Iter
         equal = sum(one[1].digest == other[1].digest for one, other in again)
         names = first_names([f"{one[0].name} = {other[0].name}" for one, other in again])
         yield (
-            f"{counted(len(again), 'training <picture is a copy of another|pictures are copies of others>')} "
-            f"({equal} byte-equal, {len(again) - equal} saved again) and "
+            f"{counted(len(again), 'training <picture looks like another|pictures look like others>')} saved again "
+            f"({equal} byte-equal) and "
             f"{agreeing(len(again), '<counts as one with it|count as one with them>')}: {names}"
         )
 

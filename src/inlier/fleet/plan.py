@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from inlier import methods
-from inlier.errors import InlierError
+from inlier.errors import WRITTEN, InlierError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"  # part of the paths in the store
 AUTO = "auto"  # instead of a method: the one that finds most planted defects
@@ -179,4 +179,5 @@ def _words(error: Any) -> str:
         return (
             f"{error['input']!r} must be 1 to 64 of A to Z, a to z, 0 to 9, '-', '_' and '.', a letter or digit first"
         )
-    return f"{error['msg']}, not {error.get('input')!r}"
+    hint = f"; {written}" if (written := WRITTEN.get(error["loc"][-1])) else ""
+    return f"{error['msg']}, not {error.get('input')!r}{hint}"

@@ -37,7 +37,7 @@ def write_contact_sheet(
     shown = [s for pair in copies[: SHOWN // 2] for s in pair]
     strange = [(what, len(own), [_tile(s) for s in own[:SHOWN]]) for what, own in found.suspicious]
     if copies:
-        strange.append(("are copies of one another", len(copies), [_tile(s) for s in shown]))
+        strange.append(("look like one another, saved again", len(copies), [_tile(s) for s in shown]))
     page = render("contact.html.j2", dataset=dataset, found=found, sections=sections, strange=strange)
     path = Path(folder) / "index.html"
     artifact.write_bytes(path, page.encode(errors="backslashreplace"))

@@ -9,11 +9,12 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from inlier.errors import InlierError
+from inlier.errors import WRITTEN, InlierError
 
 Role = Literal["viewer", "operator", "engineer"]
 ROLES: tuple[Role, ...] = ("viewer", "operator", "engineer")  # each may do what those before it may
 Share = Annotated[float, Field(gt=0, lt=1)]
+OPTIONS = {"database": "db"}  # of `inlier serve`, where they are called otherwise than here
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"  # part of addresses, topics and file names
 
 
@@ -238,13 +239,19 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InlierError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
-def checked(content: dict[str, Any], name: str) -> Config:
-    """Raises InlierError with a line for each wrong entry."""
+def checked(content: dict[str, Any], name: str | None) -> Config:
+    """Raises InlierError with a line for each wrong entry. name: of the file; None: they are a command's options."""
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        lines = [f"{name}: {_place(e['loc'])}{_words(e)}" for e in error.errors()]
+        places = [_option(e["loc"]) if name is None else f"{name}: {_place(e['loc'])}" for e in error.errors()]
+        lines = [place + _words(e) for place, e in zip(places, error.errors(), strict=True)]
         raise InlierError("\n  ".join(lines)) from None
+
+
+def _option(loc: tuple[int | str, ...]) -> str:
+    """--alpha; what concerns several of them goes without."""
+    return f"--{OPTIONS.get(str(loc[-1]), loc[-1])}: " if len(loc) > 1 else ""
 
 
 def _place(loc: tuple[int | str, ...]) -> str:
@@ -264,4 +271,7 @@ def _words(error: Any) -> str:
         return "is missing"
     message = error["msg"].removeprefix("Value error, ")
     given = error.get("input")
-    return message if isinstance(given, dict) or error["type"] == "value_error" else f"{message}, not {given!r}"
+    if isinstance(given, dict) or error["type"] == "value_error":
+        return message
+    hint = f"; {written}" if (written := WRITTEN.get(error["loc"][-1])) else ""
+    return f"{message}, not {given!r}{hint}"

@@ -60,7 +60,7 @@ def _open_path(data: Path | str) -> Dataset:
     if data == "elpv" and not path.exists():
         return open_elpv()
     if not path.exists():
-        raise InlierError(f"{data}: no such file or folder. {LAYOUTS}")
+        raise InlierError(f"{data}: no such file or folder")
     if path.is_file():
         if path.suffix.lower() == ".csv":
             return open_table(path)
@@ -72,7 +72,7 @@ def _open_path(data: Path | str) -> Dataset:
     if dataset is None and not tree.pictures:
         others = count_kinds(file for file in path.rglob("*") if file.is_file())
         if not others:
-            raise InlierError(f"{data}: holds no file at all. {LAYOUTS}")
+            raise InlierError(f"{data}: holds no file at all")
         raise InlierError(f"{data}: no pictures {SUFFIX_LIST} found, but {others}. {LAYOUTS}")
     dataset = dataset or _recognise(tree)
     if dataset is None:

@@ -8,15 +8,18 @@ from PIL import Image
 
 from inlier.data.datasets.masks import is_marked
 from inlier.data.datasets.sample import Dataset, Sample
-from inlier.data.datasets.tree import SPLITS, TRUTH, Tree, is_good, is_other
+from inlier.data.datasets.tree import MASKS, SPLITS, TRUTH, Tree, is_bad, is_good, is_other
 from inlier.data.images import ImageSource, at_home
 from inlier.errors import InlierError
 from inlier.names import first_names
+
+LABELS = frozenset({"label", "labels"})  # parts may be labels
 
 
 def open_pictures(tree: Tree) -> Dataset:
     """All pictures in a folder and its subfolders are good. Raises InlierError where that does not seem to be true."""
     _refuse_part_of_a_category(tree)
+    _refuse_a_name_of_others(tree)
     _refuse_what_is_not_good(tree)
     good = [name for name in tree.folders() if is_good(name)]
     name = _name(tree.root)
@@ -62,6 +65,30 @@ def _refuse_part_of_a_category(tree: Tree) -> None:
             raise InlierError(f"{tree.root}: holds tests of {part.name}, not only good parts; pass {part}")
 
 
+def _refuse_a_name_of_others(tree: Tree) -> None:
+    """The folder's own name says what it holds, and that is no good parts."""
+    if all(len(p) > 1 and is_good(p[0]) for p in tree.pictures):
+        return  # crack/good: named after what the part is checked for
+    place = tree.root if tree.root.name not in ("", "..") else tree.root.resolve()
+    for name in dict.fromkeys((place.name, tree.name)):  # of a link, and of the folder that it leads to
+        if is_bad(name):
+            raise InlierError(
+                f"{tree.root}: the name {name!r} says that these are defects, and only good parts can be learned from. "
+                "To train, pass the folder of the good ones; if these are good parts, rename the folder. To evaluate, "
+                f"{_advice(place.parent)}, and pass {place.parent}"
+            )
+        if name.casefold() in MASKS - LABELS:
+            raise InlierError(
+                f"{tree.root}: the name {name!r} says that these are masks, not good parts; if they are good parts, "
+                "rename the folder"
+            )
+
+
+def _advice(root: Path) -> str:
+    """How pictures are laid out to be evaluated."""
+    return f"move the pictures to {root / 'test' / 'good'} and {root / 'test' / 'defect'}"
+
+
 def _refuse_what_is_not_good(tree: Tree) -> None:
     """Some name says that not all of this is good."""
     folders = {parts[:i] for parts in tree.pictures for i in range(1, len(parts))}
@@ -77,8 +104,9 @@ def _refuse_what_is_not_good(tree: Tree) -> None:
             "/".join(p) for p in tree.pictures if (own := is_marked(p[-1])) and (p[:-1], own.casefold()) in stems
         ]
     if strange:
-        advice = "the folder of the good ones alone" + (f" ({tree.root / good[0]})" if good else "")
+        where = f" ({tree.root / good[0]})" if good else ""
         raise InlierError(
             f"{tree.root}: is no layout that inlier knows, and not all of it seems to be good parts: it holds "
-            f"{first_names(strange)}. Pass {advice}, a .csv table that says what each picture is, or a list of paths"
+            f"{first_names(strange)}. To train, pass the folder of the good ones alone{where} or a list of paths; to "
+            f"evaluate, {_advice(tree.root)}; or pass a .csv table that says what each picture is"
         )

@@ -16,7 +16,8 @@ from inlier.names import agreeing, counted, first_names
 
 Item = TypeVar("Item")
 Split = Literal["train", "validation", "test"]
-GOOD = frozenset({"good", "ok", "normal"})  # what folders and labels of good parts are called, in lower case
+# what folders and labels of good parts are called, in lower case
+GOOD = frozenset(("good", "ok", "normal", "gut", "gutteile", "io", "i.o", "i.o.", "良品", "合格", "合格品", "正常"))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """A folder as the readers of layouts see it: the pictures below it, by the parts of their paths."""
 
+import itertools
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +27,14 @@ OTHER = frozenset(SPLITS) | MASKS | {"training", "testing", "valid", "test_priva
 DEFECTS = frozenset(
     ("bad", "defect", "defects", "defective", "anomaly", "anomalies", "anomalous", "abnormal", "ng", "nok", "ko")
     + ("faulty", "fault", "faults", "reject", "rejects", "rejected", "scrap", "flaw", "flaws", "crack", "cracks")
-    + ("scratch", "scratches", "hole", "holes", "dent", "dents", "broken", "damaged", "contamination")
+    + ("scratch", "scratches", "hole", "holes", "dent", "dents", "broken", "damaged", "contamination", "notok")
+    + ("ausschuss", "defekt", "defekte", "nio", "schlecht", "schlechte", "schlechtteile", "fehler", "fehlerhaft")
+    + ("fehlerteile", "mangel", "mängel", "mangelhaft", "anomalie", "anomalien", "beschädigt", "kaputt", "kratzer")
+    + ("riss", "risse", "delle", "dellen", "loch", "löcher", "bruch")
+    + ("不良", "不良品", "缺陷", "次品", "废品", "不合格", "不合格品", "异常")
 )
-NEGATIONS = frozenset({"no", "non", "not", "free", "without", "zero"})  # defect_free
+NOT = frozenset({"no", "non", "not", "nicht"})  # not_ok
+NEGATIONS = NOT | {"free", "without", "zero", "frei", "ohne", "kein", "keine"}  # defect_free
 
 
 @dataclass(frozen=True)
@@ -90,5 +97,15 @@ def lower(parts: Sequence[str]) -> Parts:
 
 def is_other(name: str) -> bool:
     """Whether a folder is called as those of tests, defects or masks are: "Test", "NG parts", but not "defect-free"."""
-    words = set(re.findall(r"[^\W\d_]+", name.casefold()))
-    return name.casefold() in OTHER or bool(DEFECTS & words and not NEGATIONS & words)
+    return name.casefold() in OTHER or is_bad(name)
+
+
+def is_bad(name: str) -> bool:
+    """Whether a folder is called as those of defects are: "NG parts", "n.i.O.", "not ok"."""
+    folded = unicodedata.normalize("NFC", name).casefold()
+    if folded.replace(".", "") in DEFECTS:
+        return True
+    words = re.findall(r"[^\W\d_]+", folded)
+    if any(one in NOT and other in GOOD for one, other in itertools.pairwise(words)):
+        return True
+    return bool(DEFECTS.intersection(words)) and not NEGATIONS.intersection(words)
