@@ -81,7 +81,9 @@ def test_the_defects_and_masks_of_a_category_alone_are_refused(tmp_path: Path) -
             open_dataset(root / name)
 
 
-DEFECTS = "defects,NOK,NG parts,not ok,nicht_io,Ausschuß,defekt,NIO,n.i.O.,schlecht,Ma\u0308ngel,不良品,缺陷_2024"
+DEFECTS = (
+    "defects,scratches,NOK,NG parts,not ok,nicht_io,Ausschuß,defekt,NIO,n.i.O.,schlecht,Ma\u0308ngel,不良品,缺陷_2024"
+)
 
 
 @pytest.mark.parametrize("name", DEFECTS.split(","))
@@ -103,9 +105,9 @@ def test_a_folder_whose_name_says_masks_is_not_trained_on(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["defect_free", "ohne Fehler", "keine_kratzer", "nicht defekt", "crack/good", "NOK/gut"]
+    "name", ["defect_free", "ohne Fehler", "keine_kratzer", "nicht defekt", "hole_plate", "crack/good", "NOK/gut"]
 )
-def test_a_name_that_denies_defects_is_no_defect(tmp_path: Path, name: str) -> None:
+def test_a_name_that_denies_defects_or_is_a_parts_is_no_defect(tmp_path: Path, name: str) -> None:
     assert len(open_dataset(touch(tmp_path / name, "0.png")).train) == 1
     if "/" in name:
         assert len(open_dataset((tmp_path / name).parent).train) == 1

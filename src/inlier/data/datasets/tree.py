@@ -24,14 +24,17 @@ TRUTH = ("ground_truth", "groundtruth")
 MASKS = frozenset(("mask", "masks", "gt", "label", "labels", "annotation", "annotations", "segmentation", *TRUTH))
 # what holds something else than good parts, or more than them
 OTHER = frozenset(SPLITS) | MASKS | {"training", "testing", "valid", "test_private"}
-DEFECTS = frozenset(
+BAD = frozenset(
     ("bad", "defect", "defects", "defective", "anomaly", "anomalies", "anomalous", "abnormal", "ng", "nok", "ko")
-    + ("faulty", "fault", "faults", "reject", "rejects", "rejected", "scrap", "flaw", "flaws", "crack", "cracks")
-    + ("scratch", "scratches", "hole", "holes", "dent", "dents", "broken", "damaged", "contamination", "notok")
+    + ("faulty", "fault", "faults", "reject", "rejects", "rejected", "scrap", "flaw", "flaws", "notok")
     + ("ausschuss", "defekt", "defekte", "nio", "schlecht", "schlechte", "schlechtteile", "fehler", "fehlerhaft")
-    + ("fehlerteile", "mangel", "mängel", "mangelhaft", "anomalie", "anomalien", "beschädigt", "kaputt", "kratzer")
-    + ("riss", "risse", "delle", "dellen", "loch", "löcher", "bruch")
+    + ("fehlerteile", "mangel", "mängel", "mangelhaft", "anomalie", "anomalien")
     + ("不良", "不良品", "缺陷", "次品", "废品", "不合格", "不合格品", "异常")
+)
+# what may be a word of a part's name, too: hole_plate
+KINDS = frozenset(
+    ("crack", "cracks", "scratch", "scratches", "hole", "holes", "dent", "dents", "broken", "damaged", "contamination")
+    + ("beschädigt", "kaputt", "kratzer", "riss", "risse", "delle", "dellen", "loch", "löcher", "bruch")
 )
 NOT = frozenset({"no", "non", "not", "nicht"})  # not_ok
 NEGATIONS = NOT | {"free", "without", "zero", "frei", "ohne", "kein", "keine"}  # defect_free
@@ -97,15 +100,16 @@ def lower(parts: Sequence[str]) -> Parts:
 
 def is_other(name: str) -> bool:
     """Whether a folder is called as those of tests, defects or masks are: "Test", "NG parts", but not "defect-free"."""
-    return name.casefold() in OTHER or is_bad(name)
+    return name.casefold() in OTHER or is_bad(name, BAD | KINDS)
 
 
-def is_bad(name: str) -> bool:
-    """Whether a folder is called as those of defects are: "NG parts", "n.i.O.", "not ok"."""
+def is_bad(name: str, among: frozenset[str] = BAD) -> bool:
+    """Whether a folder is called as those of defects are: "NG parts", "n.i.O.", "not ok". among: words that say so
+    beside others; alone a kind of defect says so, too."""
     folded = unicodedata.normalize("NFC", name).casefold()
-    if folded.replace(".", "") in DEFECTS:
+    if folded.replace(".", "") in BAD | KINDS:
         return True
     words = re.findall(r"[^\W\d_]+", folded)
     if any(one in NOT and other in GOOD for one, other in itertools.pairwise(words)):
         return True
-    return bool(DEFECTS.intersection(words)) and not NEGATIONS.intersection(words)
+    return bool(among.intersection(words)) and not NEGATIONS.intersection(words)
