@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inlier.bench.profile import Timing, drawn
+from inlier.bench.profile import Limit, Timing, drawn, in_words
 from inlier.errors import InlierError
 from inlier.report import charts
 
@@ -106,3 +106,17 @@ def test_the_picture_of_a_profile_tells_a_verdict_from_its_drawing():
     assert "backbone and method" in page  # of a graph that cannot be divided
     assert page.startswith("<svg ") and "background: white" in page
     assert "backbone and method" not in drawn(timings[:1])
+
+
+def test_a_bound_above_what_was_measured_is_left_out_with_the_reason():
+    def timing(runtime, batch, ms):
+        return Timing(runtime, batch, {"backbone": ms - 8, "method": 5.0, "map": 3.0, "decode": 50.0})
+
+    limit = Limit(multiply_adds=8.2e9, weights=2**20, rate=1e11, bandwidth=1e10)  # 82 ms
+    words = in_words(limit, [timing("torch", 1, 48.0), timing("torch", 8, 90.0)])
+    assert "a picture takes at least about 82.00 ms in a batch of 8; no bound is told" in words
+    assert "48.00 ms in a batch of 1, where these rates allow 82.00 ms" in words
+    words = in_words(limit, [timing("torch", 1, 100.0), timing("torch", 8, 90.0)])
+    assert words.endswith("at least about 82.00 ms in a batch of 1, 82.00 ms in a batch of 8")
+    words = in_words(limit, [timing("torch", 1, 48.0), timing("torch", 8, 40.0)])
+    assert "at least" not in words and "48.00 ms in a batch of 1" in words and "40.00 ms in a batch of 8" in words

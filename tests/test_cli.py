@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from conftest import part
-from inlier import drift
+from inlier import drift, methods
+from inlier.cli import extras
 from inlier.data.cues import CUES
 
 TINY = ("--set", "size=64", "--backbone", "tiny")
@@ -158,13 +159,128 @@ def test_one_class_gives_null_and_a_sentence(inlier, model, plates, tmp_path):
 def test_predict_goes_on_after_a_bad_file_and_names_it(inlier, model, plates, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_text("text")
-    code, stdout, stderr = inlier(
-        "predict", model, bad, plates / "plate/test/good/000.png", tmp_path / "none.png", "--jsonl", "-"
-    )
+    gone = tmp_path / "gone.png"
+    gone.symlink_to("nowhere.png")
+    code, stdout, stderr = inlier("predict", model, bad, plates / "plate/test/good/000.png", gone, "--jsonl", "-")
     lines = [json.loads(line) for line in stdout.splitlines()]
     assert code == 1 and "2 of 3 pictures could not be read" in stderr and str(bad) in stderr
     assert set(lines[0]) == {"path", "error"} and lines[0]["path"] == str(bad)
     assert set(lines[1]) == {"path", "score", "p_value", "verdict"} and lines[1]["verdict"] in ("good", "defect")
+    assert stderr.splitlines()[-1] == f"3 pictures: 1 {lines[1]['verdict']}, 2 unreadable"
+
+
+def test_predict_ends_with_what_was_judged_where_it_was_more_than_one(inlier, model, plates):
+    test = plates / "plate/test"
+    code, stdout, stderr = inlier("predict", model, test)
+    said = [line.split()[0] for line in stdout.splitlines()]
+    counts = [f"{said.count(verdict)} {verdict}" for verdict in ("good", "defect") if verdict in said]
+    assert code == 0 and len(said) == 12 and stderr.splitlines()[-1] == f"12 pictures: {', '.join(counts)}"
+    _, quiet, stderr = inlier("--quiet", "predict", model, test)
+    assert quiet == stdout and "pictures: " not in stderr
+    assert "pictures:" not in inlier("predict", model, test / "good/000.png")[2]
+
+
+def test_names_where_nothing_lies_are_wrong_use_before_a_model_is_read(inlier, plates, tmp_path):
+    code, stdout, stderr = inlier("predict", tmp_path / "m.inlier", plates, tmp_path / "nope", plates / "no.png")
+    assert (code, stdout) == (2, "")
+    assert stderr == f"error: {tmp_path / 'nope'}, {plates / 'no.png'}: no such file or folder\n"
+    code, _, stderr = inlier("profile", tmp_path / "m.inlier", tmp_path / "nope")
+    assert code == 2 and stderr == f"error: {tmp_path / 'nope'}: no such file or folder\n"
+
+
+def test_what_is_no_model_is_named_with_the_order_of_the_arguments(inlier, model, plates, tmp_path):
+    picture = plates / "plate/test/good/000.png"
+    shutil.copy(picture, tmp_path / "copy.inlier")  # by its content
+    (tmp_path / "broken.png").write_bytes(b"")  # by its name
+    first = "a command takes the model first: MODEL PICTURES"
+    for path in (picture, tmp_path / "copy.inlier", tmp_path / "broken.png"):
+        code, _, stderr = inlier("predict", path, model)
+        assert code == 2 and stderr == f"error: {path}: is a picture, not a model file; {first}\n"
+    code, _, stderr = inlier("predict", plates, model)
+    assert code == 2 and stderr == f"error: {plates}: is a folder, not a model file; {first}\n"
+    (tmp_path / "cut.inlier").write_bytes(model.read_bytes()[:2000])
+    code, _, stderr = inlier("predict", tmp_path / "cut.inlier", picture)
+    assert code == 2 and "is not a whole inlier model" in stderr and "copy it again, or train it anew" in stderr
+
+
+@pytest.fixture(scope="module")
+def anywhere(plates, tmp_path_factory):
+    """A model that other processes can read, which do not know the tiny backbone."""
+    from inlier import PaDiM
+
+    path = tmp_path_factory.mktemp("anywhere") / "plate.inlier"
+    PaDiM("light", size=64).fit(plates).save(path)
+    return path
+
+
+HIDING = """
+import sys
+sys.modules.update(dict.fromkeys(sys.argv.pop(1).split(",")))
+from inlier.__main__ import main
+main()
+"""
+
+
+def without(hidden, folder, *arguments):
+    """A command in a process of its own that does not find some packages: (exit code, stderr)."""
+    command = [sys.executable, "-c", HIDING, hidden, *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("hidden", "command", "extra"),
+    [
+        ("sqlalchemy", "serve {model}", "serve"),
+        ("sqlalchemy", "records list", "serve"),
+        ("sqlalchemy", "records report r.html", "serve"),
+        ("pyarrow", "fleet rejudge {model} a.parquet --station s", "fleet"),
+        ("matplotlib,jinja2", "fleet report r.html", "report"),
+        ("matplotlib,jinja2", "study report", "report"),
+        ("matplotlib,jinja2", "evaluate {model} {data} --report r", "report"),
+        ("matplotlib,jinja2", "stress {model} {data}", "report"),
+        ("matplotlib,jinja2", "profile {model} --chart p.svg", "report"),
+        ("onnxscript", "export {model} --out m.onnx", "export"),
+        ("timm", "train {data} --method padim --backbone timm:resnet18", "timm"),
+        ("diffusers", "train {data} --method diad", "diad"),
+    ],
+)
+def test_a_package_of_an_extra_that_is_not_there_is_a_line_that_names_the_extra(
+    anywhere, plates, tmp_path, hidden, command, extra
+):
+    code, stderr = without(hidden, tmp_path, *command.format(model=anywhere, data=plates).split())
+    assert code == 2 and stderr.splitlines()[-1].startswith("error: "), stderr
+    assert f"pip install 'inlier[{extra}]'" in stderr and "Traceback" not in stderr
+    assert not os.listdir(tmp_path)
+
+
+def test_any_other_package_that_is_not_there_is_a_fault_of_ours(model, plates, tmp_path):
+    code, stderr = without("scipy.ndimage", tmp_path, "predict", model, plates)
+    assert code == 1 and "Traceback" in stderr and "pip install" not in stderr
+    code, stderr = without("sqlalchemy", tmp_path, "--debug", "records", "list")
+    assert code == 1 and "Traceback" in stderr
+
+
+def test_every_package_that_is_asked_for_is_known_by_its_module():
+    """Modules that have another name than their package are in a list, which must not be forgotten."""
+    import ast
+
+    source = Path(extras.__file__).parent.parent
+    asked = {
+        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name) or ""
+        for file in source.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    }
+    base = ["PIL", "huggingface_hub", "numpy", "psutil", "rich", "safetensors", "scipy", "simplejpeg", "torch", "typer"]
+    brought = ["markupsafe", "starlette"]  # by jinja2 and fastapi
+    others = {name.split(".")[0] for name in asked} - {"inlier", "", *base, *brought} - sys.stdlib_module_names
+    assert len(others) > 20
+    told = {name: extras.words_of(ModuleNotFoundError(name=name)) for name in others}
+    assert not [name for name, words in told.items() if words is None]
+    assert "opencv-python-headless" in told["cv2"] and "inlier[camera]" in told["cv2"]
+    assert "inlier[onnx]" in told["onnxruntime"]
+    assert extras.words_of(ModuleNotFoundError(name="skimage.data")).endswith("'inlier[textures]'")
 
 
 def test_predict_says_when_it_is_given_the_pictures_that_the_model_was_fitted_on(inlier, model, plates, tmp_path):
@@ -223,6 +339,7 @@ def test_no_output_takes_the_place_of_a_picture_or_lies_among_them(inlier, model
     for arguments, words in (
         (("evaluate", model, plates, "--json", plates / "plate/test/good/000.png"), "overwritten"),
         (("predict", model, good, "--overlays", good / "overlays"), "lies in"),
+        (("predict", model, good, "--overlays", model), f"{model} is a file that is read, not a folder"),
     ):
         code, _, stderr = inlier(*arguments)
         assert code == 2 and words in stderr
@@ -401,6 +518,10 @@ def test_methods_lists_methods_and_settings(inlier):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (
+            ("train", "{plates}"),
+            "--method is missing: padim to start; `inlier methods` lists them, `inlier auto` chooses",
+        ),
         (("train", "{plates}", "--method", "padin"), "Did you mean 'padim'"),
         (("train", "{plates}", "--method", "padim", "--preset", "heavy"), "no preset 'heavy'"),
         (("train", "{plates}", "--method", "padim", "--set", "sgma=1"), "Did you mean 'sigma'"),
@@ -839,3 +960,12 @@ def test_monitor_needs_a_calibration_and_one_kind_of_part(inlier, plates, tmp_pa
     inlier("train", tmp_path / "data", "--method", "padim", *TINY, "--out", tmp_path / "two.inlier")
     code, _, stderr = inlier("predict", tmp_path / "two.inlier", plates / "plate/test/good", "--monitor", state)
     assert code == 2 and "judges bolt, nut" in stderr and not state.exists()
+
+
+def test_the_help_of_preview_names_the_methods_that_it_draws(inlier):
+    able = [name for name in methods.names() if methods.get(name).previews]
+    for arguments in (("--help",), ("preview", "--help")):
+        _, stdout, _ = inlier(*arguments)
+        words = " ".join(stdout.split())
+        assert f"Draw what a method ({', '.join(able)}) makes" in words
+    assert all(f"{name} (" in words for name in able)

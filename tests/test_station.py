@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import shutil
+import sys
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -474,7 +475,8 @@ def test_strangers_get_nothing_and_roles_get_theirs(serve):
         assert call({"Authorization": "Bearer wrong-token-0123456789"}).status_code == 401
         for place, role in enumerate(TOKENS):
             assert (call(as_(role)).status_code == 200) == (place >= list(TOKENS).index(needed)), (needed, role)
-    assert client.get("/v1/health").status_code == 200
+    for path in ("/v1/health", "/health", "/healthz"):
+        assert client.get(path).json() == {"status": "ok", "version": library.__version__}
     client.post("/v1/records/1/label", json={"label": "good"}, headers=as_("operator"))
     assert client.get("/v1/records/1", headers=as_("viewer")).json()["actions"][0]["who"] == "the operator"
     assert client.get("/v1/records", headers={"Cookie": f"inlier_token={TOKENS['viewer']}"}).status_code == 200
@@ -677,6 +679,26 @@ def test_an_alpha_that_calibration_cannot_promise_is_told_at_the_start(plate_mod
         open_plant(tmp_path, plate_model, stations=stations)
 
 
+@pytest.mark.parametrize(
+    ("package", "more"),
+    [
+        *((name, "") for name in ("contourpy", "jinja2", "python_multipart", "uvicorn")),
+        ("paho", "sinks = [{kind = 'mqtt', host = '127.0.0.1'}]"),
+        ("watchfiles", "source = {folder = '.'}"),
+        ("asyncua", "[opcua]\nport = 4841"),
+        ("psycopg", "[server]\ndatabase = 'postgresql://who@127.0.0.1:1/x'"),
+    ],
+)
+def test_a_package_that_is_not_there_is_named_at_the_start(inlier, plate_model, tmp_path, monkeypatch, package, more):
+    """And not by a thread, once parts pass."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / "s.toml").write_text(f"[[stations]]\nname = 'x'\nmodel = '{plate_model}'\n{more}")
+    code, _, err = inlier("serve", "--config", "s.toml", "--data", "d", "--port", 0)
+    name = {"paho": "paho-mqtt"}.get(package, package).replace("_", "-")
+    assert code == 2 and f"error: this needs {name}, which is not installed here: pip install 'inlier[serve]'\n" in err
+
+
 def test_serve_says_what_is_missing(inlier, tmp_path):
     code, _, err = inlier("serve")
     assert code == 2 and "no station: give a model" in err
@@ -689,6 +711,16 @@ def test_serve_says_what_is_missing(inlier, tmp_path):
     ):
         code, _, err = inlier("serve", tmp_path / "none.inlier", *option)
         assert code == 2 and words in err and "options:" not in err
+    code, _, err = inlier("serve", tmp_path, "--data", tmp_path / "d", "--port", 0)
+    assert code == 2 and "is a folder, not a model file" in err and not (tmp_path / "d").exists()
+    (tmp_path / "odd.toml").write_text("stations = [\n= 3")
+    code, _, err = inlier("serve", "--config", tmp_path / "odd.toml")
+    assert code == 2 and "odd.toml: is no valid TOML: " in err and "line 2" in err
+    (tmp_path / "odd.toml").write_text("stations = []", encoding="utf-16")
+    code, _, err = inlier("serve", "--config", tmp_path / "odd.toml")
+    assert code == 2 and "odd.toml: is no text in UTF-8" in err and "save it as UTF-8" in err
+    (tmp_path / "odd.toml").write_text("stations = []", encoding="utf-8-sig")
+    assert "no station: give a model" in inlier("serve", "--config", tmp_path / "odd.toml")[2]
     (tmp_path / "station.toml").write_text("[[stations]]\nname = 'x'\n")
     code, _, err = inlier("serve", "--config", tmp_path / "station.toml")
     assert code == 2 and "stations[0].model: is missing" in err

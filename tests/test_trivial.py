@@ -39,10 +39,12 @@ def test_trivial_cues_are_detectors_and_leaks():
 def test_what_a_cue_explains_is_said():
     found = {"brightness": trivial.Baseline(None, 0.951), "contrast": trivial.Baseline(0.79, 0.2)}
     assert trivial.warning("screw", found) == (
-        "screw: good test pictures and defects differ in brightness (AUROC 95.1 % by itself, - % as a detector); where "
-        "a cue alone reaches 80 %, figures say little about methods"
+        "screw: good test pictures and defects differ in brightness (AUROC 95.1 % by itself); where a cue "
+        "alone reaches 80 %, figures say little about methods"
     )
     assert trivial.warning("screw", {"contrast": found["contrast"]}) == ""
+    both = trivial.warning("screw", {"contrast": trivial.Baseline(0.9, 0.85)})
+    assert "contrast (AUROC 85.0 % by itself, 90.0 % as a detector)" in both
 
 
 def test_sixteen_bits_have_the_cues_of_eight():

@@ -28,6 +28,7 @@ log = logging.getLogger("inlier")
 FORMAT = 1
 TEMPORARY = ".inlier-"  # what unfinished files are called, and what a kill -9 leaves
 MOUNTS = Path("/proc/self/mountinfo")
+REMEDY = "copy it again, or train it anew"
 NO_FLUSHING = (errno.EINVAL, errno.EBADF, errno.ENOTSUP)  # from file systems that cannot flush a folder, or anything
 
 
@@ -163,8 +164,7 @@ def _read(path: Path, header_only: bool = False) -> tuple[dict[str, "Tensor"], d
     from safetensors import safe_open
 
     path = path.expanduser()
-    if not path.is_file():
-        raise ArtifactError(f"{path}: {'is a folder, not a model file' if path.is_dir() else 'no such model file'}")
+    check_is_file(path)
     try:
         with path.open("rb") as source:
             start = source.read(9)
@@ -178,7 +178,7 @@ def _read(path: Path, header_only: bool = False) -> tuple[dict[str, "Tensor"], d
                 # copies: a tensor of safetensors is a window into the file, and changes when the file does
                 tensors = {name: file.get_tensor(name).clone() for name in sorted(file.keys())}
         if header.pop("sha256", None) != _digest(header, tensors):
-            raise ArtifactError(f"{path}: is damaged; its content does not match its checksum")
+            raise ArtifactError(f"{path}: is damaged, its content does not match its checksum; {REMEDY}")
         return tensors, header
     except ArtifactError:
         raise
@@ -186,8 +186,16 @@ def _read(path: Path, header_only: bool = False) -> tuple[dict[str, "Tensor"], d
         raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # the readers of a damaged file raise all kinds
         raise ArtifactError(
-            f"{path}: is not a whole inlier model; it is damaged, cut short or of another kind"
+            f"{path}: is not a whole inlier model; it is damaged, cut short or of another kind: {REMEDY}"
         ) from error
+
+
+def check_is_file(path: Path) -> None:
+    """Raise ArtifactError for what cannot be a model file, as nothing is there or a folder is."""
+    if path.is_dir():
+        raise ArtifactError(f"{path}: is a folder, not a model file")
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such model file")
 
 
 def _header(path: Path, text: str | None) -> dict[str, Any]:

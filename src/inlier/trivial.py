@@ -79,10 +79,7 @@ def strongest(found: Mapping[str, Baseline]) -> tuple[str, float] | None:
 
 def warning(name: str, found: Mapping[str, Baseline]) -> str:
     """What a reader of the set's figures must know; "" where no cue parts good from defect."""
-    told = [
-        f"{cue} (AUROC {_percent(found[cue].leak)} % by itself, {_percent(found[cue].detector)} % as a detector)"
-        for cue in suspicious(found)
-    ]
+    told = [f"{cue} (AUROC {_figures(found[cue])})" for cue in suspicious(found)]
     if not told:
         return ""
     return (
@@ -91,8 +88,9 @@ def warning(name: str, found: Mapping[str, Baseline]) -> str:
     )
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+def _figures(baseline: Baseline) -> str:
+    values = (baseline.leak, "by itself"), (baseline.detector, "as a detector")
+    return ", ".join(f"{100 * value:.1f} % {words}" for value, words in values if value is not None)
 
 
 def _look(sample: Sample) -> tuple[float, ...] | None:

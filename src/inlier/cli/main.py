@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from inlier.cli import extras
 from inlier.cli.auto import auto, tune
 from inlier.cli.benchmark import benchmark
 from inlier.cli.calibrate import calibrate
@@ -53,12 +54,13 @@ def main() -> None:
     except Exception as error:
         # the parser's own errors know how to show themselves
         show = getattr(error, "format_message", None)
-        if "--debug" in sys.argv or not (show or isinstance(error, (InlierError, OSError))):
+        missing = extras.words_of(error)
+        if "--debug" in sys.argv or not (show or missing or isinstance(error, (InlierError, OSError))):
             raise
         if getattr(error, "errno", None) != errno.EPIPE:
-            tell(f"error: {show() if show else _words(error)}")
+            tell(f"error: {show() if show else missing or _words(error)}")
         refused = isinstance(error, ArtifactError) and isinstance(error.__cause__, OSError)  # a full or read-only disk
-        code = 2 if (show or isinstance(error, InlierError)) and not refused else 1
+        code = 2 if (show or missing or isinstance(error, InlierError)) and not refused else 1
     if code == 130:
         tell("stopped")
     _give_up_broken_streams()

@@ -63,6 +63,8 @@ def protect(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
         if real in read:
             raise InlierError(f"{target}: is an input of this command and would be overwritten; choose another name")
         folder = next((parent for parent in real.parents if parent in read), None)
+        if folder and folder.is_file():
+            raise InlierError(f"{target}: {folder} is a file that is read, not a folder; choose another name")
         if folder and real.suffix.lower() in SUFFIXES:
             raise InlierError(
                 f"{target}: lies in {folder}, whose pictures this command reads: it would overwrite one of them, or be "
@@ -76,6 +78,20 @@ def protect(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
             raise InlierError(
                 f"{written[above]}: cannot be a file and the folder of another output, {target}; give each its own name"
             )
+
+
+def check_given(paths: Iterable[Path]) -> None:
+    """Raise InlierError for names on the command line where nothing lies, not even a link: they are mistyped."""
+    missing = []
+    for path in paths:
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            missing.append(shown(path))
+        except (OSError, ValueError):  # links in a circle, or what no path can be: reading it will say so
+            pass
+    if missing:
+        raise InlierError(f"{', '.join(missing)}: no such file or folder")
 
 
 def check_page(path: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import sys
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +12,13 @@ import typer
 
 from inlier import artifact
 from inlier.cli.options import Alpha, Confidence, Device, Model, Runtime, Workers
-from inlier.cli.outputs import Writer, check_stdout, hint_at_outlines, json_line, protect, tell, text_line
+from inlier.cli.outputs import Writer, check_given, check_stdout, hint_at_outlines, json_line, protect, tell, text_line
 from inlier.cli.watched import watched
 from inlier.errors import InlierError
 from inlier.names import shown
 
 log = logging.getLogger("inlier")
+SAID = ("good", "defect", "without a verdict", "unreadable")  # in the last line
 
 
 def predict(
@@ -65,6 +67,7 @@ def predict(
     to_file = jsonl is not None and str(jsonl) != "-"
     if not to_file:
         check_stdout()
+    check_given(images)
     inspector = load(model, device, runtime=runtime)
     if reconstructions and not inspector.repaints:
         raise InlierError(f"--reconstructions: {inspector.header()['method']} repaints nothing")
@@ -84,6 +87,7 @@ def predict(
     for folder in filter(None, (maps, overlays, reconstructions)):
         artifact.check_writable(folder / "any.png")
     sources, failed, unwritten = list(roots), 0, 0
+    said = Counter[str]()
     digests: list[str] = []
     with ExitStack() as stack:
         watch = stack.enter_context(watched(monitor, monitor_chart, inspector)) if monitor else None
@@ -110,6 +114,7 @@ def predict(
                     unwritten += 1
                     tell(f"error: {shown(p.path)}: judged, but its pictures were not all written: {shown(error)}")
             print(json_line(p, lines.encoding) if jsonl else text_line(p), file=lines, flush=True)
+            said["unreadable" if p.error else p.verdict or "without a verdict"] += 1
             digests.append(digest(p.path))
             if watch and p.score is not None:
                 watch(p, digests[-1])
@@ -125,6 +130,8 @@ def predict(
             "says nothing about other parts",
             model,
         )
+    if len(sources) > 1:
+        log.info("%d pictures: %s", len(sources), ", ".join(f"{said[words]} {words}" for words in SAID if said[words]))
     if failed or unwritten:
         raise typer.Exit(1)
 

@@ -27,7 +27,8 @@ MARKED = 4  # pictures that the region of interest is drawn on
 def preview(
     data: Data,
     method: Annotated[
-        str, typer.Option(help="The method to be trained, one that simulates defects or turns pictures.")
+        str,
+        typer.Option(help="The method to be trained: memseg (simulates defects) or differnet (turns pictures)."),
     ] = methods.PREVIEWED,
     preset: Preset = "light",
     set_: Changes = None,
@@ -43,7 +44,7 @@ def preview(
         "preview.png"
     ),
 ) -> None:
-    """Draw what a method makes of the good pictures of DATA, before hours of training."""
+    """Draw what a method (differnet, memseg) makes of the good pictures of DATA, before hours of training."""
     from PIL import Image
 
     from inlier.data.datasets import open_dataset

@@ -7,7 +7,7 @@ import typer
 
 from inlier import artifact
 from inlier.cli.options import Device, Model
-from inlier.cli.outputs import protect, say, tell
+from inlier.cli.outputs import check_given, protect, say, tell
 from inlier.errors import InlierError
 from inlier.names import shown
 
@@ -29,16 +29,19 @@ def profile(
     """Milliseconds a picture takes, stage by stage, in batches of 1 and 8, and the least that the machine allows."""
     from inlier.bench import profile as bench
     from inlier.data.images import list_images
+    from inlier.report.pages import check_installed
     from inlier.runtime.load import load, runtimes_for
 
     sources: list[Path | bytes] = [bench.drawn_picture()]
     if data is not None:
+        check_given([data])
         sources = list(list_images(data)[:PICTURES] if data.is_dir() else [data])
         if not sources:
             raise InlierError(f"{shown(data)}: holds no pictures")
     if chart:
         if chart.suffix.lower() != ".svg":
             raise InlierError(f"{shown(chart)}: the chart is an SVG picture; choose a name that ends in .svg")
+        check_installed("matplotlib")
         protect([chart], [model, *([data] if data else [])])
         artifact.check_writable(chart)
     timings, limit = [], None
@@ -50,7 +53,7 @@ def profile(
     say("milliseconds a picture; verdict: all but drawing")
     say(bench.table(timings))
     if limit:
-        say(bench.in_words(limit))
+        say(bench.in_words(limit, timings))
     if chart:
         artifact.write_bytes(chart, bench.drawn(timings).encode())
         say(f"{shown(chart)}: written")

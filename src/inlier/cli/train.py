@@ -22,6 +22,7 @@ from inlier.cli.options import (
     settings,
 )
 from inlier.cli.outputs import hint_at_outlines, in_place, protect, read_by, say_model
+from inlier.errors import InlierError
 from inlier.names import shorten
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
 def train(
     data: Data,
-    method: Annotated[str, typer.Option(help=f"One of: {', '.join(methods.names())}.")],
+    method: Annotated[
+        str | None, typer.Option(help=f"One of: {', '.join(methods.names())}. Must be given; padim to start.")
+    ] = None,
     preset: Preset = "light",
     category: Categories = None,
     backbone: Annotated[str | None, typer.Option(help="Pretrained network, e.g. resnet18 or timm:NAME.")] = None,
@@ -61,6 +64,8 @@ def train(
     workers: Workers = 2,
 ) -> None:
     """Learn from the good pictures in DATA and write a model."""
+    if method is None:
+        raise InlierError("--method is missing: padim to start; `inlier methods` lists them, `inlier auto` chooses")
     changed = settings(method, preset, set_, backbone=backbone, textures=textures, tile=tile, overlap=overlap)
     detector = methods.create(method, preset, seed=seed, device=device, weights=weights, **changed)
     hint_at_outlines(detector.settings.size)

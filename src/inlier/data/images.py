@@ -139,6 +139,20 @@ def read_bytes(path: Path | str) -> bytes:
         raise ImageError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
+def is_picture(path: Path | str) -> bool:
+    """By its name or its first bytes, whether or not the rest can be read. False where nothing is there."""
+    file = at_home(path)
+    if not file.is_file():
+        return False
+    if file.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with Image.open(file, formats=FORMATS):
+            return True
+    except Exception:  # Pillow's readers raise all kinds
+        return False
+
+
 def encoded(source: ImageSource) -> bytes:
     """The picture's file, as it is; of an array or PIL image a file without loss that `decode_image` reads."""
     if isinstance(source, (str, Path)):

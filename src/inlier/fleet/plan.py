@@ -1,6 +1,5 @@
 """A plan is data: the parts of a plant, from a TOML file or a folder of folders, checked before anything runs."""
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from inlier import methods
 from inlier.errors import WRITTEN, InlierError
+from inlier.serve.config import read_toml
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"  # part of the paths in the store
 AUTO = "auto"  # instead of a method: the one that finds most planted defects
@@ -80,13 +80,7 @@ def read_plan(place: Path) -> Plan:
 
     Method, preset and settings are checked by `check_methods`, pictures by the verb "check".
     """
-    if place.is_dir():
-        content = _of_folder(place)
-    else:
-        try:
-            content = tomllib.loads(place.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError) as error:
-            raise InlierError(f"{place}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    content = _of_folder(place) if place.is_dir() else read_toml(place)
     defaults, parts = content.pop("defaults", {}), content.pop("parts", [])
     if not isinstance(defaults, dict) or not isinstance(parts, list) or not all(isinstance(one, dict) for one in parts):
         raise InlierError(f"{place}: expected a table [defaults], if any, and a table [[parts]] for each part")

@@ -312,6 +312,10 @@ class Inspector:
         if "runtime_" not in vars(self):
             raise InlierError(f"this {type(self).__name__} is not fitted yet: call fit(...) or inlier.load(...)")
 
+    def take_as_said(self, note: str | None) -> None:
+        """Do not say this: somebody does."""
+        self._said = note or ""
+
     def _say_once(self, note: str) -> None:
         if vars(self).setdefault("_said", "") != note:
             self._said = note

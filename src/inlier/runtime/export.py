@@ -121,7 +121,6 @@ def export(
             log.warning("%s. %sIt is written all the same", told, where)
         exported.told["parity"] = asdict(parity)
         exported.save(path)
-    log.info("%s: %s", path, parity)
     return parity
 
 

@@ -22,6 +22,7 @@ from inlier.runtime.graph import ExportedRuntime, Graph
 from inlier.version import __version__
 
 FORMAT = 1
+REMEDY = "copy it again, or export it anew"
 
 
 class Exported(Inspector):
@@ -79,8 +80,13 @@ def parse(path: str | os.PathLike[str], text: str) -> tuple[dict[str, Any], dict
             for name, one in header.pop("arrays").items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
-        raise ArtifactError(f"{path}: what it says of itself is damaged ({error})") from error
+        raise ArtifactError(f"{path}: what it says of itself is damaged ({error}); {REMEDY}") from error
     return header, arrays
+
+
+def cannot_use(runtime: str, reason: str) -> str:
+    """What is said of a file that a runtime does not take: mostly it is damaged, which its own words do not say."""
+    return f"is damaged, cut short or no model that {runtime} can use; {REMEDY} ({reason})"
 
 
 def graph_of(path: str | os.PathLike[str], text: str) -> Graph:

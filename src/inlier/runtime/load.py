@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inlier.data.images import is_picture
 from inlier.errors import ArtifactError, InlierError
 from inlier.version import __version__
 
@@ -24,6 +25,7 @@ log = logging.getLogger("inlier")
 RUNTIMES = ("torch", "onnx", "openvino")
 READS = {".onnx": ("onnx", "openvino"), ".xml": ("openvino",)}  # by suffix; any other one is an .inlier file
 PACKAGES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
+ORDER = "a command takes the model first: MODEL PICTURES"
 MEASURED = 0.5  # seconds for each runtime that `auto` tries
 TOLERANCE = 1e-3  # largest difference of scores, as a share of their median size, between runtimes that `auto` takes
 
@@ -40,6 +42,17 @@ def load(
     is not known here.
     """
     path = Path(path)
+    try:
+        return _chosen(path, device, runtime)
+    except ArtifactError as error:
+        if path.is_dir():
+            raise ArtifactError(f"{error}; {ORDER}") from error.__cause__
+        if isinstance(error.__cause__, OSError) or not is_picture(path):
+            raise
+        raise ArtifactError(f"{path}: is a picture, not a model file; {ORDER}") from error
+
+
+def _chosen(path: Path, device: str, runtime: str | None) -> "Detector[Any, Any] | Exported":
     known = READS.get(path.suffix.lower(), RUNTIMES)
     if runtime == "auto":
         return _fastest(path, device, runtimes_for(path))

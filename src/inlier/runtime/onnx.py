@@ -17,7 +17,7 @@ from inlier import artifact
 from inlier.errors import ArtifactError, InlierError
 from inlier.inspection.inspector import Output
 from inlier.machine import threads
-from inlier.runtime.exported import graph_of
+from inlier.runtime.exported import REMEDY, cannot_use, graph_of
 from inlier.runtime.protobuf import field, pruned
 
 KEY = "inlier"  # of the model's metadata
@@ -47,7 +47,7 @@ class OnnxRuntime:
             whole = session(content)
             self.text = whole.get_modelmeta().custom_metadata_map.get(KEY, "")
         except Exception as error:  # of no common kind
-            raise ArtifactError(f"{path}: ONNX Runtime cannot use it ({_first_line(error)})") from error
+            raise ArtifactError(f"{path}: {cannot_use('ONNX Runtime', _first_line(error))}") from error
         self.graph = graph_of(path, self.text)
         self._part = content[: _checked(path, content, self.text)]
         self._session = session
@@ -77,11 +77,8 @@ def with_header(graph: bytes, text: str) -> bytes:
 
 def _read(path: Path) -> bytes:
     try:
+        artifact.check_is_file(path.expanduser())
         return path.expanduser().read_bytes()
-    except IsADirectoryError:
-        raise ArtifactError(f"{path}: is a folder, not a model file") from None
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such model file") from None
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -91,7 +88,7 @@ def _checked(path: str | os.PathLike[str], content: bytes, text: str) -> int:
     stored: dict[str, Any] = json.loads(text).get("onnx", {})
     size = stored.get("bytes", 0)
     if hashlib.sha256(content[:size]).hexdigest() != stored.get("sha256"):
-        raise ArtifactError(f"{path}: is damaged or was changed; its graph does not match its checksum")
+        raise ArtifactError(f"{path}: is damaged or was changed, its graph does not match its checksum; {REMEDY}")
     return int(size)
 
 

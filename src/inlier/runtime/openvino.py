@@ -17,7 +17,7 @@ from inlier import artifact
 from inlier.errors import ArtifactError, InlierError
 from inlier.inspection.inspector import Output
 from inlier.machine import threads
-from inlier.runtime.exported import graph_of
+from inlier.runtime.exported import REMEDY, cannot_use, graph_of
 
 KEY = "inlier"  # of the model's rt_info
 ONNX_KEYS = ["framework", KEY]  # where OpenVINO puts the metadata of an ONNX file
@@ -48,18 +48,19 @@ class OpenvinoRuntime:
             raise InlierError(f"{path}: needs OpenVINO: pip install 'inlier[openvino]'") from error
         self.path = Path(path).expanduser()
         self._openvino = openvino
-        if not self.path.is_file():
-            raise ArtifactError(f"{path}: no such model file")
+        artifact.check_is_file(self.path)
         try:
             self.model = core().read_model(self.path)
             self.text = self._stored()
         except Exception as error:  # of no common kind
             reason = ([line for line in str(error).splitlines() if line] or [type(error).__name__])[-1]
-            raise ArtifactError(f"{path}: OpenVINO cannot use it ({reason})") from error
+            raise ArtifactError(f"{path}: {cannot_use('OpenVINO', reason)}") from error
         self.graph = graph_of(path, self.text)
         header = json.loads(self.text)
         if self.path.suffix.lower() == ".xml" and digest(weights_file(self.path)) != header.get("bin"):
-            raise ArtifactError(f"{path}: its weights, {weights_file(self.path).name}, are not those that belong to it")
+            raise ArtifactError(
+                f"{path}: its weights, {weights_file(self.path).name}, are not those that belong to it; {REMEDY}"
+            )
         self._precision = HINTS[header["precision"]]
         self._compiled: dict[tuple[str, ...], Any] = {}
 

@@ -88,6 +88,7 @@ def compare(detector: Inspector, exported: Inspector, pictures: Compared, worker
         for name, own in itertools.groupby(samples, lambda sample: sample.category):
             sources = [sample.source for sample in own]
             category = detector.category_of(name)
+            exported.take_as_said(detector.calibration_.note(None, None, category))  # the detector will say it
             by_both = (judge.predict(sources, category=category, workers=workers) for judge in (detector, exported))
             for a, b in zip(*by_both, strict=True):  # one pair at a time: maps of thousands fill the memory
                 pairs.append((a.score, b.score))

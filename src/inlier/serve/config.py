@@ -234,9 +234,13 @@ class Config(Section):
 def read_toml(path: Path) -> dict[str, Any]:
     """Not checked yet. Raises InlierError."""
     try:
-        return tomllib.loads(path.expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InlierError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        return tomllib.loads(path.expanduser().read_text(encoding="utf-8-sig"))
+    except tomllib.TOMLDecodeError as error:
+        raise InlierError(f"{path}: is no valid TOML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise InlierError(f"{path}: is no text in UTF-8 ({error}); save it as UTF-8") from None
+    except OSError as error:
+        raise InlierError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def checked(content: dict[str, Any], name: str | None) -> Config:

@@ -35,6 +35,8 @@ def open_engine(url: str, read_only: bool) -> Engine:
             Path(address.database).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(address, connect_args={"timeout": 15})
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        if getattr(error, "name", None) == "psycopg":  # the address is right
+            raise
         raise InlierError(f"the address of the database cannot be used: {error}") from None
     except OSError as error:
         raise StoreError(f"{error.filename}: cannot be made ({error.strerror})") from None

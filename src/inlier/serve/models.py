@@ -14,7 +14,7 @@ import numpy as np
 from inlier import artifact
 from inlier.calibration import Rule
 from inlier.data.region import Region, read_region
-from inlier.errors import InlierError
+from inlier.errors import ArtifactError, InlierError
 from inlier.inspection.inspector import Inspector
 from inlier.runtime.load import load
 from inlier.serve.config import StationConfig
@@ -70,14 +70,21 @@ class Model:
         self.inspector.runtime_(np.zeros((1, 3, size, size), np.float32), None, True)
 
 
+def check_model(config: StationConfig) -> None:
+    """Raise InlierError where the station's model is no file."""
+    try:
+        artifact.check_is_file(config.model)
+    except ArtifactError as error:
+        raise InlierError(f"station {config.name}: {error}") from None
+
+
 def open_model(config: StationConfig, folder: Path, opened: Mapping[Key, Inspector]) -> Model:
     """The station's model, warm. folder: where models that stations calibrated lie. Raises InlierError.
 
     opened: what is open already.
     """
     path = config.model
-    if not path.is_file():
-        raise InlierError(f"station {config.name}: {path}: no such model file")
+    check_model(config)
     base = file_hash(path)
     own = calibrated_file(config, base, folder)
     if own:

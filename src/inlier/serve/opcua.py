@@ -204,6 +204,8 @@ class LineServer:
     """An OPC UA server on a thread of its own."""
 
     def __init__(self, plant: Plant, config: OpcUa):
+        import asyncua  # noqa: F401 (missing is said as what it is, not by the thread)
+
         self.plant, self.config = plant, config
         place = f"{config.host}:{config.port}"
         try:  # the server takes seconds to find out

@@ -15,7 +15,7 @@ from inlier.errors import InlierError
 from inlier.serve.config import Config, StationConfig
 from inlier.serve.database import StoreError
 from inlier.serve.judging import Judge
-from inlier.serve.models import open_model
+from inlier.serve.models import check_model, open_model
 from inlier.serve.pictures import Pictures
 from inlier.serve.security import check_safe
 from inlier.serve.sinks import Outlet, outlets
@@ -54,8 +54,7 @@ class Plant:
     def __init__(self, config: Config, read: Callable[[], Config] | None = None, file: Path | None = None):
         _check_stations(config)
         for one in config.stations:  # before any folder is made
-            if not one.model.is_file():
-                raise InlierError(f"station {one.name}: {one.model}: no such model file")
+            check_model(one)
         self.config, self.read, self.file = config, read, file
         self.folder = config.server.data.expanduser()
         artifact.check_writable(self.folder / "any")

@@ -19,6 +19,10 @@ FILES = 65_536  # open at once, where the system lets us: each client is one
 
 def run(read: Callable[[], Config], file: Path | None, say: Callable[[str], None]) -> None:
     """Serve until stopped. read: the config, again when `file` changes. Raises InlierError."""
+    # missing is said now and by name: others would say it in their own words, or at the first defect
+    import contourpy  # noqa: F401
+    import jinja2  # noqa: F401
+    import python_multipart  # noqa: F401
     import uvicorn
 
     from inlier.serve.app import make_app

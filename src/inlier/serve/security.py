@@ -19,7 +19,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 COOKIE = "inlier_token"
-OPEN = ("/v1/health", "/login", "/_nicegui/", "/favicon.ico")  # what needs no token
+OPEN = ("/v1/health", "/health", "/healthz", "/login", "/_nicegui/", "/favicon.ico")  # what needs no token
 CLIENTS = 10_000  # whose rate is remembered
 API_POLICY = "default-src 'none'; img-src 'self'; frame-ancestors 'none'"
 # the page's library compiles templates and places styles in the page; nothing comes from, or goes to, another server

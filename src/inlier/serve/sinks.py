@@ -172,6 +172,8 @@ class ByMqtt:
     timeout = 10.0  # seconds for the broker to answer
 
     def __init__(self, config: Mqtt, station: str):
+        import paho.mqtt  # noqa: F401 (missing is said now, not by a thread while messages wait)
+
         self.config, self.topic = config, config.topic.replace("{station}", station)
         self._client: Any = None
 

@@ -67,6 +67,8 @@ class FolderWatch:
     def __init__(self, station: Station, folder: Path):
         if not folder.is_dir():
             raise InlierError(f"station {station.name}: {folder}: no such folder to watch")
+        import watchfiles  # noqa: F401 (missing is said now, not by a thread while parts pass)
+
         self.station, self.folder = station, folder.resolve()
         self._waiting: dict[Path, Seen] = {}
         self._done: dict[Path, tuple[int, int]] = {}
