@@ -88,7 +88,8 @@ the network's input, masks resized nearest. False alarms and detected at alpha {
 - SimpleNet `paper` took all its 160 epochs with ResNet-18, not the paper's WideResNet-50; published figures are
   of the epoch that is best on the test set.
 - MemSeg with `steps=600, batch_size=8` is the preset `light` of before, with `memory=30` the one before that.
-- Rows of a GPU are marked as such; their fitting times are in no table.
+- Made on the GPU: SimpleNet `paper`, MemSeg `paper-code` with all steps and with `steps=2400`, and seeds 1 and 2 of
+  MemSeg with `steps=600` (not of `memory=30`). Their fitting times are in no table.
 - SimpleNet `light` was chosen by its training loss and by planted defects (docs/experiments.md).
 - MemSeg is behind PaDiM on the magnetic tile because simulated defects do not look like "uneven", slow changes of
   brightness that make up 72 % of the pixels to be found.

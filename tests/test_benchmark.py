@@ -452,6 +452,12 @@ def test_names_cannot_break_out_of_page_and_table(tmp_path):
     assert all(line.replace("\\|", "").count("|") == 15 for line in lines[2:6]) and "<" not in "".join(lines)
 
 
+def test_a_line_of_a_gpu_says_so(tmp_path):
+    page.write([row(device="cpu"), row(method="memseg", device="cuda:0, a GPU")], tmp_path)
+    html = (tmp_path / "index.html").read_text()
+    assert "memseg light<small>cuda:0, a GPU</small>" in html and "padim light</th>" in html
+
+
 def test_a_page_of_nothing_but_failures(tmp_path):
     page.write([row(error="full disk")], tmp_path)
     assert "full disk" in words((tmp_path / "index.html").read_text())

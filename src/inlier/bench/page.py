@@ -103,6 +103,7 @@ def _section(name: str, of: Sequence[Group], pairs: Pairs) -> dict[str, Any]:
         "lines": [
             {
                 "variant": group.variant,
+                "device": group.first.get("device", "cpu").removeprefix("cpu"),  # where its times were taken
                 "seeds": len(group.rows),
                 "shares": [group.spread(column) for column in tables.SHARES],
                 "costs": [tables.cost(group, column) for column in tables.COSTS],
