@@ -9,7 +9,7 @@ from scipy.stats import binom
 
 from inlier.errors import InlierError
 from inlier.study import agreement, detection, parts, plan
-from inlier.study.agreement import cohen_kappa, crosstab, fleiss_kappa
+from inlier.study.agreement import cohen_interval, cohen_kappa, crosstab, fleiss_interval, fleiss_kappa
 
 # -- published examples -----------------------------------------------------------------------------------------------
 
@@ -102,19 +102,28 @@ def test_an_appraisers_figures_are_those_of_jasp(bearings, name, within, right, 
         assert [round(100 * edge, 3) for edge in share.interval] == [low, high]
     assert (round(100 * a.miss_rate.value, 2), round(100 * a.false_alarm_rate.value, 2)) == (miss, alarm)
     assert (a.miss_rate.n, a.false_alarm_rate.n) == (30, 15)
-    assert a.kappa_within == pytest.approx(kappa_within) and a.kappa_truth == pytest.approx(kappa_truth)
+    assert a.kappa_within.value == pytest.approx(kappa_within)
+    assert a.kappa_truth.value == pytest.approx(kappa_truth)
 
 
 def test_the_studys_figures_are_those_of_jasp(bearings):
     for share, k, low, high in ((bearings.between, 9, 32.287, 83.664), (bearings.effectiveness, 7, 21.267, 73.414)):
         assert (share.k, share.n) == (k, 15)
         assert [round(100 * edge, 3) for edge in share.interval] == [low, high]
-    assert bearings.kappa_between == pytest.approx(0.641666666666666)
+    assert bearings.kappa_between.value == pytest.approx(0.641666666666666)
     assert list(bearings.pairs) == [("EG", "BL"), ("EG", "MH"), ("BL", "MH")]  # what JASP has there is Pearson's r
 
 
 def test_fleiss_kappa_is_that_of_the_worked_example():
     assert round(fleiss_kappa(FLEISS), 3) == 0.210
+
+
+def test_intervals_of_fleiss_kappa_are_those_of_irrcac(bearings):
+    """The Python edition of Gwet's program, 0.4.4: `CAC(ratings, digits=10).fleiss()`."""
+    assert fleiss_interval(FLEISS) == pytest.approx((0.0009727327, 0.4188886762), abs=1e-9)
+    assert bearings.kappa_between.interval == pytest.approx((0.4066282278, 0.8767051055), abs=1e-9)
+    for name, low, high in (("EG", 0.7053421884, 1), ("BL", 0.7180268712, 1), ("MH", 0.1186362053, 0.9692016325)):
+        assert of(bearings, name).kappa_within.interval == pytest.approx((low, high), abs=1e-9)
 
 
 def test_the_handbooks_cracks_give_the_published_curve():
@@ -138,6 +147,31 @@ def test_kappas_are_those_of_statsmodels():
     assert cohen_kappa(table) == pytest.approx(inter_rater.cohens_kappa(table).kappa)
     counts = rng.multinomial(9, [0.3, 0.7], 40)
     assert fleiss_kappa(counts) == pytest.approx(inter_rater.fleiss_kappa(counts))
+
+
+@pytest.mark.parametrize("verdicts, n, right", [(2, 30, 0.8), (2, 30, 0.2), (3, 200, 0.7)])
+def test_with_one_decision_a_part_intervals_of_cohens_kappa_are_those_of_statsmodels(verdicts, n, right):
+    from statsmodels.stats import inter_rater
+
+    rng = np.random.default_rng(5)
+    one = rng.integers(0, verdicts, n)
+    other = np.where(rng.random(n) < right, one, rng.integers(0, verdicts, n))
+    tables = np.zeros((n, verdicts, verdicts))
+    tables[np.arange(n), one, other] = 1
+    theirs = inter_rater.cohens_kappa(tables.sum(0))
+    assert cohen_interval(tables) == pytest.approx((theirs.kappa_low, min(theirs.kappa_upp, 1)))
+    if verdicts == 2:
+        study = agreement.agreement(["A", "B"], np.stack([one, other])[:, :, None] == 1, one == 1)
+        assert study.pairs["A", "B"].interval == pytest.approx(cohen_interval(tables))
+
+
+def test_the_manuals_tables_have_the_intervals_of_statsmodels_if_decisions_were_independent():
+    from statsmodels.stats import inter_rater
+
+    for table, _ in AIAG.values():
+        each = np.repeat(np.eye(4).reshape(4, 2, 2), np.ravel(table), 0)
+        theirs = inter_rater.cohens_kappa(np.array(table))
+        assert cohen_interval(each) == pytest.approx((theirs.kappa_low, theirs.kappa_upp))
 
 
 def test_exact_intervals_are_those_of_statsmodels():
@@ -210,6 +244,46 @@ def test_an_exact_interval_covers_at_least_as_often_as_it_says():
         assert binom.pmf(k, 50, rate)[(edges[:, 0] <= rate) & (rate <= edges[:, 1])].sum() >= 0.95
 
 
+def test_trials_that_say_the_same_again_make_no_interval_of_kappa_narrower():
+    rng = np.random.default_rng(6)
+    truth = rng.random(40) < 0.5
+    ratings = truth[None, :, None] ^ (rng.random((2, 40, 1)) < 0.2)
+    once, thrice = (agreement.agreement(["A", "B"], np.repeat(ratings, n, 2), truth) for n in (1, 3))
+    assert thrice.pairs["A", "B"].interval == pytest.approx(once.pairs["A", "B"].interval)
+    for one, other in zip(once.appraisers, thrice.appraisers, strict=True):
+        assert other.kappa_truth.interval == pytest.approx(one.kappa_truth.interval)
+
+
+@pytest.mark.parametrize("n, least", [(50, 0.91), (200, 0.94)])
+def test_the_true_kappas_lie_within_their_intervals_in_about_95_of_100_studies(n, least):
+    """Some parts are hard, for all and in every trial: n parts, 2 appraisers, 3 trials. As if decisions were
+    independent, the interval of Cohen's would be too narrow."""
+    from statsmodels.stats import inter_rater
+
+    rng = np.random.default_rng(7)
+
+    def draw(n):
+        truth, hard = rng.random(n) < 0.5, rng.random(n) < 0.3
+        wrong = rng.random((2, n, 3)) < np.where(hard, rng.beta(0.5, 0.5, n), 0.01)[:, None]
+        return truth, truth[None, :, None] ^ wrong
+
+    def kappas(truth, ratings):
+        study = agreement.agreement(["A", "B"], ratings, truth)
+        a = study.appraisers[0]
+        return study.pairs["A", "B"], a.kappa_truth, a.kappa_within, study.kappa_between
+
+    true = np.mean([[k.value for k in kappas(*draw(10_000))] for _ in range(10)], 0)
+    covered, as_if_independent = np.zeros(4), 0
+    for _ in range(400):
+        truth, ratings = draw(n)
+        edges = np.array([k.interval or (-1, 1) for k in kappas(truth, ratings)])  # who says nothing is not wrong
+        covered += (edges[:, 0] <= true) & (true <= edges[:, 1])
+        theirs = inter_rater.cohens_kappa(crosstab(ratings[0], ratings[1]).sum(0))
+        as_if_independent += theirs.kappa_low <= true[0] <= theirs.kappa_upp
+    assert (binom.sf(covered - 1, 400, 0.95) > 0.005).all() and (binom.cdf(covered, 400, least) > 0.005).all()
+    assert as_if_independent < covered[0] and binom.cdf(as_if_independent, 400, 0.95) < 0.005
+
+
 # -- how many parts ---------------------------------------------------------------------------------------------------
 
 
@@ -249,6 +323,19 @@ def test_kappa_of_nothing_but_agreement_by_chance_is_none():
     assert fleiss_kappa([[1, 0], [0, 1]]) is None  # one judgement a part agrees with no other
     with pytest.raises(ValueError, match="as many judgements"):
         fleiss_kappa([[2, 0], [1, 0]])
+
+
+def test_there_is_no_interval_of_kappa_where_the_formula_would_give_one_of_no_width():
+    good, defect = [[1, 0], [0, 0]], [[0, 0], [0, 1]]
+    assert cohen_interval([good] * 9) is None and fleiss_interval([[3, 0], [3, 0]]) is None  # no kappa
+    assert fleiss_interval([[1, 0], [0, 1]]) is None
+    assert cohen_kappa([[9, 0], [0, 9]]) == 1 and cohen_interval([good, defect] * 9) is None  # all alike
+    assert fleiss_kappa([[3, 0], [0, 3]]) == 1 and fleiss_interval([[3, 0], [0, 3]]) is None
+    assert cohen_kappa([[9, 9], [0, 0]]) == 0  # one always says the same
+    assert cohen_interval([good, [[0, 1], [0, 0]]] * 9) is None
+    assert cohen_interval([[[2, 1], [0, 2]]]) is None and fleiss_interval([[2, 1]]) is None  # one part
+    low, high = cohen_interval(np.repeat([good, defect, [[0, 1], [0, 0]]], [500_000, 500_000, 1], 0))
+    assert 0 < 1 - low < 1e-4 and high == 1  # rounding is told from a single decision of a million
 
 
 @pytest.mark.parametrize(

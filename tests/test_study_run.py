@@ -213,6 +213,12 @@ def test_people_and_a_model_are_reported_side_by_side(inlier, folder, plate_mode
     assert float(figures["A and B", "Cohen's kappa"]["value"]) == pytest.approx(
         agreement.cohen_kappa([[12, 0], [1, 11]]), abs=1e-6
     )
+    good, unsure, defect = [[2, 0], [0, 0]], [[0, 0], [1, 1]], [[0, 0], [0, 2]]
+    low, high = agreement.cohen_interval([*[good] * 6, unsure, *[defect] * 5])
+    row = figures["A and B", "Cohen's kappa"]
+    assert [row["low"], row["high"]] == [f"{low:.6g}", f"{high:.6g}"] and f">{low:.2f} to {high:.2f}<" in html
+    alike = figures["A", "Cohen's kappa against the truth"]
+    assert [alike[column] for column in ("value", "low", "high")] == ["1", "", ""]
     clear, borderline = (figures[f"B, {kind} parts", "miss rate"] for kind in ("clear", "borderline"))
     assert int(clear["of"]) == 8 and int(borderline["of"]) == 4  # decisions on defects
     assert int(clear["count"]) + int(borderline["count"]) == 1
@@ -431,4 +437,5 @@ def test_what_a_study_cannot_tell_is_left_blank(folder):
     assert figures["A", "miss rate"]["value"] == "" and figures["A", "miss rate"]["verdict"] == ""
     assert figures["A", "false-alarm rate"]["verdict"] == "acceptable"
     assert figures["A", "Fleiss' kappa of the trials"]["value"] == ""
+    assert figures["A", "Fleiss' kappa of the trials"]["high"] == ""
     assert ("A", "missed at most, 95 %, Bayes") not in figures

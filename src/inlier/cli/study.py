@@ -243,7 +243,7 @@ def _print_agreement(parts: "Sequence[Part]", table: "Table") -> None:
     rows = []
     for a in found.appraisers:
         shares = (a.within, a.effectiveness, a.miss_rate, a.false_alarm_rate)
-        kappas = ("-" if k is None else f"{k:.2f}" for k in (a.kappa_within, a.kappa_truth))
+        kappas = ("-" if k is None else f"{k:.2f}" for k in (a.kappa_within.value, a.kappa_truth.value))
         rows.append((a.name, *(percent(share.value) for share in shares), *kappas, a.grade))
     heads = ("within", "effec-\ntiveness", "miss\nrate", "false\nalarms", "kappa,\ntrials", "kappa,\ntruth", "verdict")
     print_table(f"{len(parts)} parts, {table.ratings.shape[2]} trials, %", ("appraiser", *heads), rows)

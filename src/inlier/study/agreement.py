@@ -4,6 +4,7 @@ The figures are those of the attribute study in the AIAG's manual "Measurement S
 chapter III, section C). Kappa between two appraisers, or of one against the truth, is Cohen's ("A coefficient of
 agreement for nominal scales", 1960) of all their decisions, trial beside trial, as the manual cross-tabulates them.
 Kappa of more than two judgements of each part is Fleiss' ("Measuring nominal scale agreement among many raters", 1971).
+Intervals of kappa are the usual asymptotic ones, over parts, since decisions on one part are not independent.
 
 Ratings are bool (appraisers, parts, trials), True = judged a defect; the truth is bool (parts,).
 """
@@ -45,6 +46,14 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Kappa:
+    """Agreement beyond chance: 1 is all there can be, 0 what chance alone would give."""
+
+    value: float | None  # None where chance explains everything
+    interval: tuple[float, float] | None  # 95 %, over parts; None where there is nothing to tell it by
+
+
+@dataclass(frozen=True)
 class Appraiser:
     """What one appraiser's judgements come to. Rates count decisions, the other shares count parts."""
 
@@ -55,8 +64,8 @@ class Appraiser:
     false_alarm_rate: Share  # decisions "defect" on good parts
     missed: Share  # defects missed in one trial or more: unlike trials, parts are independent
     false_alarms: Share  # good parts called a defect in one trial or more
-    kappa_within: float | None  # Fleiss', of the trials
-    kappa_truth: float | None  # Cohen's
+    kappa_within: Kappa  # Fleiss', of the trials
+    kappa_truth: Kappa  # Cohen's
 
     @property
     def grades(self) -> dict[str, Grade | None]:
@@ -79,8 +88,8 @@ class Agreement:
     appraisers: tuple[Appraiser, ...]
     between: Share  # parts judged alike by all appraisers in all trials
     effectiveness: Share  # parts judged right by all appraisers in all trials
-    kappa_between: float | None  # Fleiss', of all judgements
-    pairs: dict[tuple[str, str], float | None]  # Cohen's, of each two appraisers
+    kappa_between: Kappa  # Fleiss', of all judgements
+    pairs: dict[tuple[str, str], Kappa]  # Cohen's, of each two appraisers
 
 
 def agreement(names: list[str], ratings: Ratings, truth: NDArray[np.bool_]) -> Agreement:
@@ -93,11 +102,8 @@ def agreement(names: list[str], ratings: Ratings, truth: NDArray[np.bool_]) -> A
         tuple(_appraiser(name, own, truth) for name, own in zip(names, ratings, strict=True)),
         _share((decisions == decisions[:, :1]).all(1)),
         _share(right.all(1)),
-        fleiss_kappa(_counts(decisions)),
-        {
-            (names[i], names[j]): cohen_kappa(crosstab(ratings[i], ratings[j]))
-            for i, j in itertools.combinations(range(len(names)), 2)
-        },
+        _fleiss(decisions),
+        {(names[i], names[j]): _cohen(ratings[i], ratings[j]) for i, j in itertools.combinations(range(len(names)), 2)},
     )
 
 
@@ -112,15 +118,18 @@ def _appraiser(name: str, own: Ratings, truth: NDArray[np.bool_]) -> Appraiser:
         false_alarm_rate=_share(wrong[~truth]),
         missed=_share(wrong[truth].any(1)),
         false_alarms=_share(wrong[~truth].any(1)),
-        kappa_within=fleiss_kappa(_counts(own)),
-        kappa_truth=cohen_kappa(crosstab(own, np.broadcast_to(truth[:, None], own.shape))),
+        kappa_within=_fleiss(own),
+        kappa_truth=_cohen(own, np.broadcast_to(truth[:, None], own.shape)),
     )
 
 
 def crosstab(one: ArrayLike, other: ArrayLike) -> NDArray[np.int64]:
-    """(2, 2) how often the first said good or defect (rows) where the second said good or defect (columns)."""
-    places = 2 * np.ravel(one).astype(np.int64) + np.ravel(other).astype(np.int64)
-    return np.bincount(places, minlength=4).reshape(2, 2)
+    """(..., 2, 2) how often the first said good or defect (rows) where the second said good or defect (columns).
+
+    Counted along the last axis: decisions (parts, trials) give a table for each part.
+    """
+    places = 2 * np.asarray(one, np.int64) + np.asarray(other, np.int64)
+    return (places[..., None] == np.arange(4)).sum(-2).reshape(*places.shape[:-1], 2, 2)
 
 
 def cohen_kappa(table: ArrayLike) -> float | None:
@@ -133,6 +142,34 @@ def cohen_kappa(table: ArrayLike) -> float | None:
     shares = shares / shares.sum()
     chance = float(shares.sum(0) @ shares.sum(1))
     return None if chance == 1 else float((np.trace(shares) - chance) / (1 - chance))
+
+
+def cohen_interval(tables: ArrayLike) -> tuple[float, float] | None:
+    """95 % interval of Cohen's kappa. tables: (parts, verdicts, verdicts) a table of counts for each part.
+
+    With one decision a part it is that of Fleiss, Cohen and Everitt ("Large sample standard errors of kappa and
+    weighted kappa", 1969). With several, what those of a part add to kappa is summed before it is squared, as by Yang
+    and Zhou ("Kappa statistic for clustered matched-pair data", 2014; without their K / (K - 1) for K parts, so that
+    both are one formula). Cut off at -1 and 1. None where kappa is None, and where the standard error would be 0 (all
+    alike, or one always says the same): few parts prove no such thing.
+
+    >>> [round(edge, 2) for edge in cohen_interval([[[1, 0], [0, 0]]] * 20 + [[[0, 1], [0, 0]]] * 5 +
+    ...                                            [[[0, 0], [1, 0]]] * 10 + [[[0, 0], [0, 1]]] * 15)]
+    [0.15, 0.65]
+    """
+    from scipy.special import ndtri
+
+    tables = np.asarray(tables, np.float64)
+    table = tables.sum(0)
+    kappa = cohen_kappa(table)
+    if kappa is None:
+        return None
+    shares = table / table.sum()
+    rows, columns = shares.sum(1), shares.sum(0)
+    adds = np.eye(len(shares)) - (1 - kappa) * (columns[:, None] + rows)  # of one decision in each place of the table
+    adds = (adds - (shares * adds).sum()) / (1 - rows @ columns)
+    of_parts = (tables * adds).sum((1, 2)) / table.sum()
+    return _around(kappa, float(np.sqrt((of_parts**2).sum())), float(ndtri(0.975)))
 
 
 def fleiss_kappa(counts: ArrayLike) -> float | None:
@@ -155,11 +192,53 @@ def fleiss_kappa(counts: ArrayLike) -> float | None:
     return (alike - chance) / (1 - chance)
 
 
+def fleiss_interval(counts: ArrayLike) -> tuple[float, float] | None:
+    """95 % interval of Fleiss' kappa. counts as for `fleiss_kappa`, which has the errors.
+
+    By Gwet's variance ("Large-sample variance of Fleiss generalized kappa", 2021) and Student's t, as irrCAC does. Cut
+    off at -1 and 1; None as `cohen_interval`, and with one part.
+
+    >>> [round(edge, 3) for edge in fleiss_interval([[3, 0], [0, 3], [2, 1], [3, 0]])]
+    [-0.641, 1.0]
+    """
+    from scipy.special import stdtrit
+
+    kappa = fleiss_kappa(counts)
+    counts = np.asarray(counts, np.float64)
+    n, m = len(counts), counts[0].sum()
+    if kappa is None or n < 2:
+        return None
+    shares = counts.sum(0) / counts.sum()
+    chance = (shares**2).sum()
+    alike = ((counts**2).sum(1) - m) / (m * (m - 1))
+    of_parts = (alike - chance - 2 * (1 - kappa) * (counts @ shares / m - chance)) / (1 - chance)  # kappa is their mean
+    error = np.sqrt(((of_parts - kappa) ** 2).sum() / (n * (n - 1)))
+    return _around(kappa, float(error), float(stdtrit(n - 1, 0.975)))
+
+
 def kappa_words(kappa: float | None) -> str:
     """The manual's words: above .75 good to excellent, below .40 poor agreement."""
     if kappa is None:
         return ""
     return "good" if kappa > KAPPA[0] else "poor" if kappa < KAPPA[1] else "fair"
+
+
+def _cohen(one: Ratings, other: Ratings) -> Kappa:
+    """Both (parts, trials)."""
+    tables = crosstab(one, other)
+    return Kappa(cohen_kappa(tables.sum(0)), cohen_interval(tables))
+
+
+def _fleiss(decisions: Ratings) -> Kappa:
+    """decisions: (parts, judgements)."""
+    counts = _counts(decisions)
+    return Kappa(fleiss_kappa(counts), fleiss_interval(counts))
+
+
+def _around(kappa: float, error: float, quantile: float) -> tuple[float, float] | None:
+    if error < 1e-9:  # 0 but for rounding: one of a million decisions makes more
+        return None
+    return max(kappa - quantile * error, -1.0), min(kappa + quantile * error, 1.0)
 
 
 def _counts(decisions: Ratings) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from inlier.data.images import read_image
 from inlier.report.charts import data_uri, detection
 from inlier.report.pages import percent, render
 from inlier.study import agreement, plan
-from inlier.study.agreement import Agreement, Appraiser, Share, kappa_words
+from inlier.study.agreement import Agreement, Appraiser, Kappa, Share, kappa_words
 from inlier.study.detection import LEAST, Curve, fit, why_not
 from inlier.study.judgements import Table
 from inlier.study.judging import Detection
@@ -100,7 +100,7 @@ def _limits(missed: Share) -> tuple[float, float] | None:
     return plan.upper_limit(missed.k, missed.n), plan.upper_limit_bayes(missed.k, missed.n)
 
 
-def _matrix(found: Agreement) -> list[list[float | None]]:
+def _matrix(found: Agreement) -> list[list[Kappa | None]]:
     """Cohen's kappa of each two appraisers, and in the last column against the truth."""
     names = [a.name for a in found.appraisers]
     both = found.pairs | {(b, a): kappa for (a, b), kappa in found.pairs.items()}
@@ -209,5 +209,6 @@ def _numbers(share: Share, independent: bool = True) -> tuple[str, str, str]:
     return "" if value is None else f"{value:.6g}", low, high
 
 
-def _kappa(kappa: float | None) -> tuple[str, str, str, str]:
-    return "" if kappa is None else f"{kappa:.6g}", "", "", kappa_words(kappa)
+def _kappa(kappa: Kappa) -> tuple[str, str, str, str]:
+    value, low, high = ("" if x is None else f"{x:.6g}" for x in (kappa.value, *(kappa.interval or (None, None))))
+    return value, low, high, kappa_words(kappa.value)
