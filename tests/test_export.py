@@ -1,8 +1,10 @@
 """An exported model gives the same verdicts, or is not written."""
 
+import itertools
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -446,6 +448,25 @@ def test_int8_is_quantised_on_good_pictures(plates, tmp_path):
     assert parity.auroc is not None
     plain = detector.export(tmp_path / "f.onnx")
     assert plain.score < parity.score
+
+
+def test_an_export_tells_its_stages(plates, tmp_path, monkeypatch, caplog):
+    detector = short("padim").fit(plates)
+    now = itertools.count(0, 10)  # so that everything takes long
+    monkeypatch.setattr("inlier.progress.time", SimpleNamespace(monotonic=lambda: next(now)))
+    caplog.set_level("INFO", "inlier")
+    detector.export(tmp_path / "m.onnx", precision="int8", check=plates, force=True)
+    n = len(open_dataset(plates).test)
+    stages = [
+        "exporting padim to onnx, int8",
+        "building the graph",
+        "tracing the network: 1 in",
+        "converting it for onnx, int8",
+        "finding the ranges of values on 16 good pictures",
+        f"comparing on {n} pictures of ",
+    ]
+    told = [next(i for i, line in enumerate(caplog.messages) if line.startswith(stage)) for stage in stages]
+    assert told == sorted(told)
 
 
 def test_int8_leaves_out_what_takes_the_sum_of_layers(plates, tmp_path):

@@ -91,6 +91,7 @@ def export(
     with own_torch_state(), tempfile.TemporaryDirectory() as folder:
         graph = Exporting(detector, pixels)
         log.info("exporting %s to %s, %s", detector.name, to, precision)
+        log.info("building the graph (large networks take minutes)")
         program = trace(graph)
         made = Path(folder) / f"model{path.suffix.lower()}"
         header = detector.header() | {
@@ -104,6 +105,7 @@ def export(
             "opset": program.model_proto.opset_import[0].version,
         }
         text = to_text(header, detector.arrays())
+        log.info("converting it for %s, %s", to, precision)
         WRITERS[to](program, made, text, precision, lambda: _feeds(detector, graph.described, good, workers))
         if to == "torch":
             artifact.write_bytes(path, made.read_bytes())
@@ -111,7 +113,9 @@ def export(
         exported = Exported(path, RUNTIMES[to](made))
         if dataset and detector.calibration_.kind == "split":
             _rescore(detector, exported, dataset, workers)
-        parity = compare(detector, exported, compared(detector, dataset, kept), workers)
+        pictures = compared(detector, dataset, kept)
+        log.info("comparing on %d %s", len(pictures.samples), pictures.source)
+        parity = compare(detector, exported, pictures, workers)
         if not parity.is_explained_by(precision, detector.maps_jump):
             limit = TOLERANCE[precision]
             where = first_difference(program, made, graph.described, limit) if to == "onnx" else ""
@@ -165,7 +169,7 @@ def trace(graph: Exporting) -> Any:
         given.append(torch.randn(n, *g.noise, generator=generator))
     free = {0: torch.export.Dim.DYNAMIC}
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad(), progress("tracing the network", 1):
+    with warnings.catch_warnings(), torch.no_grad(), progress("tracing the network", 1) as show:
         warnings.simplefilter("ignore")  # of the exporter's own deprecations
         program: Any = torch.onnx.export(
             graph,
@@ -179,6 +183,7 @@ def trace(graph: Exporting) -> Any:
         )
         optimizer.fold_constants(program.model, input_size_limit=LARGEST, output_size_limit=LARGEST)
         optimizer.remove_unused_nodes(program.model)
+        show(1)
     return program
 
 
@@ -282,6 +287,7 @@ def _known(dataset: Dataset, categories: Sequence[str]) -> Dataset:
 def _feeds(detector: Any, graph: Graph, good: Sequence[Sample], workers: int) -> Iterator[dict[str, NDArray[Any]]]:
     """Some of the good pictures, which show what values are usual."""
     chosen = [good[i] for i in np.random.default_rng(0).permutation(len(good))[:QUANTISED_ON]]
+    log.info("finding the ranges of values on %d good pictures", len(chosen))
     geometries = [detector.geometry_for(detector.category_of(sample.category)) for sample in chosen]
     for batch in read_batches([sample.source for sample in chosen], geometries, 1, workers):
         yield graph.feed(batch.images, batch.inspected)
@@ -292,6 +298,7 @@ def _rescore(detector: Any, exported: Exported, dataset: Dataset, workers: int) 
     samples = [sample for sample in dataset.train if sample.category in detector.categories_]
     if not samples:
         return
+    log.info("checking %d pictures, to score the calibration anew", len(samples))
     report = check_data(dataset, workers, training=True)
     of = [sample.category for sample in samples]
     _, held_out = calibration.split(grouped(samples, report.groups, None), of, detector.seed)
