@@ -98,6 +98,38 @@ def test_a_folder_whose_name_says_defects_is_not_trained_on(tmp_path: Path, name
     assert len(list(pictures_of(root))) == 2  # to judge them is another matter
 
 
+@pytest.mark.parametrize(
+    ("names", "passed", "above"),
+    [
+        (["OK/0.png", "NOK/monday/1.png"], "NOK/monday", "NOK"),
+        (["Gut/0.png", "schlecht/2024/may/1.png"], "schlecht/2024/may", "schlecht"),
+        (["train/good/0.png", "不良/a/1.png"], "不良/a", "不良"),
+        (["good/0.png", "good/NOK/monday/1.png"], "good/NOK/monday", "good/NOK"),
+        (["train/good/0.png", "test/bent/monday/1.png"], "test/bent/monday", "test"),
+        (["train/good/0.png", "ground_truth/bent/monday/1.png"], "ground_truth/bent/monday", "ground_truth"),
+    ],
+)
+def test_folders_above_that_sort_are_heard(tmp_path: Path, names: list[str], passed: str, above: str) -> None:
+    root = touch(tmp_path / "bolt", *names)
+    with pytest.raises(InlierError, match=f"{passed}: lies in {root / above}, .* says that these are no good parts"):
+        open_dataset(root / passed)
+    (tmp_path / "link").symlink_to(root / passed)
+    with pytest.raises(InlierError, match=f"lies in {root / above}"):
+        open_dataset(tmp_path / "link")
+
+
+@pytest.mark.parametrize(
+    "name", ["defects/screw", "NOK study/part", "hole_plate/monday", "NOK/good/monday", "crack/train/good/monday"]
+)
+def test_a_name_above_that_sorts_nothing_is_no_hindrance(tmp_path: Path, name: str) -> None:
+    if "good" in name:  # the nearest name decides
+        touch(tmp_path / "OK", "0.png")
+    dataset = open_dataset(touch(tmp_path / name, "0.png"))
+    assert len(dataset.train) == 1
+    noted = "the folder above is called 'defects'" in "".join(dataset.notes)
+    assert noted == name.startswith("defects") and len(dataset.notes) == ("study" in name) + noted
+
+
 def test_a_folder_whose_name_says_masks_is_not_trained_on(tmp_path: Path) -> None:
     with pytest.raises(InlierError, match="says that these are masks, .* rename the folder"):
         open_dataset(touch(tmp_path / "bolt" / "Masks", "0.png"))
