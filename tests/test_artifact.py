@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import stat
 import subprocess
 import sys
@@ -19,6 +20,12 @@ from safetensors.torch import save_file
 
 from inlier import artifact, load
 from inlier.artifact import ArtifactError
+from inlier.bench import stress
+from inlier.data.datasets import open_dataset
+from inlier.data.region import read_region
+from inlier.errors import InlierError
+from inlier.methods.diad.checkpoints import read_autoencoder
+from inlier.study.parts import read_table
 
 TENSORS = {"a": torch.arange(3000.0), "b": torch.eye(3, dtype=torch.float16), "empty": torch.zeros(0)}
 
@@ -393,3 +400,67 @@ def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path, dtype):
     artifact.write(tmp_path / "m.inlier", tensors | {"network.mean": weights}, header)
     with pytest.raises(ArtifactError, match=r"m\.inlier: mean of its network holds values that are no numbers \(NaN\)"):
         load(tmp_path / "m.inlier")
+
+
+def toml(path):
+    pytest.importorskip("pydantic", reason="needs the extra serve")
+    from inlier.serve.config import read_toml
+
+    return read_toml(path)
+
+
+def autoencoder(config):
+    names = ("encoder.down_blocks.0.resnets.0.conv1.weight", "decoder.conv_in.weight")
+    save_file({name: torch.zeros(1, 1, 1, 1) for name in names}, config.parent / "diffusion_pytorch_model.safetensors")
+    return read_autoencoder(config.parent)
+
+
+def dagm(table):
+    for file in (table.parent.parent / "1.PNG", table.parent / "1_label.PNG"):
+        file.touch()
+    return open_dataset(table.parents[2])
+
+
+# of each kind of text that people write: a file's name, what it holds, and who reads it
+TEXTS = [
+    ("roi.json", '{"width": 4, "height": 4, "polygons": [[[0, 0], [3, 0], [3, 3]]], "part": "Gehäuse"}', read_region),
+    ("table.csv", "path,label\nGehäuse.png,good\n", open_dataset),
+    ("iad.json", '{"meta": {"prefix": ""}, "train": [{"image_path": "ä.png", "anomaly_class": "OK"}]}', open_dataset),
+    ("Class1/Train/Label/Labels.txt", "1\n1 1 1.PNG 0 1_label.PNG ä", dagm),
+    ("sheet.csv", "appraiser,part\nJürgen,P001\n", lambda path: list(read_table(path, ["part"]))),
+    ("stress.csv", "category,change\nGehäuse,dark\n", stress.read),
+    ("station.toml", "# für Halle 3\nstations = []\n", toml),
+    ("config.json", '{"norm_num_groups": 1, "name": "für uns"}', autoencoder),
+]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+@pytest.mark.parametrize(("name", "text", "read"), TEXTS, ids=[name for name, _, _ in TEXTS])
+def test_a_text_in_another_encoding_is_named_with_its_remedy(tmp_path, name, text, read, encoding):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "ä.png").touch()
+    path.write_text(text, encoding=encoding)
+    line = next(n for n, part in enumerate(text.split("\n"), 1) if not part.isascii()) if encoding == "latin-1" else 1
+    said = f"{name}: is no text in UTF-8 \\(line {line} holds the byte 0x[e-f].\\); save it as UTF-8$"
+    with pytest.raises(InlierError, match=said):
+        read(path)
+    path.write_text(text, encoding="utf-8-sig")  # as Windows writes it
+    said = ""
+    try:
+        read(path)
+    except InlierError as error:  # as most of these are too short to be useful
+        said = str(error)
+    assert "UTF-8" not in said
+
+
+def test_texts_of_people_are_read_in_one_place():
+    """Else each reader has to know what to say of another encoding. Of ours: what the system, a package or we wrote."""
+    ours = {"artifact", "machine", "methods.__init__", "serve.page", "serve.models", "data.datasets.elpv"}
+    root = Path(artifact.__file__).parent
+    readers = {
+        ".".join(file.relative_to(root).with_suffix("").parts)
+        for file in root.rglob("*.py")
+        if re.search(r"(?<!artifact)\.read_text\(|open\(encoding", file.read_text(encoding="utf-8"))
+    }
+    assert readers <= ours

@@ -558,6 +558,14 @@ def test_pictures_whose_names_are_no_text_are_judged_like_others(plant, tmp_path
     assert (row["error"], row["metrics"]["pictures"], row["metrics"]["unread"]) == (None, 2, 1)
 
 
+@pytest.mark.parametrize("text", ["path,part\n1.png,Gehäuse\n", "path,part,größe\n1.png,p1,2\n"])
+def test_a_listing_in_another_encoding_is_named_with_its_remedy(tmp_path, text):
+    (tmp_path / "list.csv").write_text(text, encoding="latin-1")
+    parts = Plan(parts=(Part(name="p1", data="x"),))
+    with pytest.raises(InlierError, match=r"list.csv: is no text in UTF-8 \(line . holds .*save it as UTF-8"):
+        bulk.write_listing(tmp_path / "list.csv", parts, str(tmp_path / "out"))
+
+
 def test_parts_of_digits_keep_their_names_in_a_listing(plant, tmp_path):
     plan, store = plant
     picture = plan.parent / "p1/new/00.png"

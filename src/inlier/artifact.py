@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inlier.errors import ArtifactError
+from inlier.errors import ArtifactError, InlierError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +62,20 @@ def write_table(path: str | os.PathLike[str], columns: Sequence[str], rows: Iter
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([columns, *rows])
     write_bytes(path, text.getvalue().encode(errors="backslashreplace"))
+
+
+def read_text(path: Path) -> str:
+    """A text that somebody wrote, in UTF-8, with a mark at its start or without. Raises InlierError."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InlierError(
+            f"{path}: is no text in UTF-8 (line {line} holds the byte 0x{error.object[error.start]:02x}); save it as "
+            "UTF-8"
+        ) from None
+    except OSError as error:
+        raise InlierError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

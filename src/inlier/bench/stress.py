@@ -8,6 +8,7 @@ said beside: a change may leave false alarms alone because it hides everything.
 """
 
 import csv
+import io
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrc
 
+from inlier.artifact import read_text
 from inlier.data.datasets.sample import Dataset, Sample, evenly
 from inlier.data.images import read_image
 from inlier.data.perturbations import CHANGES, COLOURS, Change, Values, is_grey, picture_of, values_of
@@ -174,18 +176,18 @@ def rows(card: Card) -> Iterator[dict[str, Any]]:
 def read(path: Path) -> Card:
     """A card from the table of its rows. Raises InlierError for another file."""
     ladders: dict[tuple[str, str], list[Step]] = {}
+    text = read_text(path)
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            row: dict[str, str] = {}
-            for row in csv.DictReader(file, strict=True):
-                size = float(row["size"]) if row["size"] else None
-                step = Step(size, int(row["false alarms"]), int(row["found"]), float(row["drift"]))
-                ladders.setdefault((row["change"], row["unit"]), []).append(step)
+        row: dict[str, str] = {}
+        for row in csv.DictReader(io.StringIO(text), strict=True):
+            size = float(row["size"]) if row["size"] else None
+            step = Step(size, int(row["false alarms"]), int(row["found"]), float(row["drift"]))
+            ladders.setdefault((row["change"], row["unit"]), []).append(step)
         ((unchanged,), *others) = ladders.values()
         tried = tuple(Ladder(*key, tuple(steps)) for key, steps in zip(list(ladders)[1:], others, strict=True))
         counts = int(row["good"]), int(row["defects"])
         return Card(row["category"], float(row["alpha"]), *counts, unchanged, tried)
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:  # TypeError: a row was cut
+    except (ValueError, KeyError, TypeError, csv.Error) as error:  # TypeError: a row was cut
         raise InlierError(f"{path}: is no table that `inlier stress` wrote ({error})") from None
 
 

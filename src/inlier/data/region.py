@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from inlier.artifact import read_text
 from inlier.data.images import at_home, read_mask
 from inlier.errors import InlierError
 
@@ -54,9 +55,10 @@ def read_region(path: Path | str) -> Region:
     path = at_home(path)
     if path.suffix.lower() != ".json":
         return _named(path, lambda: Region(read_mask(path)))
+    text = read_text(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InlierError(f"{path}: cannot be read as a region of interest ({error})") from None
     return _named(path, lambda: Region(from_polygons(content)))
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inlier.artifact import read_text
 from inlier.errors import InlierError
 from inlier.fleet import tables
 from inlier.fleet.engine import Need, processors
@@ -77,15 +78,18 @@ def write_listing(pictures: Path, plan: Plan, out: str) -> str:
         folders = {name: pictures / name for name in sorted(part.name for part in plan.parts)}
         found = [(path, name) for name, folder in folders.items() if folder.is_dir() for path in list_images(folder)]
         columns = [os.fsencode(path) for path, _ in found], [name for _, name in found]
-        table = pa.table(columns, pa.schema(kinds))
+        table, named = pa.table(columns, pa.schema(kinds)), set(kinds)
     else:
         try:
             table = pyarrow.csv.read_csv(pictures, convert_options=pyarrow.csv.ConvertOptions(column_types=kinds))
-        except (OSError, pa.ArrowInvalid) as error:
+            named = set(table.column_names)
+        except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
+            if not isinstance(error, OSError):
+                read_text(pictures)  # says it where the encoding is why; paths alone may be in any
             raise InlierError(
                 f"{pictures}: cannot be read as a folder, a .csv or a .parquet listing ({error})"
             ) from None
-    if not set(kinds) <= set(table.column_names) or not len(table):
+    if not set(kinds) <= named or not len(table):
         raise InlierError(f"{pictures}: holds no pictures of the plan's parts; a listing has columns path and part")
     with contextlib.suppress(pa.ArrowInvalid):  # names that are no text stay the bytes that they are
         table = table.set_column(table.column_names.index("path"), "path", table["path"].cast(pa.string()))

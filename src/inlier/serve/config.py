@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from inlier.artifact import read_text
 from inlier.errors import WRITTEN, InlierError
 
 Role = Literal["viewer", "operator", "engineer"]
@@ -234,13 +235,9 @@ class Config(Section):
 def read_toml(path: Path) -> dict[str, Any]:
     """Not checked yet. Raises InlierError."""
     try:
-        return tomllib.loads(path.expanduser().read_text(encoding="utf-8-sig"))
+        return tomllib.loads(read_text(path.expanduser()))
     except tomllib.TOMLDecodeError as error:
         raise InlierError(f"{path}: is no valid TOML: {error}") from None
-    except UnicodeDecodeError as error:
-        raise InlierError(f"{path}: is no text in UTF-8 ({error}); save it as UTF-8") from None
-    except OSError as error:
-        raise InlierError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def checked(content: dict[str, Any], name: str | None) -> Config:

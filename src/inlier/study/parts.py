@@ -170,8 +170,10 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
 
     Raises InlierError where one of the columns is missing, or the file is no table.
     """
+    if not path.exists():
+        raise InlierError(f"{path}: no such file")
+    text = artifact.read_text(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
         first = text.split("\n", 1)[0]
         delimiter = ";" if first.count(";") > first.count(",") else ","  # as spreadsheets of some countries write it
         reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True)
@@ -185,12 +187,8 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
             cells = {name: (cell or "").strip() for name, cell in row.items()}
             if any(cells.values()):
                 yield where, cells
-    except FileNotFoundError:
-        raise InlierError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InlierError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InlierError(f"{path}: cannot be read as a CSV table in UTF-8 ({error})") from None
+    except csv.Error as error:
+        raise InlierError(f"{path}: cannot be read as a CSV table ({error})") from None
 
 
 def _number(text: str | None, where: str) -> float | None:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from inlier.artifact import read_text
 from inlier.data.datasets.masks import match_masks
 from inlier.data.datasets.sample import Dataset, Sample, Split, count_categories, unused_defects
 from inlier.data.datasets.tree import Parts, Tree, lower
@@ -43,5 +44,5 @@ def _is_category(folder: Tree) -> bool:
 def _listed(folder: Path) -> set[str]:
     """Stems of the pictures that Labels.txt names as defects, by the name of their label picture."""
     table = folder / "Labels.txt"
-    text = table.read_text(encoding="utf-8", errors="replace") if table.is_file() else ""
+    text = read_text(table) if table.is_file() else ""
     return set(re.findall(r"(\S+)_label\.\w+", text))

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from inlier.artifact import read_text
 from inlier.data.datasets.sample import Dataset, Row, Sample, Split, count_categories, join_rows, unused_defects
 from inlier.errors import InlierError
 
@@ -49,13 +50,16 @@ def _is_table(content: Any) -> bool:
 
 
 def _read(path: Path) -> Any:
+    """None for what is no JSON. In any encoding: whether it has to be mended depends on what it is."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        raw = path.read_bytes()
+        return json.loads(raw.decode(json.detect_encoding(raw), errors="replace"))
     except (OSError, ValueError, RecursionError):
         return None
 
 
 def _rows(table: Path, folder: Path) -> Iterable[Row]:
+    read_text(table)  # raises for another encoding than UTF-8
     content = _read(table)
     if not _is_table(content):
         raise InlierError(

@@ -2,10 +2,12 @@
 
 import csv
 import difflib
+import io
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from inlier.artifact import read_text
 from inlier.data.datasets.sample import (
     GOOD,
     Dataset,
@@ -81,7 +83,7 @@ def open_table(path: Path) -> Dataset:
         for name, what in taken.items()
         if empty[name]
     ]
-    if unknown := [name for name in _header(path) if name not in MEANING]:
+    if unknown := [name for name in _header(path, read_text(path)) if name not in MEANING]:
         notes.append(f"columns that are not used: {', '.join(name or '(no name)' for name in unknown)}")
     return Dataset(path.stem, f"CSV table, {count_categories(found)}", found, tuple(notes))
 
@@ -91,29 +93,28 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
     Raises InlierError for what is no such table, and for columns that seem to be misspelt.
     """
-    columns = [MEANING.get(name, f"?{i}") for i, name in enumerate(_header(path))]
+    text = read_text(path)
+    columns = [MEANING.get(name, f"?{i}") for i, name in enumerate(_header(path, text))]
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, fieldnames=columns, strict=True)  # or a missing quote swallows lines
-            next(reader, None)
-            for row in reader:
-                where = f"{path}, line {reader.line_num}"
-                if None in row:
-                    raise InlierError(f"{where}: more cells than columns; put paths with a comma in quotes")
-                if any(len((cell or "").splitlines()) > 1 for cell in row.values()):
-                    raise InlierError(f"{where}: a cell goes over several lines; is a quote missing, or one too many?")
-                yield reader.line_num, {name: (cell or "").strip() for name, cell in row.items() if name[0] != "?"}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InlierError(f"{path}: cannot be read as a CSV table in UTF-8 ({error})") from None
+        reader = csv.DictReader(io.StringIO(text), fieldnames=columns, strict=True)  # or a missing quote swallows lines
+        next(reader, None)
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in row:
+                raise InlierError(f"{where}: more cells than columns; put paths with a comma in quotes")
+            if any(len((cell or "").splitlines()) > 1 for cell in row.values()):
+                raise InlierError(f"{where}: a cell goes over several lines; is a quote missing, or one too many?")
+            yield reader.line_num, {name: (cell or "").strip() for name, cell in row.items() if name[0] != "?"}
+    except csv.Error as error:
+        raise InlierError(f"{path}: cannot be read as a CSV table ({error})") from None
 
 
-def _header(path: Path) -> list[str]:
+def _header(path: Path, text: str) -> list[str]:
     """The names of the columns in lower case, if they can be understood."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            names = [name.strip().lower() for name in next(csv.reader(file, strict=True), [])]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InlierError(f"{path}: cannot be read as a CSV table in UTF-8 ({error})") from None
+        names = [name.strip().lower() for name in next(csv.reader(io.StringIO(text), strict=True), [])]
+    except csv.Error as error:
+        raise InlierError(f"{path}: cannot be read as a CSV table ({error})") from None
     where = f"{path}, line 1"
     known = [MEANING[name] for name in names if name in MEANING]
     if "path" not in known:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from inlier.artifact import read_text
 from inlier.errors import InlierError
 
 State = dict[str, Tensor]
@@ -240,8 +241,9 @@ def read_autoencoder(path: Path) -> tuple[State, dict[str, Any]]:
     config = path / "config.json"
     groups = {}  # nothing in the tensors tells the groups
     if config.is_file():
+        text = read_text(config)
         try:
-            groups = {"autoencoder_groups": json.loads(config.read_text())["norm_num_groups"]}
+            groups = {"autoencoder_groups": json.loads(text)["norm_num_groups"]}
         except (ValueError, KeyError, TypeError) as error:
             raise InlierError(f"{config}: gives no norm_num_groups ({type(error).__name__}: {error})") from error
     return state, {
