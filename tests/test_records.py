@@ -17,7 +17,8 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from PIL import Image
-from sqlalchemy import delete, event, insert, select, text, update
+from sqlalchemy import create_engine, delete, event, insert, select, text, update
+from sqlalchemy import inspect as looked_at
 
 from inlier.data.datasets import open_dataset
 from inlier.errors import InlierError
@@ -294,6 +295,38 @@ def test_a_newer_database_is_refused(store):
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(InlierError, match="made by a newer inlier"):
         Store(store.engine.url.render_as_string(hide_password=False))
+
+
+THEIRS = ("CREATE TABLE alembic_version (version_num VARCHAR(32))", "CREATE TABLE records (id INTEGER)")  # by chance
+REFUSED = "holds tables, but not those of inlier's records .it holds alembic_version, records.* of their own with --db"
+
+
+@pytest.mark.parametrize("address", ["{}", "sqlite:///{}"])
+def test_a_file_of_another_program_stays_as_it_is(inlier, plate_model, tmp_path, address):
+    file = tmp_path / "other.sqlite"
+    run_sql(file, *THEIRS)
+    before = file.read_bytes()
+    with pytest.raises(InlierError, match=f"{file}: {REFUSED}"):
+        Store(address.format(file))
+    code, _, err = inlier("serve", plate_model, "--db", address.format(file), "--data", tmp_path / "data", "--port", 0)
+    assert code == 2 and err.startswith(f"error: {file}: holds tables, but not those") and err.count("\n") == 1
+    assert file.read_bytes() == before and not list(tmp_path.glob("other.sqlite-*"))
+
+
+def test_a_database_of_another_program_on_a_server_stays_as_it_is(postgres):
+    server = create_engine(postgres.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text("CREATE DATABASE theirs"))
+    server.dispose()
+    url = f"{postgres.rpartition('/')[0]}/theirs"
+    theirs = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    with theirs.begin() as connection:
+        for statement in THEIRS:
+            connection.execute(text(statement))
+    with pytest.raises(InlierError, match=REFUSED):
+        Store(url)
+    assert sorted(looked_at(theirs).get_table_names()) == ["alembic_version", "records"]
+    theirs.dispose()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ class StoreError(InlierError):
     """The database cannot be reached, or refuses: nothing of what was asked has happened."""
 
 
-def open_engine(url: str, read_only: bool) -> Engine:
+def open_engine(url: str | URL, read_only: bool) -> Engine:
     """Raises InlierError for an address that is none, StoreError where nothing can be opened there."""
     try:
         address = make_url(url)

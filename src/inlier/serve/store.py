@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from inlier.errors import InlierError
 from inlier.serve import chain
 from inlier.serve.database import StoreError, open_engine
-from inlier.serve.migrations import check_current, migrate
+from inlier.serve.migrations import check_current, check_ours, migrate
 from inlier.serve.tables import CHANGING, actions, ends, outbox, records
 
 Label = Literal["good", "defect"]
@@ -100,7 +100,8 @@ def micros(moment: datetime | None) -> int | None:
 class Store:
     """url: of SQLAlchemy, such as postgresql+psycopg://user@host/name; or the path of an SQLite file.
 
-    read_only: nothing is made, migrated or written. Raises InlierError for a database that holds no records.
+    read_only: nothing is made, migrated or written; a database that holds no records is refused. One of another program
+    always is. Raises InlierError.
     """
 
     def __init__(self, url: str | Path, read_only: bool = False):
@@ -116,11 +117,22 @@ class Store:
                 with self._reading() as connection:
                     check_current(connection, self.place)
                 return
+            if file and Path(file).is_file():
+                self._check_ours()
             with self._writing() as connection:
                 migrate(connection, self.place)
         except BaseException:
             self.close()
             raise
+
+    def _check_ours(self) -> None:
+        """Before it is opened to write, which changes a file at once: the mode of its journal."""
+        engine = open_engine(self.engine.url, read_only=True)
+        try:
+            with self._explained(), engine.connect() as connection:
+                check_ours(connection, self.place)
+        finally:
+            engine.dispose()
 
     def close(self) -> None:
         self.engine.dispose()

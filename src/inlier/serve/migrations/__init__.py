@@ -9,12 +9,16 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 from inlier.errors import InlierError
+from inlier.names import first_names
 
 FOLDER = Path(__file__).parent
+OURS = {"records", "actions", "ends"}  # tables of every revision
 
 
 def migrate(connection: Connection, place: str) -> None:
-    """Bring the tables to the newest revision, in the connection's transaction. Raises InlierError for newer ones."""
+    """Bring the tables to the newest revision, in the connection's transaction. Raises InlierError for newer ones, and
+    for those of another program."""
+    check_ours(connection, place)
     config, script = _script()
 
     def steps(revision: tuple[str, ...], _: object) -> list:
@@ -26,9 +30,19 @@ def migrate(connection: Connection, place: str) -> None:
         environment.run_migrations()
 
 
+def check_ours(connection: Connection, place: str) -> None:
+    """Raise InlierError for a database of another program. Nothing is written."""
+    tables = inspect(connection).get_table_names()
+    if tables and not set(tables) >= OURS:
+        raise InlierError(
+            f"{place}: holds tables, but not those of inlier's records (it holds {first_names(sorted(tables))}), and "
+            "is left as it is; give the records a database of their own with --db"
+        )
+
+
 def check_current(connection: Connection, place: str) -> None:
     """Raise InlierError unless the tables are those of the newest revision. Nothing is written."""
-    if not {"records", "actions", "ends"} <= set(inspect(connection).get_table_names()):
+    if not set(inspect(connection).get_table_names()) >= OURS:
         raise InlierError(f"{place}: holds no records of inlier; give the station's --data, or its --db")
     script, revision = _script()[1], MigrationContext.configure(connection).get_current_heads()
     _check_known(script, revision, place)
