@@ -316,6 +316,32 @@ def test_what_is_read_is_never_overwritten(inlier, model, plates, tmp_path):
     assert (picture.read_bytes(), model.read_bytes()) == before
 
 
+def test_hard_links_are_one_place(inlier, model, plates, tmp_path):
+    part, linked = tmp_path / "part.inlier", tmp_path / "linked"
+    shutil.copy(model, part)
+    good = shutil.copytree(plates / "plate/test/good", tmp_path / "good")
+    for number in range(2):
+        linked.mkdir(exist_ok=True)
+        (linked / f"{number}.json").hardlink_to(part)
+    (linked / "000.png").hardlink_to(good / "000.png")
+    (tmp_path / "0.txt").touch()
+    (tmp_path / "1.txt").hardlink_to(tmp_path / "0.txt")
+    before = sorted((path, path.read_bytes()) for path in tmp_path.rglob("*.*"))
+    for arguments, words in (
+        (("evaluate", part, plates, "--json", linked / "1.json"), "1.json: is an input of this command"),
+        (("predict", part, good, "--overlays", linked), "000.png: is an input of this command"),
+        (
+            ("predict", model, good, "--jsonl", tmp_path / "0.txt", "--monitor", tmp_path / "1.txt"),
+            "1.txt: two outputs|0.txt: two outputs",
+        ),
+    ):
+        code, _, stderr = inlier(*arguments)
+        assert code == 2 and re.search(words, stderr), stderr
+    assert sorted((path, path.read_bytes()) for path in tmp_path.rglob("*.*")) == before
+    code, _, stderr = inlier("evaluate", part, plates, "--json", tmp_path / "0.txt")
+    assert code == 0, stderr
+
+
 def test_no_output_takes_the_place_of_a_picture_or_lies_among_them(inlier, model, plates, tmp_path):
     good, textures, table = tmp_path / "good", tmp_path / "textures", tmp_path / "parts.csv"
     roi = tmp_path / "roi.png"

@@ -47,22 +47,23 @@ def protect(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
 
     The first would destroy a picture of a part; of the second only the last would be left; the third would pass for one
     the next time. Anything but a picture may lie in such a folder, so that `inlier train .` works. targets: all files
-    that a command writes, together.
+    that a command writes, together. A file that has several names, such as hard links, is one place.
     """
     from inlier.data.images import SUFFIXES
 
     read = set()
     for path in inputs:
         with contextlib.suppress(ValueError):  # a table may name what no path can be; reading it will say so
-            read.add(_place(path))
+            read.add(_identity(_place(path)))
     written: dict[Path, Path] = {}
+    taken = set()
     for target in targets:
         if str(target) == "-":
             raise InlierError("-: only results can go to stdout; this is kept in a file, give its name")
         real = _place(target)
-        if real in read:
+        if (identity := _identity(real)) in read:
             raise InlierError(f"{target}: is an input of this command and would be overwritten; choose another name")
-        folder = next((parent for parent in real.parents if parent in read), None)
+        folder = next((parent for parent in real.parents if _identity(parent) in read), None)
         if folder and folder.is_file():
             raise InlierError(f"{target}: {folder} is a file that is read, not a folder; choose another name")
         if folder and real.suffix.lower() in SUFFIXES:
@@ -70,9 +71,10 @@ def protect(targets: Iterable[Path], inputs: Iterable[Path]) -> None:
                 f"{target}: lies in {folder}, whose pictures this command reads: it would overwrite one of them, or be "
                 "taken for one the next time; choose a place outside"
             )
-        if real in written:
+        if identity in taken:
             raise InlierError(f"{target}: two outputs of this command would be written there; give each its own name")
         written[real] = target
+        taken.add(identity)
     for real, target in written.items():
         if above := next((parent for parent in real.parents if parent in written), None):
             raise InlierError(
@@ -103,6 +105,15 @@ def check_page(path: Path) -> None:
 def _place(path: Path) -> Path:
     """Where a path leads to. Links that lead in a circle stay as they are: reading or writing will say so."""
     return Path(os.path.realpath(path))
+
+
+def _identity(place: Path) -> Path | tuple[int, int]:
+    """The same for all names of what exists; another for everything else."""
+    with contextlib.suppress(OSError):
+        found = place.stat()
+        if found.st_ino:  # not all file systems number their files
+            return found.st_dev, found.st_ino
+    return place
 
 
 def tell(message: str) -> None:
