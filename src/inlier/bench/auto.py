@@ -4,6 +4,9 @@ Three parts of the good pictures have three uses: candidates are fitted on one, 
 the third is set aside before anything else: the very pictures that the last fit, on all of them, calibrates on where it
 calibrates by a split. So the promise of the winner owes nothing to the choice. Test pictures are never opened.
 
+Where two of the candidates would find more together than the best of them alone, as their scores of the same planted
+defects tell, the pair is the last candidate (methods/joined.py), fitted and tried as any other.
+
 The budget holds because every fit knows its deadline and gives up as soon as its pace shows that it would miss it. A
 candidate's fit gets at most half of what is left, and what the winner so far needs for its last fit is kept back. Where
 no time is left for that all the same, the model of the search is calibrated on what the search never saw, and kept.
@@ -28,6 +31,7 @@ from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset
 from inlier.detector import Detector, geometry_of
 from inlier.errors import InlierError, OutOfTime
+from inlier.methods import joined
 from inlier.settings import Settings
 
 log = logging.getLogger("inlier")
@@ -59,7 +63,7 @@ def auto(
     data, roi, group: as for `Detector.fit`, of one category. budget: seconds, or a text like "10 min", for all of it.
     latency: milliseconds, or a text like "50 ms", that a picture may take from file to verdict. candidates: detectors
     that are not fitted (default: what each method declares, see `Detector.candidates`, at its own size and at the one
-    that shows what the pictures hold, see `Seen.size`); they get `seed` and `device`.
+    that shows what the pictures hold, see `Seen.size`); they get `seed` and `device`. Two of them may be joined.
     The result's `choice_` tells what was seen and tried; with_examples: with pictures of found and missed defects.
     Raises InlierError where no candidate can be chosen.
     """
@@ -201,6 +205,8 @@ class _Search:
             for number, detector in enumerate(proposed, 1):
                 row = self.consider(detector)
                 log.info("candidate %d of %d, %s", number, len(proposed), _summary(row))
+            if pair := self.pair():
+                log.info("one more, as two promise to find more together: %s", _summary(self.consider(pair)))
             fitted, winner, why = self.last_fit()
             doubtful = is_chance(self.rows[winner].trial, self.seed)  # type: ignore[arg-type]
             log.log(logging.WARNING if doubtful else logging.INFO, "%s", why)
@@ -219,6 +225,17 @@ class _Search:
     def winner(self) -> int | None:
         """Its place, if the search ended now."""
         return decide(self.rows, self.seed)[0] if able(self.rows) else None
+
+    def pair(self) -> Model | None:
+        """The two candidates that would find most together, where that is more than the best finds alone."""
+        judged = sorted(able(self.rows), key=lambda i: -self.rows[i].quality)
+        most = self.rows[judged[0]].quality if judged else 1.0
+        found = None
+        for i, j in itertools.combinations(judged, 2):
+            pair = joined.pair(self.detectors[i], self.detectors[j])
+            if pair and (quality := trial.together(self.rows[i].trial, self.rows[j].trial).quality) > most:
+                found, most = pair, quality
+        return found
 
     def consider(self, detector: Model) -> Row:
         """Fit, time and try a candidate; what comes of it joins the rows."""
@@ -330,7 +347,8 @@ def _with(detector: Model, **changes: Any) -> Model:
 def _row(detector: Model) -> Row:
     preset = detector.presets[detector.preset]
     values = {f.name: getattr(detector.settings, f.name) for f in fields(detector.settings)}
-    changed = {name: value for name, value in values.items() if value != getattr(preset, name)}
+    told = detector.told
+    changed = {name: value for name, value in values.items() if name in told or value != getattr(preset, name)}
     return Row(detector.name, detector.preset, changed)
 
 
