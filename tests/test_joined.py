@@ -12,12 +12,13 @@ from conftest import write_dataset
 from inlier import InlierError, load, methods
 from inlier.bench import auto as bench
 from inlier.bench import trial
+from inlier.bench.choice import Row
 from inlier.bench.trial import Trial
 from inlier.calibration import split
 from inlier.methods import joined
-from test_contract import short
 
 PADIM = {"backbone": "tiny", "size": 64, "taps": (4, 8), "channels": None}
+QUICK = {"taps": (4, 8), "features": 32, "steps": 2, "patches": 256, "hidden": 32}
 SIMPLENET = "simplenet taps=4,8 features=32 steps=2 patches=256 hidden=32"
 
 
@@ -45,17 +46,48 @@ def test_the_score_is_the_sum_of_both_deviates_over_the_root_of_two(fitted):
     torch.testing.assert_close(maps, (drawn[0] + drawn[1]) / math.sqrt(2))
 
 
-def test_each_method_is_what_it_is_alone_on_the_same_pictures(fitted, twenty):
+def test_each_method_is_what_it_is_alone_and_its_units_come_from_pictures_it_had_not_seen(fitted, twenty):
     files = sorted((twenty / "plate/train/good").iterdir())
     fitted_on, held_out = split(list(range(20)), ["plate"] * 20, seed=0)
-    alone = methods.create("padim", **PADIM | {"taps": (8, 16, 32), "grid": 1})
-    alone.fit([files[i] for i in fitted_on], calibration="none")
-    ours, theirs = fitted.network_.networks[0], alone.network_
-    torch.testing.assert_close(ours.mean, theirs.mean)
-    torch.testing.assert_close(ours.whitening, theirs.whitening, rtol=1e-3, atol=1e-4)
-    scores = torch.tensor([alone.inspect(files[i]).score for i in held_out], dtype=torch.float64)
+    assert (len(fitted_on), len(held_out)) == (10, 10)
+    kind = PADIM | {"taps": (8, 16, 32), "grid": 1}
+    alone = methods.create("padim", **kind).fit(files, calibration="none").network_
+    ours = fitted.network_.networks[0]
+    torch.testing.assert_close(ours.mean, alone.mean)
+    torch.testing.assert_close(ours.whitening, alone.whitening, rtol=1e-3, atol=1e-4)
+    without = methods.create("padim", **kind).fit([files[i] for i in fitted_on], calibration="none")
+    scores = torch.tensor([without.inspect(files[i]).score for i in held_out], dtype=torch.float64)
     assert fitted.network_.mean[0].item() == pytest.approx(scores.mean().item(), rel=1e-4)
     assert fitted.network_.deviation[0].item() == pytest.approx(scores.std(correction=0).item(), rel=1e-2)
+
+
+def test_units_that_are_given_need_no_first_fit(twenty, monkeypatch):
+    fits = []
+    learn = methods.joined.Joined._learn_both
+    monkeypatch.setattr(methods.joined.Joined, "_learn_both", lambda *given: fits.append(given) or learn(*given))
+    given = {"mean": (3.0, -1.0), "deviation": (2.0, 0.5)}
+    detector = methods.create("joined", backbone="tiny", size=64, second=SIMPLENET, **given)
+    detector.fit(twenty, calibration="none")
+    assert len(fits) == 1
+    assert detector.network_.mean.tolist() == [3.0, -1.0] and detector.network_.deviation.tolist() == [2.0, 0.5]
+
+
+def test_each_method_may_see_a_size_of_its_own(twenty):
+    """A smaller picture is made of the larger one, in training and in judging; maps are as large as the larger."""
+    detector = methods.create("joined", backbone="tiny", size=96, first="padim size=64", second=SIMPLENET)
+    detector.fit(twenty, calibration="none")
+    network, images = detector.network_, torch.rand(2, 3, 96, 96)
+    assert not network.is_shared
+    scores, maps = network.judged(images)
+    smaller = torch.nn.functional.interpolate(images, (64, 64), mode="bilinear", antialias=True)
+    torch.testing.assert_close(network.to_own[0](images), smaller, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scores[0], network.networks[0](smaller)[0], rtol=1e-3, atol=1e-3)
+    assert maps[0].shape == maps[1].shape == (2, 96, 96)
+    seen = torch.zeros(2, 96, 96, dtype=torch.bool)
+    seen[:, :48] = True
+    disturbed = images.clone()
+    disturbed[:, :, 80:] = 0.5
+    torch.testing.assert_close(network(images, seen)[0], network(disturbed, seen)[0], rtol=0.5, atol=0.5)
 
 
 def test_a_picture_passes_the_backbone_once(fitted, monkeypatch):
@@ -89,7 +121,8 @@ def test_views_that_differnet_chose_are_remembered(twenty, tmp_path):
         ({"first": ""}, "'first': '' cannot be joined"),
         ({"first": "differnet", "second": "padim"}, "'first': differnet judges whole pictures; name it as 'second'"),
         ({"second": "padim"}, "two of the same know no more than one"),
-        ({"second": "simplenet size=128"}, "'second': size must be the same for both"),
+        ({"second": "simplenet tile=128"}, "'second': tile must be the same for both"),
+        ({"second": "simplenet size=512"}, "'second': 'simplenet size=512' would see more pixels than there are"),
         ({"second": "simplenet heeds=2"}, "'second': unknown setting 'heeds'. Did you mean 'heads'"),
         ({"second": "simplenet heads"}, "'second': 'heads' is not KEY=VALUE"),
         ({"second": "simplenet heads=0"}, "'second': setting 'heads': 0 is out of range"),
@@ -106,11 +139,12 @@ def test_a_pair_is_made_of_what_sees_the_same_pictures():
     assert (made.settings.first, made.settings.second) == ("simplenet heads=2", "padim")
     assert [d.settings for d in joined.parts(made.settings)] == [simplenet.settings, padim.settings]
     assert joined.pair(padim, simplenet).seed == 3
-    assert joined.pair(padim, methods.create("simplenet", size=320)) is None
+    assert joined.pair(padim, methods.create("simplenet", tile=320)) is None
     assert joined.pair(padim, methods.create("padim", epsilon=0.1)) is None
     assert joined.pair(padim, methods.create("memseg")) is None
-    of_whole = joined.pair(methods.create("differnet", size=256), padim)
-    assert of_whole.settings.first == "padim" and of_whole.settings.second.startswith("differnet")
+    of_whole = joined.pair(methods.create("differnet"), padim)
+    assert (of_whole.settings.first, of_whole.settings.second) == ("padim size=256", "differnet")
+    assert of_whole.settings.size == 448
 
 
 def trials(n=100, seed=0):
@@ -126,7 +160,7 @@ def trials(n=100, seed=0):
 
 
 def test_unlike_judges_find_more_together():
-    """Two tests with a shift of 1 are one with a shift of sqrt(2): AUROC .76 and .84 (the normal of shift / sqrt(2))."""
+    """Two tests with a shift of 1 are one with a shift of sqrt(2): AUROC, the normal of shift / sqrt(2), .76, .84."""
     one, other = trials(n=20000)
     both = trial.together(one, other)
     assert (one.auroc, other.auroc, both.auroc) == pytest.approx((0.7602, 0.7602, 0.8413), abs=0.01)
@@ -139,16 +173,72 @@ def test_the_joined_trial_does_not_depend_on_the_units_of_a_score():
     np.testing.assert_allclose(trial.together(one, scaled).defects, trial.together(one, other).defects, rtol=1e-9)
 
 
-def test_auto_tries_a_pair_that_promises_more(forty_of_two, monkeypatch):
-    chosen = forty_of_two
-    choice = chosen.choice_
-    names = [row.method for row in choice.rows]
-    assert names[:2] == ["padim", "simplenet"]
-    assert names[2:] in ([], ["joined"])
+def test_the_joined_trial_is_what_the_joined_model_makes_of_the_pictures(chosen_pair, monkeypatch):
+    model, row, held_out = chosen_pair
+    found = trial.run(model, held_out, seed=0)
+    np.testing.assert_allclose(math.sqrt(2) * found.good, row.trial.good, rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(math.sqrt(2) * found.defects, row.trial.defects, rtol=1e-2, atol=1e-2)
 
 
 @pytest.fixture(scope="module")
-def forty_of_two(tmp_path_factory):
+def choice_of_two(tmp_path_factory):
+    """A choice between two whose pair is better by decree, and what was assembled on the way."""
     data = write_dataset(tmp_path_factory.mktemp("forty"), train=40, good=2, defects=2)
-    two = [methods.create("padim", **PADIM), short("simplenet")]
-    return bench.auto(data, 60, candidates=two, with_examples=True)
+    two = [methods.create("padim", **PADIM), methods.create("simplenet", backbone="tiny", size=64, **QUICK)]
+    made = []
+    with pytest.MonkeyPatch.context() as patch:
+        assembled = joined.assembled
+        patch.setattr(joined, "assembled", lambda *given: made.append(assembled(*given)) or made[-1])
+        patch.setattr(trial.Trial, "quality", property(lambda self: 1.0 if self.pixel_ap is None else 0.5))
+        return (
+            bench.auto(data, 600, candidates=two, with_examples=True),
+            made[0],
+            trial.hold_out(bench._good_pictures(data, ()), 0, aside=True).held_out,
+        )
+
+
+@pytest.fixture(scope="module")
+def chosen_pair(choice_of_two):
+    chosen, model, held_out = choice_of_two
+    return model, chosen.choice_.rows[2], held_out
+
+
+def test_a_winning_pair_is_fitted_on_all_with_the_units_of_the_search(choice_of_two, tmp_path):
+    chosen, model, _ = choice_of_two
+    choice = chosen.choice_
+    assert [row.method for row in choice.rows] == ["padim", "simplenet", "joined"] and choice.winner == 2
+    row = choice.rows[2]
+    assert row.name.startswith("joined first=padim taps=4,8") and "second=simplenet" in row.name
+    assert row.ms > 0 and row.examples and row.fit_seconds == sum(r.fit_seconds for r in choice.rows[:2])
+    assert choice.fitted_again and len(chosen.calibration_.scores) == 20
+    torch.testing.assert_close(chosen.network_.mean, model.network_.mean)
+    chosen.save(tmp_path / "m.inlier")
+    assert load(tmp_path / "m.inlier").header() == chosen.header()
+
+
+@pytest.fixture
+def search():
+    """A search in which these candidates were judged so, the better of a method kept."""
+
+    def made(*judged):
+        found = bench._Search.__new__(bench._Search)
+        found.seed, found.detectors, found.rows, found.fitted, found.kept = 0, [], [], {}, None
+        for d, t in judged:
+            found._joins(d, Row(d.name, d.preset, {}, trial=t, ms=1.0), d)
+        return found
+
+    return made
+
+
+def test_the_choice_joins_the_two_that_find_most_together(search):
+    padim, simplenet, memseg = (methods.create(name) for name in ("padim", "simplenet", "memseg"))
+    one, other = trials()
+    assert search((padim, one), (simplenet, other)).pair() == (0, 1)
+    assert search((padim, one), (simplenet, one)).pair() is None, "the same twice finds no more"
+    assert search((padim, one), (memseg, other)).pair() is None
+    assert search((padim, one), (methods.create("simplenet", tile=384), other)).pair() is None
+    perfect = replace(one, defects=one.defects + 100)
+    assert search((padim, one), (simplenet, other), (memseg, perfect)).pair() is None, "the best alone finds more"
+    assert search((padim, one)).pair() is None and search().pair() is None
+    worse = replace(one, defects=one.defects - 0.3)
+    assert search((padim, worse), (methods.create("padim", size=320), one), (simplenet, other)).pair() == (1, 2)

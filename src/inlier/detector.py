@@ -70,7 +70,6 @@ class Detector(Inspector, Generic[S, N]):
     maps_jump: ClassVar[bool] = False
     previews: ClassVar[bool] = False  # `preview` draws what it makes of good pictures
     candidates: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)  # settings beside `light` that are worth a try
-    told: ClassVar[tuple[str, ...]] = ()  # settings that a choice names even where they are the preset's
     light_seconds: ClassVar[float] = 60.0  # about what `light` takes for 200 pictures on two cores
     memory_advice: ClassVar[str] = "use preset 'light', a smaller 'size', or deeper 'taps'"
 

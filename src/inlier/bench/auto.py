@@ -4,8 +4,8 @@ Three parts of the good pictures have three uses: candidates are fitted on one, 
 the third is set aside before anything else: the very pictures that the last fit, on all of them, calibrates on where it
 calibrates by a split. So the promise of the winner owes nothing to the choice. Test pictures are never opened.
 
-Where two of the candidates would find more together than the best of them alone, as their scores of the same planted
-defects tell, the pair is the last candidate (methods/joined.py), fitted and tried as any other.
+Last, two of the candidates are joined as they are (methods/joined.py), where their scores of the same planted defects
+say that they find more together than the best of all finds alone.
 
 The budget holds because every fit knows its deadline and gives up as soon as its pace shows that it would miss it. A
 candidate's fit gets at most half of what is left, and what the winner so far needs for its last fit is kept back. Where
@@ -26,7 +26,7 @@ from inlier.bench import trial
 from inlier.bench.choice import Choice, Row, able, decide, is_chance
 from inlier.bench.examples import examples
 from inlier.bench.seen import Seen, look
-from inlier.bench.trial import Shares
+from inlier.bench.trial import Shares, Trial
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset
 from inlier.detector import Detector, geometry_of
@@ -198,6 +198,7 @@ class _Search:
     detectors: list[Model] = field(default_factory=list)  # not fitted, one for each row
     rows: list[Row] = field(default_factory=list)
     kept: tuple[int, Model] | None = None  # the winner so far, as it was fitted here, and its place
+    fitted: dict[int, Model] = field(default_factory=dict)  # by place: the best of each method that can be joined
 
     def best_of(self, proposed: Sequence[Model]) -> tuple[Model, int, str]:
         """The winner, fitted; its place, and why it is the winner. Raises InlierError without one."""
@@ -206,7 +207,7 @@ class _Search:
                 row = self.consider(detector)
                 log.info("candidate %d of %d, %s", number, len(proposed), _summary(row))
             if pair := self.pair():
-                log.info("one more, as two promise to find more together: %s", _summary(self.consider(pair)))
+                log.info("two together find more: %s", _summary(self.join(*pair)))
             fitted, winner, why = self.last_fit()
             doubtful = is_chance(self.rows[winner].trial, self.seed)  # type: ignore[arg-type]
             log.log(logging.WARNING if doubtful else logging.INFO, "%s", why)
@@ -226,16 +227,57 @@ class _Search:
         """Its place, if the search ended now."""
         return decide(self.rows, self.seed)[0] if able(self.rows) else None
 
-    def pair(self) -> Model | None:
-        """The two candidates that would find most together, where that is more than the best finds alone."""
-        judged = sorted(able(self.rows), key=lambda i: -self.rows[i].quality)
-        most = self.rows[judged[0]].quality if judged else 1.0
+    def pair(self) -> tuple[int, int] | None:
+        """Places of the two candidates that find most together, where that is more than the best finds alone."""
+        most = max((self.rows[i].quality for i in able(self.rows)), default=1.0)
         found = None
-        for i, j in itertools.combinations(judged, 2):
-            pair = joined.pair(self.detectors[i], self.detectors[j])
-            if pair and (quality := trial.together(self.rows[i].trial, self.rows[j].trial).quality) > most:
-                found, most = pair, quality
+        for i, j in itertools.combinations(self.fitted, 2):
+            if joined.pair(self.fitted[i], self.fitted[j]) and (quality := self.together(i, j).quality) > most:
+                found, most = (i, j), quality
         return found
+
+    def together(self, i: int, j: int) -> Trial:
+        one, other = self.rows[i].trial, self.rows[j].trial
+        assert one and other
+        return trial.together(one, other)
+
+    def join(self, i: int, j: int) -> Row:
+        """Two candidates as one more, from what they have learned; it joins the rows."""
+        models = joined.in_order(self.fitted[i], self.fitted[j])
+        places = [i, j] if models[0] is self.fitted[i] else [j, i]
+        units = [trial.deviates(self.rows[place].trial) for place in places]  # type: ignore[arg-type]
+        mean, deviation = zip(*units, strict=True)
+        pair = joined.pair(*models)
+        assert pair
+        fitted = joined.assembled(pair.set_params(mean=mean, deviation=deviation), *models)
+        held_out = self.shares.held_out
+        ms = trial.milliseconds(fitted, held_out)
+        found = self.together(i, j)
+        told = {name: getattr(pair.settings, name) for name in ("first", "second")}
+        seconds = [(self.rows[k].fit_seconds or 0.0, self.rows[k].refit_seconds or 0.0) for k in (i, j)]
+        fit_seconds, refit_seconds = map(sum, zip(*seconds, strict=True))
+        row = Row(pair.name, pair.preset, told, ms=ms, fit_seconds=fit_seconds)
+        if self.limits.latency is not None and ms > self.limits.latency:
+            row = replace(row, reason=self._too_slow(ms))
+        else:
+            shown = examples(fitted, held_out, found, self.seed) if self.with_examples else ()
+            row = replace(row, trial=found, refit_seconds=refit_seconds, examples=shown)
+        return self._joins(_with(pair), row, fitted)
+
+    def _joins(self, detector: Model, row: Row, fitted: Model | None) -> Row:
+        """A candidate joins the rows; of the fitted ones the winner so far is kept, and the best of those to join."""
+        place = len(self.rows)
+        self.detectors.append(detector)
+        self.rows.append(row)
+        if fitted is None:
+            return row
+        if self.winner() == place:
+            self.kept = place, fitted
+        if row.trial and not row.reason and detector.name in joined.JOINABLE:
+            alike = [k for k, of in self.fitted.items() if of.name == detector.name]
+            if all(row.quality > self.rows[k].quality for k in alike):
+                self.fitted = {k: of for k, of in self.fitted.items() if k not in alike} | {place: fitted}
+        return row
 
     def consider(self, detector: Model) -> Row:
         """Fit, time and try a candidate; what comes of it joins the rows."""
@@ -245,11 +287,7 @@ class _Search:
             row, fitted = self._tried(detector, row)
         except InlierError as error:  # OutOfTime, too little memory, settings that do not suit the pictures
             row = replace(row, reason=str(error))
-        self.detectors.append(detector)
-        self.rows.append(row)
-        if fitted and self.winner() == len(self.rows) - 1:
-            self.kept = len(self.rows) - 1, fitted
-        return row
+        return self._joins(detector, row, fitted)
 
     def _tried(self, detector: Model, row: Row) -> tuple[Row, Model]:
         start = time.monotonic()
@@ -272,12 +310,15 @@ class _Search:
         ms = trial.milliseconds(fitted, held_out)
         row = replace(row, fit_seconds=fit_seconds, ms=ms)
         if self.limits.latency is not None and ms > self.limits.latency:
-            return replace(row, reason=f"takes {ms:.0f} ms a picture, {self.limits.latency:g} ms are allowed"), fitted
+            return replace(row, reason=self._too_slow(ms)), fitted
         cheap_maps = not detector.maps_cost_extra
         found = trial.run(fitted, held_out, self.seed, deadline=self.limits.end - reserve, maps=cheap_maps)
         refit = MARGIN * self._last_fit_seconds(detector, fit_seconds, ms / 1000)
         shown = examples(fitted, held_out, found, self.seed) if self.with_examples else ()
         return replace(row, trial=found, refit_seconds=refit, examples=shown), fitted
+
+    def _too_slow(self, ms: float) -> str:
+        return f"takes {ms:.0f} ms a picture, {self.limits.latency:g} ms are allowed"
 
     def _last_fit_seconds(self, detector: Model, fit_seconds: float, a_picture: float) -> float:
         """What a fit on all pictures takes, about, with the method's own calibration, from what it took on some.
@@ -347,8 +388,7 @@ def _with(detector: Model, **changes: Any) -> Model:
 def _row(detector: Model) -> Row:
     preset = detector.presets[detector.preset]
     values = {f.name: getattr(detector.settings, f.name) for f in fields(detector.settings)}
-    told = detector.told
-    changed = {name: value for name, value in values.items() if name in told or value != getattr(preset, name)}
+    changed = {name: value for name, value in values.items() if value != getattr(preset, name)}
     return Row(detector.name, detector.preset, changed)
 
 

@@ -75,16 +75,20 @@ class Trial:
         return scores, np.arange(len(scores)) >= len(self.good)
 
 
-def together(one: Trial, other: Trial) -> Trial:
-    """What two models would make of the same pictures, joined as in methods/joined.py; without maps.
+def deviates(trial: Trial) -> tuple[float, float]:
+    """(mean, deviation) of the scores of good pictures."""
+    return float(trial.good.mean()), max(float(trial.good.std()), 1e-12)
 
-    Means and deviations are of the very pictures that are judged, so it says a little too much: to be tried.
+
+def together(one: Trial, other: Trial) -> Trial:
+    """What two models make of the same pictures, joined as in methods/joined.py; without maps.
+
+    Means and deviations are of the very pictures that are judged, two numbers of each method of up to a hundred.
     """
-    good, defects = 0.0, 0.0
-    for found in (one, other):
-        mean, deviation = found.good.mean(), max(float(found.good.std()), 1e-12)
-        good, defects = good + (found.good - mean) / deviation, defects + (found.defects - mean) / deviation
-    return replace(one, good=good, defects=defects, pixel_ap=None)
+    units = [(found, *deviates(found)) for found in (one, other)]
+    good = sum((found.good - mean) / deviation for found, mean, deviation in units)
+    defects = sum((found.defects - mean) / deviation for found, mean, deviation in units)
+    return replace(one, good=np.asarray(good), defects=np.asarray(defects), pixel_ap=None)
 
 
 class Shares(NamedTuple):
