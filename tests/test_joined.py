@@ -189,7 +189,8 @@ def choice_of_two(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         assembled = joined.assembled
         patch.setattr(joined, "assembled", lambda *given: made.append(assembled(*given)) or made[-1])
-        patch.setattr(trial.Trial, "quality", property(lambda self: 1.0 if self.pixel_ap is None else 0.5))
+        patch.setattr(trial.Trial, "auroc", property(lambda self: 1.0 if self.pixel_ap is None else 0.5))
+        patch.setattr(trial.Trial, "detection", lambda self: 1.0 if self.pixel_ap is None else 0.5)
         return (
             bench.auto(data, 600, candidates=two, with_examples=True),
             made[0],
@@ -242,3 +243,16 @@ def test_the_choice_joins_the_two_that_find_most_together(search):
     assert search((padim, one)).pair() is None and search().pair() is None
     worse = replace(one, defects=one.defects - 0.3)
     assert search((padim, worse), (methods.create("padim", size=320), one), (simplenet, other)).pair() == (1, 2)
+
+
+def test_a_pair_that_gains_by_one_measure_and_loses_by_the_other_is_not_joined(search, monkeypatch):
+    padim, simplenet = methods.create("padim"), methods.create("simplenet")
+    one, other = trials()
+    assert search((padim, one), (simplenet, other)).pair()
+    for worse in (
+        ("auroc", property(lambda self: 0.4 if self.pixel_ap is None else 0.5)),
+        ("detection", lambda self: 0.1 if self.pixel_ap is None else 0.2),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(trial.Trial, *worse)
+            assert search((padim, one), (simplenet, other)).pair() is None
