@@ -262,14 +262,14 @@ class _Search:
         ms = trial.milliseconds(fitted, held_out)
         found = self.together(i, j)
         told = {name: getattr(pair.settings, name) for name in ("first", "second")}
-        seconds = [(self.rows[k].fit_seconds or 0.0, self.rows[k].refit_seconds or 0.0) for k in (i, j)]
-        fit_seconds, refit_seconds = map(sum, zip(*seconds, strict=True))
+        fit_seconds = sum(self.rows[place].fit_seconds or 0.0 for place in places)
         row = Row(pair.name, pair.preset, told, ms=ms, fit_seconds=fit_seconds)
         if self.limits.latency is not None and ms > self.limits.latency:
             row = replace(row, reason=self._too_slow(ms))
         else:
             shown = examples(fitted, held_out, found, self.seed) if self.with_examples else ()
-            row = replace(row, trial=found, refit_seconds=refit_seconds, examples=shown)
+            refit = MARGIN * self._last_fit_seconds(pair, fit_seconds, ms / 1000)
+            row = replace(row, trial=found, refit_seconds=refit, examples=shown)
         return self._joins(_with(pair), row, fitted)
 
     def _joins(self, detector: Model, row: Row, fitted: Model | None) -> Row:

@@ -86,9 +86,9 @@ def together(one: Trial, other: Trial) -> Trial:
     Means and deviations are of the very pictures that are judged, two numbers of each method of up to a hundred.
     """
     units = [(found, *deviates(found)) for found in (one, other)]
-    good = sum((found.good - mean) / deviation for found, mean, deviation in units)
-    defects = sum((found.defects - mean) / deviation for found, mean, deviation in units)
-    return replace(one, good=np.asarray(good), defects=np.asarray(defects), pixel_ap=None)
+    good = sum((found.good - mean) / deviation for found, mean, deviation in units) / np.sqrt(2)
+    defects = sum((found.defects - mean) / deviation for found, mean, deviation in units) / np.sqrt(2)
+    return replace(one, good=good.astype(np.float32), defects=defects.astype(np.float32), pixel_ap=None)
 
 
 class Shares(NamedTuple):
