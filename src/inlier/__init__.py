@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from inlier.methods import create, list_methods
     from inlier.methods.diad import DiAD
     from inlier.methods.differnet import DifferNet
+    from inlier.methods.joined import Joined
     from inlier.methods.memseg import MemSeg
     from inlier.methods.padim import PaDiM
     from inlier.methods.simplenet import SimpleNet
@@ -42,6 +43,7 @@ _HOME = {
     "tune": "inlier.bench.auto",
     "DiAD": "inlier.methods.diad",
     "DifferNet": "inlier.methods.differnet",
+    "Joined": "inlier.methods.joined",
     "MemSeg": "inlier.methods.memseg",
     "PaDiM": "inlier.methods.padim",
     "SimpleNet": "inlier.methods.simplenet",
@@ -55,6 +57,7 @@ __all__ = [
     "ImageError",
     "Inspector",
     "InlierError",
+    "Joined",
     "MemSeg",
     "PaDiM",
     "Prediction",

@@ -4,6 +4,9 @@ Three parts of the good pictures have three uses: candidates are fitted on one, 
 the third is set aside before anything else: the very pictures that the last fit, on all of them, calibrates on where it
 calibrates by a split. So the promise of the winner owes nothing to the choice. Test pictures are never opened.
 
+Last, two of the candidates are joined as they are (methods/joined.py), where their scores of the same planted defects
+say that they find more together than the best of all finds alone, by AUROC and by detection.
+
 The budget holds because every fit knows its deadline and gives up as soon as its pace shows that it would miss it. A
 candidate's fit gets at most half of what is left, and what the winner so far needs for its last fit is kept back. Where
 no time is left for that all the same, the model of the search is calibrated on what the search never saw, and kept.
@@ -23,11 +26,12 @@ from inlier.bench import trial
 from inlier.bench.choice import Choice, Row, able, decide, is_chance
 from inlier.bench.examples import examples
 from inlier.bench.seen import Seen, look
-from inlier.bench.trial import Shares
+from inlier.bench.trial import Shares, Trial
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset
 from inlier.detector import Detector, geometry_of
 from inlier.errors import InlierError, OutOfTime
+from inlier.methods import joined
 from inlier.settings import Settings
 
 log = logging.getLogger("inlier")
@@ -59,7 +63,7 @@ def auto(
     data, roi, group: as for `Detector.fit`, of one category. budget: seconds, or a text like "10 min", for all of it.
     latency: milliseconds, or a text like "50 ms", that a picture may take from file to verdict. candidates: detectors
     that are not fitted (default: what each method declares, see `Detector.candidates`, at its own size and at the one
-    that shows what the pictures hold, see `Seen.size`); they get `seed` and `device`.
+    that shows what the pictures hold, see `Seen.size`); they get `seed` and `device`. Two of them may be joined.
     The result's `choice_` tells what was seen and tried; with_examples: with pictures of found and missed defects.
     Raises InlierError where no candidate can be chosen.
     """
@@ -194,6 +198,7 @@ class _Search:
     detectors: list[Model] = field(default_factory=list)  # not fitted, one for each row
     rows: list[Row] = field(default_factory=list)
     kept: tuple[int, Model] | None = None  # the winner so far, as it was fitted here, and its place
+    fitted: dict[int, Model] = field(default_factory=dict)  # by place: the best of each method that can be joined
 
     def best_of(self, proposed: Sequence[Model]) -> tuple[Model, int, str]:
         """The winner, fitted; its place, and why it is the winner. Raises InlierError without one."""
@@ -201,6 +206,8 @@ class _Search:
             for number, detector in enumerate(proposed, 1):
                 row = self.consider(detector)
                 log.info("candidate %d of %d, %s", number, len(proposed), _summary(row))
+            if pair := self.pair():
+                log.info("two together find more: %s", _summary(self.join(*pair)))
             fitted, winner, why = self.last_fit()
             doubtful = is_chance(self.rows[winner].trial, self.seed)  # type: ignore[arg-type]
             log.log(logging.WARNING if doubtful else logging.INFO, "%s", why)
@@ -220,6 +227,66 @@ class _Search:
         """Its place, if the search ended now."""
         return decide(self.rows, self.seed)[0] if able(self.rows) else None
 
+    def pair(self) -> tuple[int, int] | None:
+        """Places of the two candidates that find most together, where that is more than the best finds alone.
+
+        By AUROC and by detection: a pair costs both of its halves, and it is the luckiest of several, so a gain in one
+        of the two at the price of the other is no reason.
+        """
+        leader = self.winner()
+        best = None if leader is None else self.rows[leader].trial
+        found = None
+        for i, j in itertools.combinations(self.fitted, 2) if best else ():
+            if joined.pair(self.fitted[i], self.fitted[j]) is None:
+                continue
+            pair = self.together(i, j)
+            if best and pair.auroc > best.auroc and pair.detection() > best.detection():
+                found, best = (i, j), pair
+        return found
+
+    def together(self, i: int, j: int) -> Trial:
+        one, other = self.rows[i].trial, self.rows[j].trial
+        assert one and other
+        return trial.together(one, other)
+
+    def join(self, i: int, j: int) -> Row:
+        """Two candidates as one more, from what they have learned; it joins the rows."""
+        models = joined.in_order(self.fitted[i], self.fitted[j])
+        places = [i, j] if models[0] is self.fitted[i] else [j, i]
+        units = [trial.deviates(self.rows[place].trial) for place in places]  # type: ignore[arg-type]
+        mean, deviation = zip(*units, strict=True)
+        pair = joined.pair(*models)
+        assert pair
+        fitted = joined.assembled(pair.set_params(mean=mean, deviation=deviation), *models)
+        held_out = self.shares.held_out
+        ms = trial.milliseconds(fitted, held_out)
+        found = self.together(i, j)
+        told = {name: getattr(pair.settings, name) for name in ("first", "second")}
+        fit_seconds = sum(self.rows[place].fit_seconds or 0.0 for place in places)
+        row = Row(pair.name, pair.preset, told, ms=ms, fit_seconds=fit_seconds)
+        if self.limits.latency is not None and ms > self.limits.latency:
+            row = replace(row, reason=self._too_slow(ms))
+        else:
+            shown = examples(fitted, held_out, found, self.seed) if self.with_examples else ()
+            refit = MARGIN * self._last_fit_seconds(pair, fit_seconds, ms / 1000)
+            row = replace(row, trial=found, refit_seconds=refit, examples=shown)
+        return self._joins(_with(pair), row, fitted)
+
+    def _joins(self, detector: Model, row: Row, fitted: Model | None) -> Row:
+        """A candidate joins the rows; of the fitted ones the winner so far is kept, and the best of those to join."""
+        place = len(self.rows)
+        self.detectors.append(detector)
+        self.rows.append(row)
+        if fitted is None:
+            return row
+        if self.winner() == place:
+            self.kept = place, fitted
+        if row.trial and not row.reason and detector.name in joined.JOINABLE:
+            alike = [k for k, of in self.fitted.items() if of.name == detector.name]
+            if all(row.quality > self.rows[k].quality for k in alike):
+                self.fitted = {k: of for k, of in self.fitted.items() if k not in alike} | {place: fitted}
+        return row
+
     def consider(self, detector: Model) -> Row:
         """Fit, time and try a candidate; what comes of it joins the rows."""
         row = _row(detector)
@@ -228,11 +295,7 @@ class _Search:
             row, fitted = self._tried(detector, row)
         except InlierError as error:  # OutOfTime, too little memory, settings that do not suit the pictures
             row = replace(row, reason=str(error))
-        self.detectors.append(detector)
-        self.rows.append(row)
-        if fitted and self.winner() == len(self.rows) - 1:
-            self.kept = len(self.rows) - 1, fitted
-        return row
+        return self._joins(detector, row, fitted)
 
     def _tried(self, detector: Model, row: Row) -> tuple[Row, Model]:
         start = time.monotonic()
@@ -255,12 +318,15 @@ class _Search:
         ms = trial.milliseconds(fitted, held_out)
         row = replace(row, fit_seconds=fit_seconds, ms=ms)
         if self.limits.latency is not None and ms > self.limits.latency:
-            return replace(row, reason=f"takes {ms:.0f} ms a picture, {self.limits.latency:g} ms are allowed"), fitted
+            return replace(row, reason=self._too_slow(ms)), fitted
         cheap_maps = not detector.maps_cost_extra
         found = trial.run(fitted, held_out, self.seed, deadline=self.limits.end - reserve, maps=cheap_maps)
         refit = MARGIN * self._last_fit_seconds(detector, fit_seconds, ms / 1000)
         shown = examples(fitted, held_out, found, self.seed) if self.with_examples else ()
         return replace(row, trial=found, refit_seconds=refit, examples=shown), fitted
+
+    def _too_slow(self, ms: float) -> str:
+        return f"takes {ms:.0f} ms a picture, {self.limits.latency:g} ms are allowed"
 
     def _last_fit_seconds(self, detector: Model, fit_seconds: float, a_picture: float) -> float:
         """What a fit on all pictures takes, about, with the method's own calibration, from what it took on some.

@@ -59,6 +59,11 @@ class Trial:
     def detection(self) -> float:
         return float(self.found().mean())
 
+    @property
+    def quality(self) -> float:
+        """What candidates are ranked by: the mean of AUROC and detection of planted defects."""
+        return (self.auroc + self.detection()) / 2
+
     def by_kind(self) -> dict[str, float]:
         """Share of each kind that is found."""
         found = self.found()
@@ -68,6 +73,22 @@ class Trial:
     def _labelled(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         scores = np.concatenate([self.good, self.defects])
         return scores, np.arange(len(scores)) >= len(self.good)
+
+
+def deviates(trial: Trial) -> tuple[float, float]:
+    """(mean, deviation) of the scores of good pictures."""
+    return float(trial.good.mean()), max(float(trial.good.std()), 1e-12)
+
+
+def together(one: Trial, other: Trial) -> Trial:
+    """What two models make of the same pictures, joined as in methods/joined.py; without maps.
+
+    Means and deviations are of the very pictures that are judged, two numbers of each method of up to a hundred.
+    """
+    units = [(found, *deviates(found)) for found in (one, other)]
+    good = sum((found.good - mean) / deviation for found, mean, deviation in units) / np.sqrt(2)
+    defects = sum((found.defects - mean) / deviation for found, mean, deviation in units) / np.sqrt(2)
+    return replace(one, good=good.astype(np.float32), defects=defects.astype(np.float32), pixel_ap=None)
 
 
 class Shares(NamedTuple):
