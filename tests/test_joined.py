@@ -124,6 +124,8 @@ def test_views_that_differnet_chose_are_remembered(twenty, tmp_path):
         ({"second": "simplenet tile=128"}, "'second': tile must be the same for both"),
         ({"second": "simplenet size=512"}, "'second': 'simplenet size=512' would see more pixels than there are"),
         ({"second": "simplenet heeds=2"}, "'second': unknown setting 'heeds'. Did you mean 'heads'"),
+        ({"mean": (1.0, 2.0)}, "'mean' and 'deviation': give both, two numbers each, or neither"),
+        ({"mean": (1.0,), "deviation": (1.0, 2.0)}, "'mean' and 'deviation': give both"),
         ({"second": "simplenet heads"}, "'second': 'heads' is not KEY=VALUE"),
         ({"second": "simplenet heads=0"}, "'second': setting 'heads': 0 is out of range"),
     ],

@@ -49,6 +49,12 @@ class Settings(settings.Settings):
     mean: tuple[float, ...] | None = setting(None, "of the two scores of good parts; none: a first fit measures it")
     deviation: tuple[float, ...] | None = setting(None, "of the two scores of good parts, likewise", low=1e-12)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        units = [None if values is None else len(values) for values in (self.mean, self.deviation)]
+        if units not in ([None, None], [2, 2]):
+            raise InlierError("settings 'mean' and 'deviation': give both, two numbers each, or neither")
+
 
 class SharedBackbone(Backbone):
     """A backbone that several methods read. What it made of a picture is kept while they all look at that one."""
