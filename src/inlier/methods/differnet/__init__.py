@@ -238,7 +238,7 @@ class DifferNet(Detector[Settings, Network]):
     """A normalizing flow that knows how likely the features of a whole image are."""
 
     name = "differnet"
-    light_seconds = 120.0
+    light_seconds = 150.0  # two views and four, in the mean
     log_maps = True
     maps_cost_extra = True
     maps_jump = True
