@@ -227,7 +227,8 @@ def search():
         found = bench._Search.__new__(bench._Search)
         found.seed, found.detectors, found.rows, found.fitted, found.kept = 0, [], [], {}, None
         for d, t in judged:
-            found._joins(d, Row(d.name, d.preset, {}, trial=t, ms=1.0), d)
+            found._joins(d, Row(d.name, d.preset, {}, trial=t, ms=1.0, fit_seconds=10.0, refit_seconds=7.0), d)
+        found._last_fit_seconds = lambda detector, fit_seconds, a_picture: fit_seconds
         return found
 
     return made
@@ -258,3 +259,11 @@ def test_a_pair_that_gains_by_one_measure_and_loses_by_the_other_is_not_joined(s
         with monkeypatch.context() as patch:
             patch.setattr(trial.Trial, *worse)
             assert search((padim, one), (simplenet, other)).pair() is None
+
+
+def test_room_is_kept_for_the_last_fit_of_a_pair_that_would_win(search):
+    padim, simplenet = methods.create("padim"), methods.create("simplenet")
+    one, other = trials()
+    assert search((padim, one)).reserve() == 7.0
+    assert search((padim, one), (simplenet, one)).reserve() == 7.0
+    assert search((padim, one), (simplenet, other)).reserve() == pytest.approx(bench.MARGIN * 20.0)

@@ -219,9 +219,19 @@ class _Search:
         return fitted, winner, why
 
     def reserve(self) -> float:
-        """Seconds that are kept back for the last fit of the winner so far."""
+        """Seconds that are kept back for the last fit of the winner so far, or of the pair that would win."""
+        if pair := self.pair():
+            return self._pair_seconds(*pair)
         winner = self.winner()
         return 0.0 if winner is None else self.rows[winner].refit_seconds or 0.0
+
+    def _pair_seconds(self, i: int, j: int) -> float:
+        """What a fit of both on all pictures takes, about."""
+        fit_seconds = sum(self.rows[place].fit_seconds or 0.0 for place in (i, j))
+        ms = sum(self.rows[place].ms or 0.0 for place in (i, j))
+        pair = joined.pair(self.fitted[i], self.fitted[j])
+        assert pair
+        return MARGIN * self._last_fit_seconds(pair, fit_seconds, ms / 1000)
 
     def winner(self) -> int | None:
         """Its place, if the search ended now."""
@@ -268,8 +278,7 @@ class _Search:
             row = replace(row, reason=self._too_slow(ms))
         else:
             shown = examples(fitted, held_out, found, self.seed) if self.with_examples else ()
-            refit = MARGIN * self._last_fit_seconds(pair, fit_seconds, ms / 1000)
-            row = replace(row, trial=found, refit_seconds=refit, examples=shown)
+            row = replace(row, trial=found, refit_seconds=self._pair_seconds(i, j), examples=shown)
         return self._joins(_with(pair), row, fitted)
 
     def _joins(self, detector: Model, row: Row, fitted: Model | None) -> Row:
