@@ -267,3 +267,16 @@ def test_room_is_kept_for_the_last_fit_of_a_pair_that_would_win(search):
     assert search((padim, one)).reserve() == 7.0
     assert search((padim, one), (simplenet, one)).reserve() == 7.0
     assert search((padim, one), (simplenet, other)).reserve() == pytest.approx(bench.MARGIN * 20.0)
+
+
+@pytest.mark.parametrize("second", [SIMPLENET, "differnet taps=4,8 width=32 blocks=2 batch_size=8 steps=3"])
+def test_a_pair_of_two_sizes_is_exported(twenty, tmp_path, second):
+    pytest.importorskip("onnxscript")
+    detector = methods.create("joined", backbone="tiny", size=96, first="padim size=64", second=second)
+    detector.fit(twenty)
+    detector.export(tmp_path / "m.onnx", check=twenty)
+    model = load(tmp_path / "m.onnx")
+    picture = sorted((twenty / "plate/test/dent").iterdir())[0]
+    ours, theirs = detector.inspect(picture), model.inspect(picture)
+    assert theirs.verdict == ours.verdict and theirs.score == pytest.approx(ours.score, rel=1e-3)
+    np.testing.assert_allclose(theirs.map, ours.map, atol=1e-3 * np.abs(ours.map).max())

@@ -132,6 +132,7 @@ class Network(nn.Module):
         self.to_own = nn.ModuleList(nn.Identity() if size == s.size else Resize(s.size, size) for size in own)
         self.to_whole = nn.ModuleList(nn.Identity() if size == s.size else Resize(size, s.size) for size in own)
         self.judges_whole = [detector.maps_cost_extra for detector in detectors]  # its map is no place
+        self.in_graph = False
         self.register_buffer("mean", torch.zeros(2))
         self.register_buffer("deviation", torch.ones(2))
 
@@ -142,7 +143,8 @@ class Network(nn.Module):
             for k, network in enumerate(self.networks):
                 own = self.to_own[k](images)
                 if self.judges_whole[k]:
-                    scores.append(network.scores(own))  # type: ignore[operator]
+                    judge = network.scores_together if self.in_graph else network.scores
+                    scores.append(judge(own))  # type: ignore[operator]
                     continue
                 score, map_ = network(own, None if inspected is None else self.to_own[k](inspected.float()) > 0.5)
                 scores.append(score)
@@ -158,6 +160,23 @@ class Network(nn.Module):
         scores, maps = self.judged(images, inspected)
         z = (scores - self.mean[:, None]) / self.deviation[:, None]
         return z.sum(0) / math.sqrt(len(z)), torch.stack(maps).sum(0) / math.sqrt(len(maps))
+
+
+class Graph(nn.Module):
+    """The network for an exported graph, in which a method that takes one picture after the other takes all at once."""
+
+    at_once = 4  # pictures, of which the other method may look at several views
+
+    def __init__(self, network: Network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, inspected: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.network.in_graph = True
+        try:
+            return self.network(images, inspected)  # type: ignore[no-any-return]
+        finally:
+            self.network.in_graph = False
 
 
 def layers(networks: nn.ModuleList) -> tuple[str, ...]:
@@ -252,7 +271,7 @@ class Joined(Detector[Settings, Network]):
         return self.settings.replace(taps=tuple(found))
 
     def export_graph(self) -> nn.Module:
-        return self.network_
+        return Graph(self.network_)
 
     def memory_needed(self, s: Settings) -> int:
         return sum(detector.memory_needed(detector.settings) for detector in parts(s))

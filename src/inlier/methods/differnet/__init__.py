@@ -184,6 +184,14 @@ class Network(nn.Module):
         z = [self.flow(torch.cat([self.features(views) for views in self.views(image[None])])) for image in images]
         return self.mean_square(torch.cat(z))
 
+    def turned(self, images: Tensor) -> Tensor:
+        """The scoring views of (B, 3, H, W) at once, (B * views, 3, H, W), for graphs: a loop would fix B."""
+        return torch.stack([rotate(images, degrees, self.s.fill) for degrees in self.angles], 1).flatten(0, 1)
+
+    def scores_together(self, images: Tensor) -> Tensor:
+        """`scores`, up to rounding, for graphs."""
+        return self.mean_square(self.flow(self.features(self.turned(images))))
+
     def forward(self, images: Tensor, inspected: Tensor | None = None) -> tuple[Tensor, Tensor]:
         # what is not inspected is one flat colour: the score of a whole picture has nothing to leave out
         scores, maps = [], []
@@ -229,8 +237,7 @@ class WithGradients(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         network, n = self.network, len(self.network.angles)
-        views = torch.stack([rotate(images, degrees, network.s.fill) for degrees in network.angles], 1)
-        z, gradients = self.step(views.flatten(0, 1))
+        z, gradients = self.step(network.turned(images))
         return network.mean_square(z), network.picture(gradients.unflatten(0, (-1, n)))
 
 
