@@ -43,6 +43,7 @@ SWEEPS: tuple[tuple[tuple[str, ...], str], ...] = (  # categories, options
     (("poly",), f"{MEMSEG} --seeds 1 --set steps=600 --set batch_size=8"),
     (("poly",), "--methods differnet --seeds 1"),
     ((*ALL, "poly"), "--methods diad --seeds 1"),
+    ((*ALL, "poly"), "--methods joined --seeds 1"),
 )
 COLUMNS = ("image AUROC", "pixel AUROC", "AUPRO", "false alarms", "detected")
 BEGIN, END = "<!-- small -->", "<!-- end of small -->"  # the small table's place in README.md and docs/choose.md
