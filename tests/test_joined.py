@@ -102,6 +102,15 @@ def test_a_picture_passes_the_backbone_once(fitted, monkeypatch):
     assert not [name for name in fitted.network_.state_dict() if "networks" in name and "backbone" in name]
 
 
+def test_another_thread_may_look_at_another_picture_meanwhile(fitted, monkeypatch):
+    backbone, images = fitted.network_.backbone, pictures(1)
+    right = backbone(images)
+    others = images[:0], [torch.zeros_like(m) for m in right]
+    reads = iter([(images, right), others, others])
+    monkeypatch.setattr(joined.SharedBackbone, "kept", property(lambda self: next(reads)))
+    assert all(torch.equal(m, its) for m, its in zip(backbone(images), right, strict=True))
+
+
 def test_views_that_differnet_chose_are_remembered(twenty, tmp_path):
     second = "differnet taps=4,8 width=32 blocks=2 batch_size=8 steps=3"
     detector = methods.create("joined", backbone="tiny", size=64, second=second).fit(twenty, calibration="none")

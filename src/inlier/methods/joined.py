@@ -62,7 +62,8 @@ class SharedBackbone(Backbone):
     kept: tuple[Tensor, list[Tensor]] | None = None
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return self.kept[1] if self.kept and self.kept[0] is images else super().forward(images)
+        kept = self.kept  # read once: another thread may look at another picture meanwhile
+        return kept[1] if kept and kept[0] is images else super().forward(images)
 
     @contextmanager
     def keeping(self, images: Tensor) -> Iterator[None]:
@@ -279,7 +280,7 @@ class Joined(Detector[Settings, Network]):
     def learn(self, network: Network, images: Images, run: Run) -> None:
         s = self.settings
         if s.mean is None or s.deviation is None:
-            self._learn_deviates(network, images, run.stage("first fit"))
+            self._learn_deviates(network, images, run.stage("trial"))
         else:
             network.mean.copy_(torch.tensor(s.mean))
             network.deviation.copy_(torch.tensor(s.deviation))
