@@ -106,7 +106,7 @@ def test_another_thread_may_look_at_another_picture_meanwhile(fitted, monkeypatc
     backbone, images = fitted.network_.backbone, pictures(1)
     right = backbone(images)
     others = images[:0], [torch.zeros_like(m) for m in right]
-    reads = iter([(images, right), others, others])
+    reads = iter([(images, right), (images, right), others])
     monkeypatch.setattr(joined.SharedBackbone, "kept", property(lambda self: next(reads)))
     assert all(torch.equal(m, its) for m, its in zip(backbone(images), right, strict=True))
 
