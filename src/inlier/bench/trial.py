@@ -59,11 +59,6 @@ class Trial:
     def detection(self) -> float:
         return float(self.found().mean())
 
-    @property
-    def quality(self) -> float:
-        """What candidates are ranked by: the mean of AUROC and detection of planted defects."""
-        return (self.auroc + self.detection()) / 2
-
     def by_kind(self) -> dict[str, float]:
         """Share of each kind that is found."""
         found = self.found()
