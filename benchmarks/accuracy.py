@@ -28,8 +28,7 @@ SWEEPS: tuple[tuple[tuple[str, ...], str], ...] = (  # categories, options
     (("magnetic_tile", "screw"), "--methods padim --seeds 1 --set tile=256"),
     (ALL, "--methods simplenet --seeds 3"),
     (("magnetic_tile", "screw"), "--methods simplenet --presets paper --set backbone=resnet18 --seeds 0,"),
-    ((*ALL, "poly"), f"{MEMSEG} --seeds 1"),
-    (("screw",), f"{MEMSEG} --seeds 3"),
+    ((*ALL, "poly"), f"{MEMSEG} --seeds 3"),
     # `light` of before, of before that, and for longer
     (ALL, f"{MEMSEG} --seeds 3 --set steps=600 --set batch_size=8"),
     (ALL, f"{MEMSEG} --seeds 3 --set steps=600 --set batch_size=8 --set hide_own=false --set memory=30"),
