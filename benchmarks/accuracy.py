@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 
 from inlier.bench import rows
-from inlier.bench.compare import grouped
+from inlier.bench.compare import Group, grouped
 from inlier.bench.tables import markdown, trivial_table, warnings
 
 HERE = Path(__file__).parent
@@ -57,6 +57,16 @@ def told(row: rows.Row) -> str:
     return f"{computed}, {row['threads']} threads, torch {row['torch']}, oneDNN {row['onednn']}"
 
 
+def on_gpu(groups: list[Group]) -> str:
+    """What was not computed on a processor, and with which seeds."""
+    seeds: dict[tuple[str, ...], list[str]] = {}  # those of a variant on a set -> the sets
+    for group in groups:
+        drawn = [str(row["seed"]) for row in group.rows if row.get("device", "cpu") != "cpu"]
+        if drawn:
+            seeds.setdefault((group.variant, ", ".join(sorted(drawn))), []).append(group.set)
+    return "; ".join(f"{variant} on {', '.join(sets)} (seed {drawn})" for (variant, drawn), sets in seeds.items())
+
+
 def write(known: list[rows.Row]) -> None:
     """RESULTS.md, and the small table where BEGIN and END are."""
     methods = [options.split()[1] for _, options in SWEEPS]
@@ -88,8 +98,7 @@ the network's input, masks resized nearest. False alarms and detected at alpha {
 - SimpleNet `paper` took all its 160 epochs with ResNet-18, not the paper's WideResNet-50; published figures are
   of the epoch that is best on the test set.
 - MemSeg with `steps=600, batch_size=8` is the preset `light` of before, with `memory=30` the one before that.
-- Made on the GPU: SimpleNet `paper`, MemSeg `paper-code` with all steps and with `steps=2400`, and seeds 1 and 2 of
-  MemSeg with `steps=600` (not of `memory=30`). Their fitting times are in no table.
+- Made on a GPU, so that their fitting times are in no table: {on_gpu(groups)}.
 - SimpleNet `light` was chosen by its training loss and by planted defects (docs/experiments.md).
 - MemSeg is behind PaDiM on the magnetic tile because simulated defects do not look like "uneven", slow changes of
   brightness that make up 72 % of the pixels to be found.
