@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 import inlier
 from conftest import part, write_dataset
 from inlier import InlierError, load, methods, progress
 from inlier.bench import auto as bench
 from inlier.bench import trial
-from inlier.bench.choice import NO_BETTER, Row, decide, difference, is_chance, qualities, with_unchanged
+from inlier.bench.choice import NO_BETTER, Row, decide, difference, is_chance, with_unchanged
 from inlier.bench.plan import parse_grid
 from inlier.bench.seen import look
 from inlier.bench.trial import Trial
@@ -178,12 +179,21 @@ def row(name, shift, ms=10.0, seed=0, **more):
     return Row(name, "light", {}, trial=made(shift, seed=seed), ms=ms, fit_seconds=1.0, refit_seconds=1.0, **more)
 
 
-def test_the_bootstrap_of_each_picture_once_is_the_trial_itself():
-    found = made(1.0)
-    once = np.ones((1, 40), np.int64)
-    assert qualities(found, once)[0] == pytest.approx((found.auroc + found.detection()) / 2, abs=1e-12)
-    twice = qualities(found, 2 * once)[0]  # the quantile moves by less than one picture
-    assert twice == pytest.approx((found.auroc + found.detection()) / 2, abs=0.05)
+@pytest.mark.parametrize("n", [40, 51, 7])  # 20 % of them are pictures, or lie between two
+@pytest.mark.parametrize("drawn_as", ["once", "twice", "at random"])
+def test_what_candidates_are_ranked_by_is_the_area_below_the_roc_curve_and_its_part(n, drawn_as):
+    found = made(1.0, n)
+    drawn = {"once": np.ones, "twice": lambda *a: 2 * np.ones(*a)}.get(drawn_as)
+    counts = drawn((1, n), np.int64) if drawn else np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), 1)
+    truth = np.repeat([0, 1], [n, 2 * n])
+    scores, weights = np.append(found.good, found.defects), np.append(counts[0], counts[0][found.pictures])
+    auroc = roc_auc_score(truth, scores, sample_weight=weights)
+    scaled = roc_auc_score(truth, scores, sample_weight=weights, max_fpr=0.2)  # as McClish scales it: guessing is .5
+    partial = (0.02 + (2 * scaled - 1) * (0.2 - 0.02)) / 0.2
+    assert trial.areas(found, counts)[:, 0] == pytest.approx([auroc, partial], abs=1e-6)
+    if drawn_as != "at random":
+        assert (found.auroc, found.partial_auroc) == pytest.approx((auroc, partial), abs=1e-6)
+        assert found.quality == pytest.approx((auroc + partial) / 2, abs=1e-6)
 
 
 def test_a_pair_of_trials_is_compared_picture_by_picture():
@@ -349,7 +359,9 @@ def test_a_winner_that_cannot_be_fitted_again_in_time_stays_as_it_is(forty, monk
 
     def never_again(self, detector, row):
         row, fitted = tried(self, detector, row)
-        return (row if detector.settings.size == 32 else replace(row, refit_seconds=1e6, ms=0.1)), fitted
+        perfect = replace(row.trial, defects=row.trial.defects + 1e6)
+        best = replace(row, refit_seconds=1e6, trial=perfect)
+        return (row if detector.settings.size == 32 else best), fitted
 
     monkeypatch.setattr(bench._Search, "_tried", never_again)
     detector = bench.auto(forty, 60, candidates=[padim(size=32), padim()])

@@ -257,19 +257,6 @@ def test_the_choice_joins_the_two_that_find_most_together(search):
     assert search((padim, worse), (methods.create("padim", size=320), one), (simplenet, other)).pair() == (1, 2)
 
 
-def test_a_pair_that_gains_by_one_measure_and_loses_by_the_other_is_not_joined(search, monkeypatch):
-    padim, simplenet = methods.create("padim"), methods.create("simplenet")
-    one, other = trials()
-    assert search((padim, one), (simplenet, other)).pair()
-    for worse in (
-        ("auroc", property(lambda self: 0.4 if self.pixel_ap is None else 0.5)),
-        ("detection", lambda self: 0.1 if self.pixel_ap is None else 0.2),
-    ):
-        with monkeypatch.context() as patch:
-            patch.setattr(trial.Trial, *worse)
-            assert search((padim, one), (simplenet, other)).pair() is None
-
-
 def test_room_is_kept_for_the_last_fit_of_a_pair_that_would_win(search):
     padim, simplenet = methods.create("padim"), methods.create("simplenet")
     one, other = trials()

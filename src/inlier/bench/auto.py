@@ -5,7 +5,7 @@ the third is set aside before anything else: the very pictures that the last fit
 calibrates by a split. So the promise of the winner owes nothing to the choice. Test pictures are never opened.
 
 Last, two of the candidates are joined as they are (methods/joined.py), where their scores of the same planted defects
-say that they find more together than the best of all finds alone, by AUROC and by detection.
+say that they find more together than the best of all finds alone.
 
 The budget holds because every fit knows its deadline and gives up as soon as its pace shows that it would miss it. A
 candidate's fit gets at most half of what is left, and what the winner so far needs for its last fit is kept back. Where
@@ -238,11 +238,7 @@ class _Search:
         return decide(self.rows, self.seed)[0] if able(self.rows) else None
 
     def pair(self) -> tuple[int, int] | None:
-        """Places of the two candidates that find most together, where that is more than the best finds alone.
-
-        By AUROC and by detection: a pair costs both of its halves, and it is the luckiest of several, so a gain in one
-        of the two at the price of the other is no reason.
-        """
+        """Places of the two candidates that find most together, where that is more than the best finds alone."""
         leader = self.winner()
         best = None if leader is None else self.rows[leader].trial
         found = None
@@ -250,7 +246,7 @@ class _Search:
             if joined.pair(self.fitted[i], self.fitted[j]) is None:
                 continue
             pair = self.together(i, j)
-            if best and pair.auroc > best.auroc and pair.detection() > best.detection():
+            if best and pair.quality > best.quality:
                 found, best = (i, j), pair
         return found
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from inlier import methods
 from inlier.bench.examples import Example
 from inlier.bench.seen import Seen
-from inlier.bench.trial import ALPHA, Trial
+from inlier.bench.trial import ALPHA, UP_TO, Trial, areas
 from inlier.errors import InlierError
 from inlier.settings import as_text
 
@@ -52,9 +52,9 @@ class Row:
 
     @property
     def quality(self) -> float:
-        """What candidates are ranked by: the mean of AUROC and detection of planted defects."""
+        """What candidates are ranked by, see `trial.areas`."""
         assert self.trial is not None
-        return (self.trial.auroc + self.trial.detection()) / 2
+        return self.trial.quality
 
     def to_dict(self) -> dict[str, Any]:
         t = self.trial
@@ -66,6 +66,7 @@ class Row:
             "quality": t and self.quality,
             "detection": t and t.detection(),
             "auroc": t and t.auroc,
+            "partial_auroc": t and t.partial_auroc,
             "ap": t and t.ap,
             "pixel_ap": t and t.pixel_ap,
             "by_kind": t and t.by_kind(),
@@ -152,7 +153,7 @@ def able(rows: Sequence[Row]) -> list[int]:
 def decide(rows: Sequence[Row], seed: int = 0) -> tuple[int, str]:
     """(place of the winner, why it wins). Raises InlierError where no candidate takes part.
 
-    The highest mean of AUROC and detection wins. Chance may have put faster ones behind it; they are named, but who
+    The highest mean of AUROC and partial AUROC wins. Chance may have put faster ones behind it; they are named, but who
     wants them says so by a latency: what is likelier the worse one is not taken unasked.
     """
     rows = with_unchanged(rows)
@@ -168,10 +169,10 @@ def decide(rows: Sequence[Row], seed: int = 0) -> tuple[int, str]:
 
 
 def is_chance(trial: Trial, seed: int = 0) -> bool:
-    """Whether what finds nothing, and so has an AUROC of .5 and finds ALPHA, might have done as well: it lies in the
-    95 % interval of a bootstrap over the pictures, or above."""
-    low, _ = _interval(qualities(trial, _draws(trial, seed)))
-    return low <= (0.5 + ALPHA) / 2
+    """Whether what finds nothing, and so as many defects as it raises false alarms, might have done as well: it lies in
+    the 95 % interval of a bootstrap over the pictures, or above."""
+    low, _ = _interval(areas(trial, _draws(trial, seed)).mean(0))
+    return low <= (0.5 + UP_TO / 2) / 2
 
 
 def _why(rows: Sequence[Row], places: Sequence[int], best: int, seed: int) -> str:
@@ -181,7 +182,7 @@ def _why(rows: Sequence[Row], places: Sequence[int], best: int, seed: int) -> st
     trial = rows[best].trial
     spans = {i: difference(trial, rows[i].trial, seed) for i in places if i != best}  # type: ignore[arg-type]
     equal = [i for i, (low, _) in spans.items() if low <= 0]
-    top = f"{rows[best].name} has the highest mean of AUROC and detection, {_percent(rows[best].quality)} %"
+    top = f"{rows[best].name} has the highest mean of AUROC and partial AUROC, {_percent(rows[best].quality)} %"
     if not equal:
         low, high = min(spans.values())
         return f"{top}, more than chance explains (against the next: {_span(low, high)})"
@@ -205,7 +206,7 @@ def difference(one: Trial, other: Trial, seed: int = 0) -> tuple[float, float]:
     if not np.array_equal(one.pictures, other.pictures) or one.kinds != other.kinds:
         raise ValueError("the two trials are of different defects")
     drawn = _draws(one, seed)
-    return _interval(qualities(one, drawn) - qualities(other, drawn))
+    return _interval((areas(one, drawn) - areas(other, drawn)).mean(0))
 
 
 def _draws(trial: Trial, seed: int) -> Draws:
@@ -217,21 +218,6 @@ def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values, [tail, 1 - tail]).tolist()
     return low, high
-
-
-def qualities(trial: Trial, drawn: Draws) -> NDArray[np.float64]:
-    """(resamples,) mean of AUROC and detection, when pictures count as often as they are drawn."""
-    good, defects = trial.good[:, None], trial.defects
-    pairs = (good < defects) + 0.5 * (good == defects)  # (n, m)
-    of_defects = drawn[:, trial.pictures]  # (resamples, m)
-    total = of_defects.sum(1)
-    auroc = ((drawn @ pairs) * of_defects).sum(1) / (drawn.sum(1) * total)
-    order = np.argsort(trial.good, kind="stable")
-    n = drawn.sum(1, keepdims=True)
-    reached = drawn[:, order].cumsum(1) > np.ceil(np.round((n - 1) * (1 - ALPHA), 9))  # as np.quantile's "higher"
-    limits = trial.good[order][reached.argmax(1)]
-    found: NDArray[np.float64] = ((defects > limits[:, None]) * of_defects).sum(1) / total
-    return (auroc + found) / 2
 
 
 def _span(low: float, high: float) -> str:

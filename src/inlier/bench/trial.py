@@ -26,7 +26,8 @@ from inlier.inspection.inspector import Inspector
 from inlier.metrics import image_metrics, pixel_metrics
 from inlier.progress import Pace, progress
 
-ALPHA = 0.05  # false alarms at which detection is compared
+ALPHA = 0.05  # false alarms at which what is found is shown
+UP_TO = 0.2  # false alarms of the partial AUROC
 MOST = 100  # held-out pictures of a category, at most
 PLANTED = 2  # defects planted in each held-out picture, one at a time
 TIMED = 15  # pictures whose time is taken
@@ -52,6 +53,16 @@ class Trial:
     def ap(self) -> float:
         return image_metrics(*self._labelled()).ap or 0.0
 
+    @property
+    def partial_auroc(self) -> float:
+        """Share of the defects that is found, mean over false-alarm rates up to UP_TO."""
+        return float(areas(self, np.ones((1, len(self.good)), np.int64))[1, 0])
+
+    @property
+    def quality(self) -> float:
+        """What candidates are ranked by."""
+        return (self.auroc + self.partial_auroc) / 2
+
     def found(self) -> NDArray[np.bool_]:
         """(m,): which defects score above all but a share ALPHA of the good pictures."""
         return self.defects > np.quantile(self.good, 1 - ALPHA, method="higher")
@@ -68,6 +79,23 @@ class Trial:
     def _labelled(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         scores = np.concatenate([self.good, self.defects])
         return scores, np.arange(len(scores)) >= len(self.good)
+
+
+def areas(trial: Trial, drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(2, resamples): AUROC and partial AUROC, when the n pictures count as often as `drawn` (resamples, n) says.
+
+    The second is the area below the ROC curve up to UP_TO false alarms, divided by UP_TO (McClish, "Analyzing a portion
+    of the ROC curve", 1989). Candidates are ranked by the mean of the two: what is found at one rate alone hangs on one
+    or two of a hundred good pictures, so that two halves of the pictures hardly agree on it (docs/experiments.md).
+    """
+    order = np.argsort(-trial.good, kind="stable")
+    good, limits = trial.good[order], drawn[:, order]
+    pairs = (trial.defects[:, None] > good) + 0.5 * (trial.defects[:, None] == good)  # (m, n)
+    of_defects = drawn[:, trial.pictures]  # (resamples, m)
+    found = of_defects @ pairs / of_defects.sum(1, keepdims=True)  # (resamples, n): share above each good picture
+    alarms = UP_TO * drawn.sum(1, keepdims=True)
+    within = np.clip(alarms - (limits.cumsum(1) - limits), 0, limits)
+    return np.stack([(found * counted).sum(1) / counted.sum(1) for counted in (limits, within)])
 
 
 def deviates(trial: Trial) -> tuple[float, float]:

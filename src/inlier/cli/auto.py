@@ -134,18 +134,29 @@ def _numbers(detector: "Detector[Any, Any]") -> dict[str, Any]:
 
 
 def _print(choice: "Choice") -> None:
-    from inlier.bench.trial import ALPHA
+    from inlier.bench.trial import ALPHA, UP_TO
 
     rows = []
     for i in choice.ranked:
         row = choice.rows[i]
         assert row.trial is not None
-        shares = (row.quality, row.trial.detection(), row.trial.auroc, row.trial.ap, row.trial.pixel_ap)
+        t = row.trial
+        shares = (row.quality, t.auroc, t.partial_auroc, t.detection(), t.ap, t.pixel_ap)
         chosen = "*" if i == choice.winner else ""
         rows.append(
             (f"{row.name} {chosen}".strip(), *map(percent, shares), f"{row.ms:.0f} ms", f"{row.fit_seconds:.0f} s")
         )
-    heads = ("candidate", "mean", f"found at\n{100 * ALPHA:g} % alarms", "AUROC", "AP", "pixel\nAP", "a picture", "fit")
+    heads = (
+        "candidate",
+        "mean",
+        "AUROC",
+        f"partial,\nto {100 * UP_TO:g} %",
+        f"found at\n{100 * ALPHA:g} % alarms",
+        "AP",
+        "pixel\nAP",
+        "a picture",
+        "fit",
+    )
     title = f"{choice.category}: {choice.held_out} good pictures and defects planted in them, % (*: chosen)"
     print_table(title, heads, rows)
     for reason, left_out in choice.left_out.items():

@@ -7,7 +7,7 @@ from typing import Any
 from inlier import artifact, drawing
 from inlier.bench.choice import Choice, Row, able, difference
 from inlier.bench.examples import Example
-from inlier.bench.trial import ALPHA
+from inlier.bench.trial import ALPHA, UP_TO
 from inlier.inspection.inspector import Inspector
 from inlier.report import calibration_words, flat
 from inlier.report.charts import data_uri
@@ -32,6 +32,7 @@ def write_choice(choice: Choice, inspector: Inspector, path: Path) -> None:
         left_out={reason: _named(rows) for reason, of in choice.left_out.items() if (rows := _not_judged(of))},
         kinds=sorted({kind for row in choice.rows if row.trial for kind in row.trial.kinds}),
         alpha=ALPHA,
+        up_to=UP_TO,
         rule=inspector.calibration_.rule(),
         calibration=calibration_words(model),
         log_maps=inspector.log_maps,
