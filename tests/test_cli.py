@@ -1,5 +1,6 @@
 """The commands end to end: what is printed, written, and returned as exit code."""
 
+import hashlib
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 
 from conftest import part
-from inlier import drift, methods
+from inlier import drift, load, methods
 from inlier.cli import extras
 from inlier.data.cues import CUES
 
@@ -293,14 +294,70 @@ def test_every_package_that_is_asked_for_is_known_by_its_module():
 
 
 def test_predict_says_when_it_is_given_the_pictures_that_the_model_was_fitted_on(inlier, model, plates, tmp_path):
-    good, words = plates / "plate/train/good", "these are the very pictures"
-    assert words in inlier("predict", model, good)[2]
+    good, words = plates / "plate/train/good", "are ones that"
+    assert f"16 of these 16 pictures {words}" in inlier("predict", model, good)[2]
     shutil.copytree(good, tmp_path / "copies")
     first, *others = sorted((tmp_path / "copies").iterdir())
     code, stdout, stderr = inlier("predict", model, *others, first)
     assert code == 0 and len(stdout.splitlines()) == 16 and words in stderr
-    assert words not in inlier("predict", model, *others)[2]  # the model knows its pictures only as a whole
-    assert words not in inlier("predict", model, good, plates / "plate/test/good")[2]
+    assert f"15 of these 15 pictures {words}" in inlier("predict", model, *others)[2]
+    stderr = inlier("predict", model, others[0], plates / "plate/test/good")[2]
+    assert f"warning: 1 of these {1 + len(os.listdir(plates / 'plate/test/good'))} pictures {words}" in stderr
+    assert words not in inlier("predict", model, plates / "plate/test/good")[2]
+
+
+@pytest.mark.parametrize("option", [(), ("--extend",)])
+def test_no_model_is_calibrated_on_pictures_that_it_was_fitted_on(inlier, model, plates, tmp_path, option):
+    (tmp_path / "some").mkdir()
+    for number, path in enumerate(
+        [*(plates / "plate/test/good").iterdir(), *(plates / "plate/train/good").iterdir()][:9]
+    ):
+        shutil.copy(path, tmp_path / "some" / f"{number}.png")
+    n = 9 - len(os.listdir(plates / "plate/test/good"))
+    code, _, stderr = inlier("calibrate", model, tmp_path / "some", "--out", tmp_path / "new.inlier", *option)
+    assert code == 2 and f"error: {n} of these 9 pictures are ones that the model was fitted on" in stderr
+    assert not (tmp_path / "new.inlier").exists()
+
+
+def test_an_evaluation_on_pictures_of_the_fit_says_so(inlier, model, plates, tmp_path):
+    shutil.copytree(plates / "plate/test", tmp_path / "set/test")
+    assert "the figures are too good" not in inlier("evaluate", model, tmp_path / "set")[2]
+    shutil.copy(next((plates / "plate/train/good").iterdir()), tmp_path / "set/test/good/more.png")
+    assert "warning: 1 of these" in (stderr := inlier("evaluate", model, tmp_path / "set")[2])
+    assert "the figures are too good" in stderr
+
+
+def test_a_model_of_before_knows_its_pictures_all_together(model, plates, tmp_path):
+    inspector = load(model)
+    assert len(inspector.marks_) == 16
+    inspector.marks_ = inspector.marks_[:0]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (plates / "plate/train/good").iterdir()]
+    assert inspector.n_known(digests) == 16 and inspector.n_known(digests[1:]) == inspector.n_known([""]) == 0
+
+
+@pytest.mark.parametrize("command", [(), ("study",), ("fleet",), ("records",)])
+def test_a_command_without_anything_shows_its_help_as_a_person_reads_it(inlier, command):
+    code, stdout, stderr = inlier(*command)
+    assert code == 2 and stderr.startswith("Usage: ") and "\n\nOptions:" in stderr and "error:" not in stderr
+    assert not stdout
+
+
+def test_what_the_system_stops_says_so():
+    code = """
+import os
+from inlier.cli.main import app, main
+app.command("die")(lambda: os.kill(os.getpid(), 15))
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code, "die"], capture_output=True, text=True, check=False)
+    assert done.returncode == 130 and done.stderr == "stopped\n"
+
+
+@pytest.mark.parametrize("name", ["part.onnx", "part.XML"])
+def test_no_model_gets_the_name_of_an_exported_one(inlier, plates, tmp_path, name):
+    for command in (("train", plates, "--method", "padim"), ("auto", plates)):
+        code, _, stderr = inlier(*command, "--out", tmp_path / name)
+        assert code == 2 and "is what exported models are called; choose a name that ends in .inlier" in stderr
 
 
 def test_two_pictures_of_one_name_do_not_overwrite_each_other(inlier, model, plates, tmp_path):

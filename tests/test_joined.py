@@ -136,6 +136,9 @@ def test_views_that_differnet_chose_are_remembered(twenty, tmp_path):
         ({"mean": (1.0, 2.0)}, "'mean' and 'deviation': give both, two numbers each, or neither"),
         ({"mean": (1.0,), "deviation": (1.0, 2.0)}, "'mean' and 'deviation': give both"),
         ({"second": "simplenet heads"}, "'second': 'heads' is not KEY=VALUE"),
+        ({"first": "padim size=abc"}, "'first': setting 'size': 'abc' is not "),
+        ({"first": "padim size=none"}, "'first': setting 'size': "),
+        ({"taps": (4, 8)}, "'taps': each method reads its own; name them there"),
         ({"second": "simplenet heads=0"}, "'second': setting 'heads': 0 is out of range"),
     ],
 )
@@ -276,3 +279,11 @@ def test_a_pair_of_two_sizes_is_exported(twenty, tmp_path, second):
     ours, theirs = detector.inspect(picture), model.inspect(picture)
     assert theirs.verdict == ours.verdict and theirs.score == pytest.approx(ours.score, rel=1e-3)
     np.testing.assert_allclose(theirs.map, ours.map, atol=1e-3 * np.abs(ours.map).max())
+
+
+@pytest.mark.parametrize("calibration", ["split", "folds"])
+def test_a_training_leaves_no_empty_folders(twenty, tmp_path, calibration):
+    detector = methods.create("joined", backbone="tiny", size=64, second=SIMPLENET)
+    detector.fit(twenty, calibration=calibration, run_folder=tmp_path / "run")
+    detector.save(tmp_path / "m.inlier")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.inlier"]

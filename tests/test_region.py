@@ -122,7 +122,7 @@ def test_a_region_is_read_from_a_picture_polygons_or_labelme(tmp_path):
     ("content", "message"),
     [
         ("{", "cannot be read as a region of interest"),
-        ('{"polygons": []}', "is no region of interest"),
+        ('{"polygons": []}', r"is no region of interest \(it has no 'width'\)"),
         ('{"width": 9, "height": 9, "polygons": []}', "nothing would be inspected"),
         ('{"width": 9, "height": 9, "polygons": [[[1]]]}', "is no region of interest"),
         (

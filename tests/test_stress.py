@@ -190,7 +190,8 @@ def test_a_card_without_promise_or_good_pictures_is_refused(plate_model, many, t
 def test_the_command_writes_page_and_table(inlier, plate_model, many, tmp_path):
     out = tmp_path / "card"
     code, stdout, stderr = inlier("stress", plate_model, many, "--pictures", 3, "--alpha", 0.05, "--out", out)
-    assert code == 0 and "changes and the promise" in stdout and "warmer and colder are left out" in stderr
+    assert code == 0 and "\\n" not in stdout
+    assert "changes and the promise" in stdout and "warmer and colder are left out" in stderr
     page = (out / "stress.html").read_text(encoding="utf-8")
     assert "<svg" in page and not re.search(r'(src|href)="(?!data:|#)', page)  # one file, without another
     with (out / "stress.csv").open(encoding="utf-8", newline="") as file:

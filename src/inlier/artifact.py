@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("inlier")
 FORMAT = 1
+EXPORTED = (".onnx", ".xml")  # a model is read by what its name ends in
 TEMPORARY = ".inlier-"  # what unfinished files are called, and what a kill -9 leaves
 MOUNTS = Path("/proc/self/mountinfo")
 REMEDY = "copy it again, or train it anew"
@@ -67,7 +68,10 @@ def write_table(path: str | os.PathLike[str], columns: Sequence[str], rows: Iter
 def read_text(path: Path) -> str:
     """A text that somebody wrote, in UTF-8, with a mark at its start or without. Raises InlierError."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
+        if "\0" in text:
+            raise InlierError(f"{path}: is no text in UTF-8 (it holds zero bytes, as UTF-16 does); save it as UTF-8")
+        return text
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise InlierError(
@@ -76,6 +80,12 @@ def read_text(path: Path) -> str:
         ) from None
     except OSError as error:
         raise InlierError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Raise ArtifactError for a name by which a model would be taken for an exported one."""
+    if Path(path).suffix.lower() in EXPORTED:
+        raise ArtifactError(f"{path}: is what exported models are called; choose a name that ends in .inlier")
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

@@ -34,7 +34,7 @@ from inlier.errors import ArtifactError, InlierError
 from inlier.features import Backbone
 from inlier.features.weights import Weights
 from inlier.good import Good, Images, groups_and_categories
-from inlier.inspection.inspector import Inspector
+from inlier.inspection.inspector import MARK, Inspector
 from inlier.lock import alone
 from inlier.machine import find_device, free_memory, own_torch_state
 from inlier.names import shown
@@ -264,6 +264,7 @@ class Detector(Inspector, Generic[S, N]):
             self.kept_ = [(sample.category, encoded(sample.source)) for sample in evenly(good, keep)]
             self.fingerprint_ = report.fingerprint
             self.cues_ = np.array(report.cues, np.float32)
+            self.marks_ = np.array([list(bytes.fromhex(digest)[:MARK]) for digest in report.digests], np.uint8)
             self._run = run  # its folder goes when the model is safe on disk
         return self
 
@@ -389,6 +390,7 @@ class Detector(Inspector, Generic[S, N]):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted detector, backbone included, as one `.inlier` file. Atomic: never half a model."""
         self.check_fitted()
+        artifact.check_name(path)
         tensors = {f"network.{key}": value for key, value in self.pack(self.network_.state_dict()).items()}
         tensors |= {name: torch.from_numpy(array) for name, array in self.arrays().items()}
         for i, (_, file) in enumerate(self.kept_):

@@ -23,6 +23,7 @@ from inlier.data.geometry import Geometry
 from inlier.errors import InlierError
 from inlier.inspection.inspector import Inspector
 from inlier.metrics import PixelHistogram, PixelMetrics, bootstrap_interval, image_metrics, pixel_metrics
+from inlier.names import counted
 from inlier.progress import progress
 from inlier.results import Case, CategoryResult, DefectResult, Results
 
@@ -60,6 +61,12 @@ def evaluate(
         report = check(replace(dataset, samples=dataset.test), workers, show)
     for note in report.warnings:
         log.warning("%s", note)
+    if fitted_on := inspector.n_known([look.digest for look in report.looks]):
+        log.warning(
+            "%d of these %s are ones that the model was fitted on, and it knows them: the figures are too good",
+            fitted_on,
+            counted(len(report.looks), "picture<|s>"),
+        )
     results = {}
     total = 0.0
     for category in dataset.categories:

@@ -103,5 +103,7 @@ class Pace:
     def error(self) -> OutOfTime:
         assert self.deadline is not None
         allowed = max(0.0, self.deadline - self.began)
-        needed = max(self.end, time.monotonic()) - self.began
-        return OutOfTime(f"would take about {needed:.0f} s, {allowed:.0f} s are left for it")
+        if self.end <= self.deadline:  # no pace is known: the time went by before two steps were done
+            return OutOfTime(f"was not done in the {allowed:.1f} s that were left for it")
+        # this is one of several things to do, so it is the least
+        return OutOfTime(f"would take {self.end - self.began:.1f} s or more, {allowed:.1f} s are left for it")

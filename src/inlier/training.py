@@ -153,7 +153,8 @@ class Run:
         for path, stamp in self.written.items():
             if path.is_file() and _stamp(path) == stamp:
                 path.unlink()
-        for folder in sorted({*self.folders, self.folder}, reverse=True):  # inner ones first
+        made = {folder for of in self.folders for folder in (of, *of.parents) if folder.is_relative_to(self.folder)}
+        for folder in sorted({*made, self.folder}, reverse=True):  # inner ones first
             with contextlib.suppress(OSError):  # not empty
                 folder.rmdir()
         if self.folder.is_dir():

@@ -39,7 +39,7 @@ UNITS = {"ms": 0.001, "s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
 MARGIN = 1.2  # the last fit may take so much longer than it seems
 FOLDS = 2.0  # fits' worth of time that a fit takes where folds calibrate it in closed form: a second pass, in double
 LEAST = 5  # pictures that candidates are fitted on
-FEW = 20  # held-out pictures, below which a choice is mostly chance
+FEW = 20  # pictures to fit on, or held out, below which a choice is mostly chance
 TILES = 2  # pictures must be so many tiles high and wide before tiles show the network anything finer
 Model = Detector[Any, Any]
 
@@ -84,6 +84,8 @@ def auto(
     log.info("%d good pictures to fit on, %d to plant defects in, %d unseen by the search", *counts)
     if len(shares.held_out) < FEW:
         log.warning("%d pictures judge the candidates: they tell large differences only", len(shares.held_out))
+    if len(shares.fitted_on.train) < FEW:
+        log.warning("%d pictures fit the candidates: which is best may change with more of them", counts[0])
     if candidates is None:
         candidates = in_order([c for name in methods.names() for c in _declared(name, seen)], seen)
     proposed = [_with(detector, seed=seed, device=device) for detector in candidates]

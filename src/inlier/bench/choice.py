@@ -160,7 +160,8 @@ def decide(rows: Sequence[Row], seed: int = 0) -> tuple[int, str]:
     places = able(rows)
     if not places:
         reasons = "\n  ".join(f"{row.name}: {row.reason}" for row in rows)
-        raise InlierError(f"no candidate can be chosen; give them a larger budget, or mend what is wrong:\n  {reasons}")
+        advice = "give them a larger budget or latency, or mend what is wrong"
+        raise InlierError(f"no candidate can be chosen; {advice}:\n  {reasons}")
     best = max(places, key=lambda i: (rows[i].quality, -(rows[i].ms or 0), -i))
     trial = rows[best].trial
     assert trial is not None

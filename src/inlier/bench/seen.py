@@ -28,7 +28,7 @@ class Seen:
     """What is seen in good pictures; all but `n` on at most LOOKED_AT of them, evenly spread."""
 
     n: int
-    height: int  # of most
+    height: int  # median
     width: int
     sizes: int  # how many different ones
     is_grey: bool
@@ -47,12 +47,16 @@ class Seen:
 
     def facts(self) -> list[tuple[str, str]]:
         """(what is seen, the measure that it rests on), for people."""
-        sizes = f"most of them {self.width} x {self.height}" if self.sizes > 1 else f"{self.width} x {self.height}"
+        several = "of several sizes, half of them at most " if self.sizes > 1 else ""
+        colour = "grey" if self.is_grey else "colour"
         size = f"{self.size} x {self.size} pixels show what they hold" if self.size else "small pictures"
         kept = ", ".join(f"{100 * share:.0f} % at {side}" for side, share in self.edges.items())
         explained = f"the mean of the others explains {100 * self.explained:.0f} % of the variance of a small picture"
         return [
-            (f"{self.n} good pictures", f"{sizes} pixels, {'grey' if self.is_grey else 'colour'}"),
+            (
+                f"{self.n} good pictures",
+                f"{several}{self.width} x {self.height} pixels, {colour}",
+            ),
             (size, f"of the energy of edges is left: {kept}" if kept else f"less than {SIZES[0]} pixels a side"),
             ("aligned: all show the same at the same place" if self.is_aligned else "not aligned", explained),
             ("a part before a background", self.part)
@@ -85,7 +89,7 @@ def look(samples: Sequence[Sample]) -> Seen:
             grids.append(_shrunk(grey(picture), GRID))
             show(done)
     rule = choose_foreground(small)
-    (height, width), _ = sizes.most_common(1)[0]
+    height, width = (int(np.median(sides)) for sides in zip(*sizes.elements(), strict=True))
     native = np.median([max(size) for size in sizes.elements()])
     return Seen(
         n=len(samples),

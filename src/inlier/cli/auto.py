@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inlier import methods
+from inlier import artifact, methods
 from inlier.cli.options import Changes, Data, Device, Group, Preset, Roi, Seed, Workers, regions, settings
 from inlier.cli.outputs import Numbers, check_page, in_place, percent, print_table, read_by, say, say_model
-from inlier.names import first_names, shown
+from inlier.names import counted, first_names, shown
 
 if TYPE_CHECKING:
     from inlier.bench.choice import Choice
@@ -108,6 +108,7 @@ def choose(
     if report:
         check_installed()
     dataset = open_dataset(data, [category] if category else [])
+    artifact.check_name(out)
     numbers.check(read_by(data, dataset, roi=options.get("roi")), out, report)
     if report:
         check_page(report)
@@ -117,7 +118,9 @@ def choose(
     detector.save(out)
     if not numbers.to_stdout:
         _print(choice)
-    words = f"chosen from {len(choice.rows)} candidates in {choice.seconds:.0f} s{replaced}"
+    n, judged = len(choice.rows), len(choice.ranked)
+    of = counted(n, "candidate<|s>") if judged == n else f"{judged} of {n} candidates that could be judged"
+    words = f"chosen from {of} in {choice.seconds:.0f} s{replaced}"
     say_model(detector, out, words, numbers.say)
     numbers.write(_numbers(detector))
     if report:

@@ -1,7 +1,7 @@
 """Entry point, exit codes, and the list of commands. Results go to stdout, progress and messages to stderr.
 
 Exit codes: 0 done, 1 something failed on the way (each thing named; or whoever read stdout has gone), 2 wrong use, 130
-stopped with Ctrl-C.
+stopped with Ctrl-C or SIGTERM.
 """
 
 import errno
@@ -9,7 +9,9 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 from typing import Annotated
 
 import typer
@@ -44,6 +46,8 @@ log = logging.getLogger("inlier")
 def main() -> None:
     """Errors of a person become one sentence; `--debug` shows the traceback."""
     _prepare_streams()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a system stops is tidied up as after Ctrl-C
     try:
         _refuse_empty(sys.argv[1:])
         code = app([_expanded(argument) for argument in sys.argv[1:]], standalone_mode=False)
@@ -58,13 +62,22 @@ def main() -> None:
         if "--debug" in sys.argv or not (show or missing or isinstance(error, (InlierError, OSError))):
             raise
         if getattr(error, "errno", None) != errno.EPIPE:
-            tell(f"error: {show() if show else missing or _words(error)}")
+            if show and is_help(error):
+                print(show(), file=sys.stderr)
+            else:
+                tell(f"error: {show() if show else missing or _words(error)}")
         refused = isinstance(error, ArtifactError) and isinstance(error.__cause__, OSError)  # a full or read-only disk
         code = 2 if (show or missing or isinstance(error, InlierError)) and not refused else 1
     if code == 130:
         tell("stopped")
     _give_up_broken_streams()
     sys.exit(code or 0)
+
+
+def is_help(error: Exception) -> bool:
+    """Whether the parser's error is but the help of a command that was given nothing to do."""
+    context = getattr(error, "ctx", None)
+    return context is not None and error.format_message() == context.get_help()  # type: ignore[attr-defined]
 
 
 def _prepare_streams() -> None:

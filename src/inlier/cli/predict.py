@@ -15,7 +15,7 @@ from inlier.cli.options import Alpha, Confidence, Device, Model, Runtime, Worker
 from inlier.cli.outputs import Writer, check_given, check_stdout, hint_at_outlines, json_line, protect, tell, text_line
 from inlier.cli.watched import watched
 from inlier.errors import InlierError
-from inlier.names import shown
+from inlier.names import counted, shown
 
 log = logging.getLogger("inlier")
 SAID = ("good", "defect", "without a verdict", "unreadable")  # in the last line
@@ -55,7 +55,6 @@ def predict(
     workers: Workers = 2,
 ) -> None:
     """Judge pictures. Goes on after one that cannot be read, names it, and ends with exit code 1."""
-    from inlier.data.check import fingerprint
     from inlier.data.images import SUFFIX_LIST, list_images
     from inlier.progress import progress
     from inlier.runtime.load import load
@@ -124,10 +123,12 @@ def predict(
         tell(f"{failed} of {len(sources)} pictures could not be read")
     if unwritten:
         tell(f"the maps or overlays of {unwritten} of {len(sources)} pictures could not be written")
-    if fingerprint(digests) == inspector.header().get("data"):
+    if known := inspector.n_known(digests):
         log.warning(
-            "these are the very pictures that %s was fitted on, and it knows them: how many of them are called defect "
-            "says nothing about other parts",
+            "%d of these %s are ones that %s was fitted on, and it knows them: how many of them are called defect says "
+            "nothing about other parts",
+            known,
+            counted(len(sources), "picture<|s>"),
             model,
         )
     if len(sources) > 1:

@@ -73,5 +73,5 @@ def _cells(card: "Card", ladder: "Ladder", number: int) -> tuple[str, str, str]:
         return "-", "", ""
     step = ladder.steps[number]
     found = percent(step.found / card.n_defect) if card.n_defect else ""
-    end = "" if number + 1 < len(ladder.steps) else ", the\nlargest tried"
+    end = "" if number + 1 < len(ladder.steps) else ", the largest tried"
     return f"{step.size:g} {ladder.unit}{end}", percent(step.false_alarms / card.n_good), found

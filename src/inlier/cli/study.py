@@ -30,6 +30,7 @@ study = typer.Typer(
 Folder = Annotated[Path, typer.Option("--study", help="The study's folder.")]
 FOLDER = Path("study")
 TRIALS = 3  # the manual's
+BORDERLINE = 16  # parts; with the clear ones 50, as the manual has
 FAILURES = 4  # numbers of misses that a plan tells of
 
 
@@ -48,8 +49,13 @@ def plan(
     good: Annotated[int, typer.Option(min=0, help="Good parts to draw.")] = 17,
     defects: Annotated[int, typer.Option(min=0, help="Defects to draw.")] = 17,
     borderline: Annotated[
-        int, typer.Option(min=0, help="Parts near the model's threshold to draw, half of them defects.")
-    ] = 16,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Parts near the model's threshold to draw, half of them defects. Default: "
+            f"{BORDERLINE} with --model, else none.",
+        ),
+    ] = None,
     appraisers: Annotated[str, typer.Option(metavar="NAME,...", help="Who gets a sheet to fill in.")] = "A,B,C",
     trials: Annotated[int, typer.Option(min=1, max=20, help="How often each judges each part.")] = TRIALS,
     category: Annotated[str | None, typer.Option(help="Which one of DATA, where it has several.")] = None,
@@ -84,6 +90,8 @@ def plan(
     sheets = itertools.chain(*(sheet_files(folder, name) for name in names))
     read = [*read_by(data, dataset), *filter(None, [model])]
     protect([folder / "pictures" / "P001.png", folder / parts.FILE, *sheets], read)
+    if borderline is None:
+        borderline = BORDERLINE if model else 0
     inspector = load(model, device, runtime=runtime) if model and borderline else None
     if good + defects + borderline == 0:
         raise InlierError("a study needs parts: --good, --defects and --borderline are all 0")

@@ -90,6 +90,7 @@ def fit_and_save(detector: "Detector[Any, Any]", data: str, categories: list[str
     """Check where the model goes, fit, and write it. options: of `Detector.fit`."""
     from inlier.data.datasets import open_dataset
 
+    artifact.check_name(out)
     dataset = open_dataset(data, categories)
     protect([out], read_by(data, dataset, detector, options.get("roi")))
     artifact.check_writable(out)

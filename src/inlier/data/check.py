@@ -66,6 +66,7 @@ class Report:
 
     fingerprint: str  # sha256, hexadecimal, of the sorted sha256 of the good training pictures
     order: str  # the same of the unsorted ones: a run that is resumed needs the same order
+    digests: tuple[str, ...]  # sha256, hexadecimal, of each good training image, in their order
     groups: tuple[int, ...]  # of each good training image, in their order; copies of one another share a number
     sizes: tuple[tuple[int, int], ...]  # of each of them: height, width
     cues: tuple[tuple[float, ...], ...]  # of each of them that can be read: WATCHED
@@ -136,6 +137,7 @@ def examine(dataset: Dataset, workers: int = 2, show: Callable[[int], None] | No
     return Report(
         fingerprint=fingerprint(digests),
         order=hashlib.sha256("".join(digests).encode()).hexdigest(),
+        digests=tuple(digests),
         groups=groups,
         sizes=tuple(look.size[::-1] for _, look in train),
         cues=tuple(train[i][1].cues[: len(WATCHED)] for i in readable),

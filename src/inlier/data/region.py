@@ -85,8 +85,10 @@ def from_polygons(content: Any) -> NDArray[np.bool_]:
         image = Image.new("1", (int(width), int(height)))
         for polygon in polygons:
             ImageDraw.Draw(image).polygon([(float(x), float(y)) for x, y in polygon], fill=1)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InlierError(f"is no region of interest ({error!r}); {FORMAT}") from None
+    except KeyError as error:
+        raise InlierError(f"is no region of interest (it has no {error}); {FORMAT}") from None
+    except (TypeError, ValueError) as error:
+        raise InlierError(f"is no region of interest ({error}); {FORMAT}") from None
     return np.asarray(image)
 
 

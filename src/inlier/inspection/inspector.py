@@ -13,7 +13,7 @@ from PIL import Image
 
 from inlier.calibration import KINDS, Calibration, Rule
 from inlier.data.batches import Batch, Picture, read_batches
-from inlier.data.check import check, grouped
+from inlier.data.check import check, fingerprint, grouped
 from inlier.data.cues import WATCHED
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset
@@ -22,9 +22,11 @@ from inlier.data.images import SUFFIX_LIST, ImageSource, at_home, list_images, s
 from inlier.data.region import Region, region_for
 from inlier.errors import InlierError
 from inlier.inspection.result import Prediction
+from inlier.names import counted
 from inlier.progress import progress
 
 log = logging.getLogger("inlier")
+MARK = 8  # bytes of the sha256 of a picture's file that a model keeps
 
 
 class Output(NamedTuple):
@@ -68,6 +70,7 @@ class Inspector:
     calibration_: Calibration
     categories_: tuple[str, ...]  # what the model was fitted on
     cues_: NDArray[np.float32] = np.empty((0, len(WATCHED)), np.float32)  # of good pictures, those of the fit included
+    marks_: NDArray[np.uint8] = np.empty((0, MARK), np.uint8)  # of the good pictures of the fit: how their sha256 begin
 
     def __init__(self, runtime: Runtime, geometry: Geometry, regions: Mapping[str, Region] | None = None):
         self.runtime_, self.geometry_, self.regions_ = runtime, geometry, regions or {}
@@ -94,6 +97,8 @@ class Inspector:
         }
         if len(self.cues_):
             found["calibration.cues"] = self.cues_
+        if len(self.marks_):
+            found["fit.marks"] = self.marks_
         for name, region in self.regions_.items():  # eight pixels a byte
             found[f"region.{name}"] = np.packbits(region.mask)
         return found
@@ -111,6 +116,9 @@ class Inspector:
         self.categories_ = tuple(header["categories"])
         self.calibration_ = _stored_calibration(arrays, header["calibration"])
         self.cues_ = _stored_cues(arrays.get("calibration.cues", type(self).cues_))
+        self.marks_ = arrays.get("fit.marks", type(self).marks_)
+        if self.marks_.dtype != np.uint8 or self.marks_.shape[1:] != (MARK,):
+            raise TypeError(f"its marks of pictures are not {MARK} bytes each")
         self.regions_ = {
             name: Region(np.unpackbits(arrays[f"region.{name}"], count=h * w).astype(bool).reshape(h, w))
             for name, (h, w) in header.get("regions", {}).items()
@@ -270,9 +278,10 @@ class Inspector:
         report = check(replace(dataset, samples=tuple(replace(s, split="train") for s in samples)), workers)
         for warning in report.warnings:
             log.warning("%s", warning)
-        if report.fingerprint == getattr(self, "fingerprint_", None):
+        if of_fit := self.n_known(report.digests):
             raise InlierError(
-                "these are the very pictures that the model was fitted on: it needs others to calibrate on"
+                f"{of_fit} of these {counted(len(samples), 'picture<|s>')} are ones that the model was fitted on, and "
+                "it knows them: it needs others to calibrate on"
             )
         groups = grouped(samples, report.groups, group)
         scores = self.held_out([s.source for s in samples], [self.geometry_for(name) for name in of], workers)
@@ -293,6 +302,13 @@ class Inspector:
         if note := self.calibration_.note(None):
             self._say_once(note)
         return self
+
+    def n_known(self, digests: Sequence[str]) -> int:
+        """How many of these pictures the fit had, also to calibrate on. digests: sha256 of the files, as hex; or ""."""
+        if not len(self.marks_):  # a model of before knows them all together
+            return len(digests) if fingerprint(digests) == getattr(self, "fingerprint_", None) else 0
+        known = set(map(bytes, self.marks_))
+        return sum(bytes.fromhex(digest)[:MARK] in known for digest in digests)
 
     def held_out(
         self, sources: Sequence[ImageSource], geometries: Sequence[Geometry], workers: int = 2

@@ -204,9 +204,11 @@ def _part(s: Settings, key: str, text: str) -> Detector[Any, Any]:
         own = kind.presets["light"].parse(given)
         if both := sorted(set(own) & set(SHARED)):
             raise InlierError(f"{', '.join(both)} must be the same for both: set it beside, not in '{text}'")
-        if own.setdefault("size", s.size) > s.size:
+        own.setdefault("size", s.size)
+        detector = kind(**{name: getattr(s, name) for name in SHARED}, **own)
+        if detector.settings.size > s.size:
             raise InlierError(f"'{text}' would see more pixels than there are: raise 'size' of both, {s.size}")
-        return kind(**{name: getattr(s, name) for name in SHARED}, **own)
+        return detector
     except InlierError as error:
         raise InlierError(f"setting '{key}': {error}") from error
 
@@ -251,7 +253,7 @@ def assembled(made: "Joined", one: Detector[Any, Any], other: Detector[Any, Any]
     network.load_state_dict(state)
     made.runtime_ = made._runtime(network, one.runtime_.device)  # type: ignore[attr-defined]
     made.geometry_, made.calibration_ = geometry_of(made.settings_), Calibration("none")
-    for name in ("regions_", "categories_", "fingerprint_", "cues_", "weights_"):
+    for name in ("regions_", "categories_", "fingerprint_", "cues_", "marks_", "weights_"):
         setattr(made, name, getattr(one, name))
     return made
 
@@ -268,8 +270,10 @@ class Joined(Detector[Settings, Network]):
         return Network(s)
 
     def complete(self) -> Settings:
-        found = self._seeded(self.settings).backbone.layers
-        return self.settings.replace(taps=tuple(found))
+        found = tuple(self._seeded(self.settings).backbone.layers)
+        if self.settings.taps not in (found, self.presets["light"].taps):
+            raise InlierError("setting 'taps': each method reads its own; name them there: first='padim taps=8,16'")
+        return self.settings.replace(taps=found)
 
     def export_graph(self) -> nn.Module:
         return Graph(self.network_)

@@ -74,7 +74,7 @@ def compared(detector: Inspector, dataset: Dataset | None, kept: Sequence[Sample
     category = next(iter(detector.categories_), "")
     drawn = drawn_pictures(detector.geometry_for(category or None))
     samples = [Sample(picture, category, "test", None) for picture in drawn]
-    return Compared("drawn pictures (give real ones with --check)", samples, are_real=False)
+    return Compared("drawn pictures, not real ones", samples, are_real=False)
 
 
 def compare(detector: Inspector, exported: Inspector, pictures: Compared, workers: int) -> Parity:

@@ -221,7 +221,7 @@ class Config(Section):
     def _names_differ(self) -> Self:
         for what, names in (("stations", [s.name for s in self.stations]), ("tokens", [t.name for t in self.tokens])):
             if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise ValueError(f"{what}: two have the name {twice[0]!r}")
+                raise ValueError(f"{what}: two have the name {twice[0]!r}; give each its own")
         return self
 
     @model_validator(mode="after")

@@ -174,16 +174,21 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
         raise InlierError(f"{path}: no such file")
     text = artifact.read_text(path)
     try:
+        if not text.strip():
+            raise InlierError(f"{path}: is empty")
         first = text.split("\n", 1)[0]
         delimiter = ";" if first.count(";") > first.count(",") else ","  # as spreadsheets of some countries write it
         reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True)
         reader.fieldnames = names = [name.strip().lower() for name in reader.fieldnames or ()]
         if missing := [column for column in columns if column not in names]:
-            raise InlierError(f"{path}, line 1: no column {' and no column '.join(missing)}; found: {', '.join(names)}")
+            found = "; ".join([", ".join(names), *(["commas or semicolons part the cells"] if len(names) == 1 else [])])
+            raise InlierError(f"{path}, line 1: no column {' and no column '.join(missing)}; found: {found}")
         for row in reader:
             where = f"{path}, line {reader.line_num}"
             if None in row:
                 raise InlierError(f"{where}: more cells than columns")
+            if None in row.values():
+                raise InlierError(f"{where}: fewer cells than columns")
             cells = {name: (cell or "").strip() for name, cell in row.items()}
             if any(cells.values()):
                 yield where, cells
