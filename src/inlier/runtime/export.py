@@ -168,7 +168,8 @@ def trace(graph: Exporting) -> Any:
     if g.noise:
         given.append(torch.randn(n, *g.noise, generator=generator))
     free = {0: torch.export.Dim.DYNAMIC}
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    for chatty in ("torch.onnx._internal.exporter._registration", "onnxscript.optimizer._constant_folding"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad(), progress("tracing the network", 1) as show:
         warnings.simplefilter("ignore")  # of the exporter's own deprecations
         program: Any = torch.onnx.export(
