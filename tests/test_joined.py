@@ -223,7 +223,7 @@ def test_a_winning_pair_is_fitted_on_all_with_the_units_of_the_search(choice_of_
     choice = chosen.choice_
     assert [row.method for row in choice.rows] == ["padim", "simplenet", "joined"] and choice.winner == 2
     row = choice.rows[2]
-    assert row.name.startswith("joined first=padim taps=4,8") and "second=simplenet" in row.name
+    assert row.name.startswith("joined 'first=padim taps=4,8") and "' 'second=simplenet" in row.name
     assert row.ms > 0 and row.examples and row.fit_seconds == sum(r.fit_seconds for r in choice.rows[:2])
     assert choice.fitted_again and len(chosen.calibration_.scores) == 20
     torch.testing.assert_close(chosen.network_.mean, model.network_.mean)

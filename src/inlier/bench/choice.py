@@ -1,5 +1,6 @@
 """Which of several candidates wins, and why: decided on trials alone. Nothing is fitted or read here."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -43,7 +44,7 @@ class Row:
     def changes(self) -> list[str]:
         """What tells it from other candidates of its method: preset (where it is not `light`) and settings."""
         preset = [] if self.preset == "light" else [self.preset]
-        changed = [f"{key}={as_text(value)}" for key, value in self.settings.items()]
+        changed = [shlex.quote(f"{key}={as_text(value)}") for key, value in self.settings.items()]  # as --set takes it
         return preset + changed + [f"{key}={as_text(value)} (preset)" for key, value in self.unchanged.items()]
 
     @property
