@@ -40,7 +40,9 @@ def small_network():
     return network
 
 
-def test_distances_maps_and_scores():
+@pytest.mark.parametrize("rows", [128, 7, 20])
+def test_distances_maps_and_scores(rows, monkeypatch):
+    monkeypatch.setattr("inlier.methods.padim.ROWS", rows)
     network, order = small_network(), GOLDEN["out.index.small"]
     sums = GaussianSums(network.whitening)
     sums.add(embedding("train", order))
