@@ -355,7 +355,7 @@ def test_a_candidate_that_does_not_fit_the_budget_is_given_up_at_once(forty):
     endless = inlier.SimpleNet(backbone="tiny", taps=(4, 8), size=64, features=32, hidden=32, steps=10**7)
     detector = bench.auto(forty, 20, candidates=[padim(size=32), endless])
     assert detector.name == "padim"
-    assert "were left for it" in detector.choice_.rows[1].reason
+    assert "s are left for it" in detector.choice_.rows[1].reason
 
 
 def test_without_time_nothing_is_chosen_and_that_is_said(forty):

@@ -273,7 +273,7 @@ def test_defects_are_planted_in_good_parts_that_are_no_false_alarms(folder, plat
         (lambda text: "\n", "A.csv: is empty"),
         (lambda text: text.replace(",", "\t"), "commas or semicolons part the cells"),
         (lambda text: text + "A,1\n", "fewer cells than columns"),
-        (lambda text: "\0".join(text), "is no text in UTF-8 (it holds zero bytes, as UTF-16 does); save it as UTF-8"),
+        (lambda text: "\0".join(text), "is no text in UTF-8 but seems to be UTF-16; save it as UTF-8"),
         (lambda text: text.replace(",defect", ",defect,?", 1), "more cells than columns"),
         (lambda text: text.replace(",1,", ",²,", 1), "the trial must be its number, from 1 on, not '²'"),
         (lambda text: text.replace(",1,", ",0,", 1), "the trial must be its number, from 1 on, not '0'"),

@@ -69,8 +69,8 @@ def read_text(path: Path) -> str:
     """A text that somebody wrote, in UTF-8, with a mark at its start or without. Raises InlierError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        if "\0" in text:
-            raise InlierError(f"{path}: is no text in UTF-8 (it holds zero bytes, as UTF-16 does); save it as UTF-8")
+        if text.count("\0") > len(text) / 4:  # of UTF-16 half of the bytes, where it starts with no mark
+            raise InlierError(f"{path}: is no text in UTF-8 but seems to be UTF-16; save it as UTF-8")
         return text
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1

@@ -119,8 +119,8 @@ def choose(
     if not numbers.to_stdout:
         _print(choice)
     n, judged = len(choice.rows), len(choice.ranked)
-    of = counted(n, "candidate<|s>") if judged == n else f"{judged} of {n} candidates that could be judged"
-    words = f"chosen from {of} in {choice.seconds:.0f} s{replaced}"
+    of_them = "" if judged == n else f", {judged} of which could be judged,"
+    words = f"chosen from {counted(n, 'candidate<|s>')}{of_them} in {choice.seconds:.0f} s{replaced}"
     say_model(detector, out, words, numbers.say)
     numbers.write(_numbers(detector))
     if report:

@@ -307,8 +307,8 @@ class Inspector:
         """How many of these pictures the fit had, also to calibrate on. digests: sha256 of the files, as hex; or ""."""
         if not len(self.marks_):  # a model of before knows them all together
             return len(digests) if fingerprint(digests) == getattr(self, "fingerprint_", None) else 0
-        known = set(map(bytes, self.marks_))
-        return sum(bytes.fromhex(digest)[:MARK] in known for digest in digests)
+        known = {bytes(mark).hex() for mark in self.marks_}
+        return sum(digest[: 2 * MARK] in known for digest in digests)
 
     def held_out(
         self, sources: Sequence[ImageSource], geometries: Sequence[Geometry], workers: int = 2
