@@ -21,7 +21,7 @@ from inlier.runtime import export as exporting
 from inlier.runtime import graph
 from inlier.runtime import load as loading
 from inlier.runtime.onnx import OnnxRuntime
-from inlier.runtime.parity import TOLERANCE, Parity
+from inlier.runtime.parity import TOLERANCE, Parity, differs
 from inlier.runtime.protobuf import pruned
 from test_contract import every_method, short
 
@@ -490,3 +490,20 @@ def test_int8_sees_the_region_of_each_category(tmp_path):
     for check, n in ((None, 4), (tmp_path / "parts", 24)):
         parity = detector.export(tmp_path / "m.onnx", precision="int8", check=check, force=True)
         assert parity.pictures == n and np.isfinite(parity.score)
+
+
+@pytest.mark.parametrize(
+    ("found", "is_another"),
+    [
+        ([1.0, np.inf, np.nan, 1e-3], False),
+        ([1.0 + 1e-5, np.inf, np.nan, 1e-3], False),
+        ([1.0, np.inf, np.nan, 0.2], True),
+        ([1.0, -np.inf, np.nan, 1e-3], True),
+        ([1.0, np.inf, 0.0, 1e-3], True),
+        ([np.nan, np.inf, np.nan, 1e-3], True),
+        ([np.inf, np.inf, np.nan, 1e-3], True),
+    ],
+)
+def test_a_tensor_with_infinite_numbers_is_compared_by_the_others_and_where_they_are(found, is_another):
+    truth = np.array([1.0, np.inf, np.nan, 1e-3])
+    assert differs(truth, np.array(found), 1e-4) is is_another
