@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 from conftest import part
-from inlier import drift, load, methods
+from inlier import artifact, drift, load, methods
 from inlier.cli import extras
 from inlier.data.cues import CUES
+from inlier.runtime.load import READS
 
 TINY = ("--set", "size=64", "--backbone", "tiny")
 TRAIN_SIMPLENET = (
@@ -350,11 +351,12 @@ app.command("die")(lambda: os.kill(os.getpid(), 15))
 main()
 """
     done = subprocess.run([sys.executable, "-c", code, "die"], capture_output=True, text=True, check=False)
-    assert done.returncode == 130 and done.stderr == "stopped\n"
+    assert done.returncode == -signal.SIGTERM and done.stderr == "stopped\n"
 
 
 @pytest.mark.parametrize("name", ["part.onnx", "part.XML"])
 def test_no_model_gets_the_name_of_an_exported_one(inlier, plates, tmp_path, name):
+    assert set(artifact.EXPORTED) == set(READS)
     for command in (("train", plates, "--method", "padim"), ("auto", plates)):
         code, _, stderr = inlier(*command, "--out", tmp_path / name)
         assert code == 2 and "is what exported models are called; choose a name that ends in .inlier" in stderr

@@ -1,7 +1,7 @@
 """Entry point, exit codes, and the list of commands. Results go to stdout, progress and messages to stderr.
 
 Exit codes: 0 done, 1 something failed on the way (each thing named; or whoever read stdout has gone), 2 wrong use, 130
-stopped with Ctrl-C or SIGTERM.
+stopped with Ctrl-C. What SIGTERM stops ends by that signal, tidied up.
 """
 
 import errno
@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 import threading
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,8 +46,14 @@ log = logging.getLogger("inlier")
 def main() -> None:
     """Errors of a person become one sentence; `--debug` shows the traceback."""
     _prepare_streams()
+    terminated = threading.Event()
+
+    def terminate(number: int, frame: Any) -> None:  # what a system stops is tidied up as after Ctrl-C
+        terminated.set()
+        raise KeyboardInterrupt
+
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a system stops is tidied up as after Ctrl-C
+        signal.signal(signal.SIGTERM, terminate)
     try:
         _refuse_empty(sys.argv[1:])
         code = app([_expanded(argument) for argument in sys.argv[1:]], standalone_mode=False)
@@ -71,6 +77,9 @@ def main() -> None:
     if code == 130:
         tell("stopped")
     _give_up_broken_streams()
+    if terminated.is_set():  # and then it ends by that signal, or a service would count as failed
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
     sys.exit(code or 0)
 
 
