@@ -169,6 +169,8 @@ def naive_padim() -> Iterator[Row]:
     """Fitting in processes of their own, so that no peak of memory hides another; judging in this one."""
     from naive import padim_predict
 
+    from inlier.methods.padim import pressed
+
     with tempfile.TemporaryDirectory() as folder:
         weights = str(Path(folder) / "resnet18.safetensors")
         torch.manual_seed(0)
@@ -191,7 +193,7 @@ def naive_padim() -> Iterator[Row]:
     factors = np.tril(rng.normal(0, 0.02, (positions, d, d))).astype(np.float32)
     factors[:, range(d), range(d)] = rng.uniform(0.5, 2, (positions, d))
     covariance = factors @ factors.transpose(0, 2, 1)
-    network.whitening.copy_(torch.from_numpy(np.linalg.inv(factors)))
+    network.whitening.copy_(pressed(torch.from_numpy(np.linalg.inv(factors))))
     covariance, mean = np.ascontiguousarray(covariance.transpose(1, 2, 0)), network.mean.numpy().T
     images = torch.rand(BATCH, 3, settings.size, settings.size)
     with torch.inference_mode():

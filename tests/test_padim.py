@@ -10,8 +10,9 @@ import torch
 import conftest
 from golden import built, close, fill_module, load
 from inlier import InlierError, calibration
+from inlier.gaussians import GaussianSums, inverse_factors, join
 from inlier.maps import smooth_upsample_matrix
-from inlier.methods.padim import GaussianSums, Network, PaDiM, join, leave_out, select_channels, whiten
+from inlier.methods.padim import Network, PaDiM, leave_out, pressed, select_channels
 
 CASE, GOLDEN = load("padim")
 
@@ -36,18 +37,24 @@ def test_streamed_mean_and_covariance_equal_numpy_cov(batch):
 def small_network():
     """The real network around the golden maps: only its backbone is not used."""
     network = Network(PaDiM.presets["light"].replace(taps=(4, 8, 16), grid=0, size=64, channels=None), seed=0)
-    network.mean, network.whitening = torch.zeros(256, 20), torch.zeros(256, 20, 20)
+    network.mean = torch.zeros(256, 20)
     return network
+
+
+def fit(network, embeddings, epsilon):
+    d = network.mean.shape[1]
+    sums = GaussianSums(torch.empty(256, d, d))
+    for part in embeddings:
+        sums.add(part)
+    network.mean.copy_(sums.mean)
+    network.whitening = torch.cat([pressed(factors) for _, factors in inverse_factors(sums, epsilon)]).float()
 
 
 @pytest.mark.parametrize("rows", [128, 7, 20])
 def test_distances_maps_and_scores(rows, monkeypatch):
     monkeypatch.setattr("inlier.methods.padim.ROWS", rows)
     network, order = small_network(), GOLDEN["out.index.small"]
-    sums = GaussianSums(network.whitening)
-    sums.add(embedding("train", order))
-    network.mean.copy_(sums.mean)
-    whiten(sums, epsilon=0.01)
+    fit(network, [embedding("train", order)], epsilon=0.01)
     squared = network.distances(embedding("test", order))
     close(squared.sqrt().T.reshape(3, 16, 16), GOLDEN["out.small.distance64"], 1e-3)
     maps = network.maps(squared)
@@ -65,11 +72,7 @@ def test_whole_method_through_resnet18():
     network.backbone.std.fill_(1)
     images = GOLDEN["in.e2e.train"]
     with torch.no_grad():
-        sums = GaussianSums(network.whitening)
-        for batch in images.split(4):
-            sums.add(network.embed(batch))
-        network.mean.copy_(sums.mean)
-        whiten(sums, detector.settings.epsilon)
+        fit(network, map(network.embed, images.split(4)), detector.settings.epsilon)
         scores, maps = network(GOLDEN["in.e2e.test"])
         distances = network.distances(network.embed(GOLDEN["in.e2e.test"])).sqrt().T.reshape(2, 16, 16)
     close(distances, GOLDEN["out.e2e.distance64"], 1e-2)
@@ -143,7 +146,7 @@ def test_an_epsilon_that_rounding_swallows_is_named():
     sums = GaussianSums(torch.empty(2, 30, 30))
     sums.add(1000 * torch.randn(2, 5, 30))
     with pytest.raises(InlierError, match=r"setting 'epsilon': 1e-09 is lost in the rounding"):
-        whiten(sums, 1e-9)
+        list(inverse_factors(sums, 1e-9))
 
 
 def test_the_map_matrix_equals_interpolate_then_scipy():
@@ -155,11 +158,14 @@ def test_the_map_matrix_equals_interpolate_then_scipy():
     close(rows @ scores[0, 0] @ columns.T, torch.from_numpy(gaussian_filter(upsampled, 4.0)), 1e-5)
 
 
-def test_the_file_holds_only_the_lower_triangle():
-    detector = PaDiM("light", size=64)
-    state = {"mean": torch.zeros(3, 4), "whitening": torch.randn(3, 4, 4).tril()}
+@pytest.mark.parametrize("rows", [128, 3])
+def test_the_file_holds_only_the_lower_triangle_row_by_row(rows, monkeypatch):
+    monkeypatch.setattr("inlier.methods.padim.ROWS", rows)
+    detector, factors = PaDiM("light", size=64), torch.randn(3, 4, 4).tril()
+    state = {"mean": torch.zeros(3, 4), "whitening": pressed(factors)}
     packed = detector.pack(state)
-    assert packed["whitening"].shape == (3, 10)
+    row, column = torch.tril_indices(4, 4)
+    assert torch.equal(packed["whitening"], factors[:, row, column])
     assert torch.equal(detector.unpack(packed)["whitening"], state["whitening"])
 
 

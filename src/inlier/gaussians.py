@@ -4,6 +4,7 @@ PaDiM fits them to features (arXiv 2011.08785, section III.B); DiAD's preset `li
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -65,13 +66,16 @@ def inverse_factor(covariance: Tensor, epsilon: float) -> Tensor:
     return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
 
 
-def whiten(sums: GaussianSums, epsilon: float, deadline: float | None = None) -> None:
-    """Replace the scatter by the inverse Cholesky factor of covariance + epsilon I, in place.
+def inverse_factors(
+    sums: GaussianSums, epsilon: float, deadline: float | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """(positions, `inverse_factor` of theirs in float64), a chunk at a time, ascending; the scatter of what was given
+    is not needed any more, so factors may take its place.
 
     deadline: of time.monotonic(); OutOfTime is raised as soon as it is clear that it would end later.
     """
     pace = Pace(deadline, len(sums.scatter))
     for start in range(0, len(sums.scatter), CHUNK):
         chunk = slice(start, start + CHUNK)
-        sums.scatter[chunk] = inverse_factor(sums.covariance(chunk), epsilon).float().to(sums.scatter.device)
+        yield chunk, inverse_factor(sums.covariance(chunk), epsilon)
         pace.check(chunk.stop)

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 from torch.nn import functional as F
 
 from inlier import processes, settings
@@ -198,15 +199,15 @@ def distances(memory: Sequence[Tensor], norms: Tensor, features: Sequence[Tensor
     """
     result = norms.expand(features[0].shape[0], -1)
     for entries, f in zip(memory, features):
-        product = f.permute(0, 2, 3, 1).flatten(1) @ entries.flatten(1).T
-        result = result - 2 / entries[0].numel() * product
+        product = entries.flatten(1) @ f.permute(0, 2, 3, 1).flatten(1).T  # (n, B); as (B, n) it takes twice as long
+        result = result - 2 / entries[0].numel() * product.T
     return result
 
 
 def rounding(memory: Sequence[Tensor], norms: Tensor, features: Sequence[Tensor]) -> Tensor:
     """(B, n): bound of what rounding changes in `distances`, by Cauchy and Schwarz from the norms."""
     longest = max(entries[0].numel() for entries in memory)
-    own = torch.stack([f.square().mean((1, 2, 3)) for f in features]).sum(0)
+    own = torch.stack([vector_norm(f, dim=(1, 2, 3)).square() / f[0].numel() for f in features]).sum(0)
     return 2 * CERTAINTY * HALF_STEP * math.sqrt(longest) * (norms + (own[:, None] * norms).sqrt())
 
 

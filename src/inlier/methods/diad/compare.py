@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inlier.gaussians import GaussianSums, join, whiten
+from inlier.gaussians import GaussianSums, inverse_factors, join
 
 
 def distances(features: Sequence[Tensor], reconstructed: Sequence[Tensor]) -> list[Tensor]:
@@ -62,7 +62,8 @@ class Residuals(nn.Module):
     def finish(self, sums: Sequence[GaussianSums], epsilon: float) -> None:
         for k, of_category in enumerate(sums):
             self.mean[k] = of_category.mean
-            whiten(of_category, epsilon)
+            for chunk, factors in inverse_factors(of_category, epsilon):
+                self.whitening[k, chunk] = factors
 
     def forward(self, features: Sequence[Tensor], reconstructed: Sequence[Tensor]) -> Tensor:
         """(B, h, w): Mahalanobis distances."""
