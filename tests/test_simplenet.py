@@ -122,8 +122,10 @@ def test_whole_method_through_wide_resnet50():
     close(scores, GOLDEN["out.e2e.score"], 1e-5)
 
 
+@pytest.mark.parametrize("narrow", [256, 0])  # layers brought to the grid before the product, or after it
 @pytest.mark.parametrize("n", [1, 3])
-def test_the_fused_form_equals_the_mean_of_the_trained_heads_also_with_standardised_features(n):
+def test_the_fused_form_equals_the_mean_of_the_trained_heads_also_with_standardised_features(n, narrow, monkeypatch):
+    monkeypatch.setattr("inlier.methods.simplenet.NARROW", narrow)
     detector = SimpleNet("light", size=64, features=96, hidden=32, heads=n)
     network = built(detector)
     heads = [fill_module(Head(96, 32), reference_name).eval() for _ in range(n)]

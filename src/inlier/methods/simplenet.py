@@ -37,6 +37,7 @@ from inlier.training import Run, fill, half_cosine, train
 log = logging.getLogger("inlier")
 RECENT = 20  # steps whose mean loss tells how a training ended
 LEARNED = 0.5  # of the loss of a head that has learned nothing: above it the model is hardly worth its file
+NARROW = 256  # channels of a layer at most: to bring these to the grid takes less time than what the head makes of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +161,14 @@ class Network(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, h * w, features), as the head is trained on"""
-        maps = [patches(m) for patches, m in zip(self.patches, self.backbone(images))]
-        return torch.cat([self.to_grid(m) for m in maps], 1).flatten(2).mT
+        return self.joined(self.layers(images)).flatten(2).mT
+
+    def layers(self, images: Tensor) -> list[Tensor]:
+        """Patch features (B, C, h, w) of each tap"""
+        return [patches(m) for patches, m in zip(self.patches, self.backbone(images))]
+
+    def joined(self, layers: Sequence[Tensor]) -> Tensor:
+        return torch.cat([self.to_grid(x) for x in layers], 1)
 
     def to_grid(self, x: Tensor) -> Tensor:
         return x if tuple(x.shape[-2:]) == self.grid else F.interpolate(x, size=self.grid, mode="bilinear")
@@ -185,13 +192,15 @@ class Network(nn.Module):
 
     def patch_scores(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, h, w)"""
-        matrices = self.matrix[:, :, None, None].split(self.shares, 1)
-        biases = (self.bias, *[None] * (len(matrices) - 1))
-        parts = zip(self.patches, self.backbone(images), matrices, biases)
-        products = [self.product(patches(m), matrix, bias) for patches, m, matrix, bias in parts]
-        hidden = products[0]
-        for product in products[1:]:
-            hidden += product
+        layers, matrix = self.layers(images), self.matrix[:, :, None, None]
+        if max(self.shares) <= NARROW:
+            hidden = F.conv2d(self.joined(layers), matrix, self.bias)
+        else:
+            matrices = matrix.split(self.shares, 1)
+            biases = (self.bias, *[None] * (len(matrices) - 1))
+            hidden, *others = (self.product(x, m, bias) for x, m, bias in zip(layers, matrices, biases))
+            for product in others:
+                hidden += product
         return -F.conv2d(F.leaky_relu_(hidden, 0.2), self.tail[None, :, None, None])[:, 0]
 
     def product(self, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
