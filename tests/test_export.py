@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -425,6 +426,62 @@ def test_a_smaller_precision_is_judged_by_its_own_measure(plates, tmp_path, suff
     assert load(tmp_path / f"m{suffix}").header()["precision"] == "f16"
 
 
+class Rounded:
+    """A runtime whose scores are 2 % too high; it counts what it is asked to compute in full."""
+
+    def __init__(self, runtime):
+        self.runtime, self.in_full_for = runtime, 0
+
+    def __call__(self, images, inspected, maps):
+        found = self.runtime(images, inspected, maps)
+        return found._replace(scores=1.02 * found.scores)
+
+    def in_full(self, images, inspected, maps):
+        self.in_full_for += len(images)
+        return self.runtime(images, inspected, maps)
+
+
+@pytest.mark.parametrize("maps", [True, False])
+def test_what_rounding_may_move_over_the_threshold_is_computed_in_full(exported, pictures, maps):
+    _, model = both(exported, "padim", "openvino")
+    true = model.score_samples(pictures)
+    threshold = 1.01 * np.sort(true)[1]  # the second lowest is good, but not once it is rounded
+    model.runtime_ = rounded = Rounded(model.runtime_)
+    model.calibration_ = inlier.calibration.Calibration("split", *np.full((2, 99), threshold, np.float32))
+
+    def verdicts():
+        return [p.verdict for p in model.predict(pictures, maps=maps)]
+
+    right = ["defect" if score > threshold else "good" for score in true]
+    assert verdicts() != right
+    model.doubt = 0.0201, 0.0
+    assert verdicts() == right
+    assert rounded.in_full_for == sum(abs(1.02 * true / threshold - 1) <= 0.0201) < len(true)
+
+
+def test_a_calibration_is_of_scores_in_full(exported, plates):
+    _, model = both(exported, "padim", "openvino")
+    good = sorted((plates / "plate" / "test" / "good").iterdir())
+    true = model.calibrate(good).calibration_.scores
+    model.runtime_, model.doubt = Rounded(model.runtime_), (0.0201, 0.0)
+    np.testing.assert_array_equal(model.calibrate(good).calibration_.scores, true)
+
+
+def test_bf16_spares_the_first_convolutions_and_knows_how_far_it_moves_scores(plates, tmp_path):
+    detector = inlier.PaDiM(size=64, taps=(8, 16)).fit(plates)  # EfficientNet-Lite0: stem, depthwise, ...
+    parity = detector.export(tmp_path / "m.xml", precision="bf16", check=plates, force=True)
+    assert parity.flips == 0
+    model = load(tmp_path / "m.xml")
+    share, size = model.doubt
+    assert 0 < share <= TOLERANCE["bf16"] and size == pytest.approx(parity.size)
+    model.save(tmp_path / "again.xml")
+    for name in ("m.xml", "again.xml"):
+        layers = ElementTree.parse(tmp_path / name).iter("layer")
+        kinds = [layer.get("type") for layer in layers if layer.find("rt_info/attribute[@name='precise']") is not None]
+        assert sorted(kinds) == ["Add", "Add", "Convolution", "GroupConvolution"]
+        assert load(tmp_path / name).doubt == model.doubt
+
+
 @pytest.mark.parametrize(("after", "passes"), [(0.91, True), (0.896, True), (0.894, False)])
 def test_an_export_may_cost_half_a_point_of_auroc_and_no_more(after, passes):
     assert Parity(9, "pictures", 0.0, 0.0, 0, (0.9, after)).is_explained_by("int8", False) is passes
@@ -478,7 +535,8 @@ def test_int8_leaves_out_what_takes_the_sum_of_layers(plates, tmp_path):
     rounded = {name for name, (_, weights) in inputs.items() if weights == "DequantizeLinear"}
     assert 2 * len(rounded) > len(inputs) > len(rounded)
     assert {inputs[name][0] for name in rounded} == {"DequantizeLinear"}
-    assert {inputs[name][0] for name in inputs.keys() - rounded} <= {"Conv", "Add", "DequantizeLinear"}
+    assert {inputs[name][0] for name in inputs.keys() - rounded} <= {"Conv", "Add", "Pad", "DequantizeLinear"}
+    assert [name in rounded for name in inputs][:3] == [False, False, True]  # stem, depthwise, ...
 
 
 def test_int8_sees_the_region_of_each_category(tmp_path):

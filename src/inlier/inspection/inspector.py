@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -185,7 +186,8 @@ class Inspector:
         rule = self.calibration_.rule(alpha, confidence, category)
         if note := self.calibration_.note(alpha, confidence, category):
             self._say_once(note)
-        return (self._prediction(judged, rule, category) for judged in self._judged(batches, maps))
+        threshold = rule.threshold if rule else math.inf
+        return (self._prediction(judged, rule, category) for judged in self._judged(batches, maps, threshold))
 
     def category_of(self, name: str | None) -> str | None:
         """The model's category that judges pictures of that name: its only one, or the same; None: it is not known."""
@@ -199,12 +201,16 @@ class Inspector:
             raise InlierError(f"the model was not fitted on {category!r}, only on: {', '.join(self.categories_)}")
         return self.categories_[0] if category is None and len(self.categories_) == 1 else category
 
-    def _judged(self, batches: Iterable[Batch], maps: bool) -> Iterator[Judged]:
+    def _output(self, batch: Batch, maps: bool, threshold: float | None) -> Output:
+        """What the runtime says of a batch. threshold: the score that decides; None: each score counts as it is."""
+        return self.runtime_(batch.images, batch.inspected, maps)
+
+    def _judged(self, batches: Iterable[Batch], maps: bool, threshold: float | None) -> Iterator[Judged]:
         """Scores and maps of pictures as they are complete."""
         outputs: dict[int, list[Output]] = {}  # by picture, of its views so far
         for batch in batches:
             if batch.owners:
-                output = self.runtime_(batch.images, batch.inspected, maps)
+                output = self._output(batch, maps, threshold)
                 if not np.isfinite(output.scores).all():
                     raise InlierError(
                         "the model gives a picture a score that is no finite number: its training has broken it; train "
@@ -316,7 +322,7 @@ class Inspector:
         """(scores, highest map values), float32 (n,) each, of pictures that the model was not fitted on."""
         scores, peaks = [], []
         with progress("calibrating", len(sources)) as show:
-            for judged in self._judged(read_batches(sources, geometries, 8, workers), maps=True):
+            for judged in self._judged(read_batches(sources, geometries, 8, workers), True, threshold=None):
                 assert judged.maps is not None
                 inside = judged.picture.geometry.inspected(*judged.picture.size)
                 scores.append(judged.score)

@@ -33,7 +33,7 @@ from inlier.progress import progress
 from inlier.runtime.exported import Exported, to_text
 from inlier.runtime.graph import PIXELS, Graph
 from inlier.runtime.onnx import OnnxRuntime, with_header
-from inlier.runtime.openvino import OpenvinoRuntime, core
+from inlier.runtime.openvino import COLOURS, OpenvinoRuntime, core
 from inlier.runtime.openvino import write as write_openvino
 from inlier.runtime.parity import TOLERANCE, Parity, compare, compared, first_difference
 
@@ -111,9 +111,13 @@ def export(
             artifact.write_bytes(path, made.read_bytes())
             return Parity(0, "pictures: a .pt2 file is for programs of your own", 0.0, 0.0, None)
         exported = Exported(path, RUNTIMES[to](made))
+        pictures = compared(detector, dataset, kept)
+        if precision == "bf16":
+            log.info("finding on %d %s how far rounding moves a score", len(pictures.samples), pictures.source)
+            moved = compare(detector, exported, pictures, workers)
+            exported.doubt = moved.score, moved.size
         if dataset and detector.calibration_.kind == "split":
             _rescore(detector, exported, dataset, workers)
-        pictures = compared(detector, dataset, kept)
         log.info("comparing on %d %s", len(pictures.samples), pictures.source)
         parity = compare(detector, exported, pictures, workers)
         if not parity.is_explained_by(precision, detector.maps_jump):
@@ -190,7 +194,8 @@ def trace(graph: Exporting) -> Any:
 
 # -- writing ----------------------------------------------------------------------------------------------------------
 
-RECTIFIERS, SUMS = ("Relu", "Clip"), ("Conv", "Add")
+RECTIFIERS = ("Relu", "Clip")
+SUMS = ("Conv", "Add", "Concat", "Resize", "AveragePool")
 Feeds = Callable[[], Iterator[dict[str, NDArray[Any]]]]
 
 
@@ -208,11 +213,31 @@ def _write_onnx(program: Any, path: Path, text: str, precision: str, feeds: Feed
 
 
 def _for_8_bit(model: Any) -> list[str]:
-    """Names of an ONNX graph's convolutions, but for those that take the sum of layers as it is: its channels differ in
-    size so much that the small ones would be lost. What an activation leaves is held well."""
-    made_by = {name: node.op_type for node in model.graph.node for name in node.output}
+    """Names of an ONNX graph's convolutions that 8 bit hold well, which is those that take what an activation leaves.
+    Not those that take sums, means or several layers as they are: their channels differ in size so much that the small
+    ones would be lost. Nor those that read the picture, and a depthwise one after these (see
+    `runtime.openvino.first_convolutions`), nor one that gives a single channel, which is a score."""
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    shapes = {w.name: w.dims for w in model.graph.initializer}
+
+    def before(node: Any, passed: Sequence[str]) -> Any:
+        found = made_by.get(node.input[0])
+        while found is not None and found.op_type in passed:
+            found = made_by.get(found.input[0])
+        return found
+
+    def reads_picture(node: Any) -> bool:
+        return node is not None and node.op_type == "Conv" and shapes[node.input[1]][1] == COLOURS
+
+    def held(node: Any) -> bool:
+        taken = before(node, ("Pad", "MaxPool"))
+        if taken is None or taken.op_type in SUMS or reads_picture(node) or shapes[node.input[1]][0] == 1:
+            return False
+        depthwise = any(a.name == "group" and a.i > 1 for a in node.attribute)
+        return not (depthwise and reads_picture(before(node, ("Pad", "BatchNormalization", *RECTIFIERS))))
+
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    found = [node.name for node in convolutions if made_by.get(node.input[0]) not in SUMS]
+    found = [node.name for node in convolutions if held(node)]
     if not found:
         raise InlierError(f"int8: none of the {len(convolutions)} convolutions of this model follows an activation")
     return found

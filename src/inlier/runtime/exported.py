@@ -6,6 +6,7 @@ regions of interest as base64.
 
 import base64
 import json
+import math
 import os
 import zlib
 from collections.abc import Mapping
@@ -15,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from inlier.data.batches import Batch
 from inlier.data.geometry import Geometry
 from inlier.errors import ArtifactError
-from inlier.inspection.inspector import Inspector
+from inlier.inspection.inspector import Inspector, Output
 from inlier.runtime.graph import ExportedRuntime, Graph
 from inlier.version import __version__
 
@@ -30,6 +32,8 @@ class Exported(Inspector):
 
     runtime_: ExportedRuntime
     told: dict[str, Any]  # the header as it was read
+    # how far rounding moves a score, as a share of the score, or of the second number where that is larger
+    doubt: tuple[float, float] = (0.0, 0.0)
 
     def __init__(self, path: str | os.PathLike[str], runtime: ExportedRuntime):
         header, arrays = parse(path, runtime.text)
@@ -39,12 +43,34 @@ class Exported(Inspector):
             self.log_maps, self.repaints = bool(header["log_maps"]), runtime.graph.repaints  # type: ignore[misc]
             self.maps_cost_extra = bool(header.get("maps_cost_extra"))  # type: ignore[misc]  # older files do not say
             self.told, self.fingerprint_ = header, header["data"]
+            share, size = header.get("doubt", self.doubt)
+            self.doubt = float(share), float(size)
         except Exception as error:  # a header that somebody has written raises all kinds
             raise ArtifactError(f"{path}: holds no model that inlier {__version__} can use: {error}") from error
 
     def header(self) -> dict[str, Any]:
         """What the file says of itself."""
-        return self.told | super().header()
+        return self.told | super().header() | ({"doubt": self.doubt} if any(self.doubt) else {})
+
+    def _output(self, batch: Batch, maps: bool, threshold: float | None) -> Output:
+        """What may be on the wrong side of the threshold for rounding alone is computed again in float32; and all of
+        it where every score counts, so that a calibration is that of the numbers that decide."""
+        share, size = self.doubt
+        if not share:
+            return super()._output(batch, maps, threshold)
+        if threshold is None:
+            return self.runtime_.in_full(batch.images, batch.inspected, maps)
+        output = super()._output(batch, maps, threshold)
+        if not math.isfinite(threshold):
+            return output
+        near = np.flatnonzero(np.abs(output.scores - threshold) <= share * max(abs(threshold), size))
+        if near.size:
+            inspected = None if batch.inspected is None else batch.inspected[near]
+            better = self.runtime_.in_full(batch.images[near], inspected, maps)
+            for column, values in zip(output, better, strict=True):
+                if column is not None:
+                    column[near] = values
+        return output
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the same graph, with the calibration that the model has now. Atomic."""

@@ -80,13 +80,17 @@ Compute = Callable[[dict[str, NDArray[Any]], list[str]], Sequence[NDArray[Any]]]
 
 
 class ExportedRuntime(Protocol):
-    """Opens an exported file. `text` is the header in it, `rewrite` puts another one into a copy of the file."""
+    """Opens an exported file. `text` is the header in it, `rewrite` puts another one into a copy of the file.
+
+    in_full: the same with all the precision that its weights have.
+    """
 
     text: str
     graph: Graph
     network: Any
 
     def __call__(self, images: NDArray[np.float32], inspected: NDArray[np.bool_] | None, maps: bool) -> Output: ...
+    def in_full(self, images: NDArray[np.float32], inspected: NDArray[np.bool_] | None, maps: bool) -> Output: ...
     def rewrite(self, target: Any, text: str) -> None: ...
 
 

@@ -56,6 +56,8 @@ class OnnxRuntime:
     def __call__(self, images: NDArray[np.float32], inspected: NDArray[np.bool_] | None, maps: bool) -> Output:
         return self.graph.judge(self._compute, images, inspected, maps)
 
+    in_full = __call__
+
     def _compute(self, fed: dict[str, NDArray[Any]], names: list[str]) -> list[NDArray[Any]]:
         key = tuple(names)
         if key not in self._sessions:  # the map of some methods costs far more than the score

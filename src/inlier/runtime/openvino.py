@@ -7,6 +7,8 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from inlier.runtime.exported import REMEDY, cannot_use, graph_of
 
 KEY = "inlier"  # of the model's rt_info
 ONNX_KEYS = ["framework", KEY]  # where OpenVINO puts the metadata of an ONNX file
+COLOURS = 3
 HINTS = {"f32": "f32", "f16": "f32", "bf16": "bf16", "int8": "f32"}  # f16: weights; a CPU computes with f32
 
 
@@ -62,7 +65,7 @@ class OpenvinoRuntime:
                 f"{path}: its weights, {weights_file(self.path).name}, are not those that belong to it; {REMEDY}"
             )
         self._precision = HINTS[header["precision"]]
-        self._compiled: dict[tuple[str, ...], Any] = {}
+        self._compiled: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def _stored(self) -> str:
         for keys in ([KEY], ONNX_KEYS):
@@ -71,21 +74,30 @@ class OpenvinoRuntime:
         return ""
 
     def __call__(self, images: NDArray[np.float32], inspected: NDArray[np.bool_] | None, maps: bool) -> Output:
-        return self.graph.judge(self._compute, images, inspected, maps)
+        return self.graph.judge(partial(self._compute, self._precision), images, inspected, maps)
 
-    def _compute(self, fed: dict[str, NDArray[Any]], names: list[str]) -> list[NDArray[Any]]:
-        found = self._request(tuple(names)).infer(fed)
+    def in_full(self, images: NDArray[np.float32], inspected: NDArray[np.bool_] | None, maps: bool) -> Output:
+        return self.graph.judge(partial(self._compute, "f32"), images, inspected, maps)
+
+    def _compute(self, precision: str, fed: dict[str, NDArray[Any]], names: list[str]) -> list[NDArray[Any]]:
+        found = self._requests(tuple(names))[precision].infer(fed)
         return [found[name].copy() for name in names]  # what is returned is written over by the next call
 
-    def _request(self, names: tuple[str, ...]) -> Any:
-        """For some of the outputs; what only others need is not computed."""
+    def _requests(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """By precision, for some of the outputs; what only others need is not computed. Both at the first call, so that
+        no later picture waits for it."""
         if names not in self._compiled:
             outputs = [self.model.output(name).get_node() for name in names]
             part = self._openvino.Model(outputs, self.model.get_parameters(), KEY)
-            settings = {"INFERENCE_PRECISION_HINT": self._precision, "PERFORMANCE_HINT": "LATENCY"}
+            settings = {"PERFORMANCE_HINT": "LATENCY"}
             if threads():
                 settings["INFERENCE_NUM_THREADS"] = str(threads())
-            self._compiled[names] = core().compile_model(part, "CPU", settings).create_infer_request()
+            self._compiled[names] = {
+                precision: core()
+                .compile_model(part, "CPU", settings | {"INFERENCE_PRECISION_HINT": precision})
+                .create_infer_request()
+                for precision in dict.fromkeys([self._precision, "f32"])
+            }
         return self._compiled[names]
 
     def rewrite(self, target: Path, text: str) -> None:
@@ -108,8 +120,45 @@ def write(model: Any, target: Path, text: str) -> None:
         header["bin"] = digest(weights_file(made))
         model.set_rt_info(json.dumps(header), [KEY])
         openvino.save_model(model, made, compress_to_fp16=False)
+        xml = made.read_bytes()
+        if header["precision"] == "bf16":
+            xml = in_float32(xml, first_convolutions(model))
         artifact.write_bytes(weights_file(target), weights_file(made).read_bytes())
-        artifact.write_bytes(target, made.read_bytes())
+        artifact.write_bytes(target, xml)
+
+
+def first_convolutions(model: Any) -> list[str]:
+    """Names of the convolutions that read the picture, of the depthwise ones that take what these give, and of the sums
+    that add their biases. Depthwise ones take differences of neighbours: of all that bf16 changes in the scores, four
+    fifths come from these two layers (benchmarks/RUNTIMES.md), and they cost next to nothing."""
+    found, between = dict[str, Any](), ("Add", "Clamp", "Relu", "Pad")
+    for node in model.get_ordered_ops():
+        kind = node.get_type_name()
+        if kind == "Add" and node.input_value(0).get_node().get_friendly_name() in found:
+            found[node.get_friendly_name()] = node
+        if kind == "GroupConvolution":
+            before = node.input_value(0).get_node()
+            while before.get_type_name() in between and before.get_friendly_name() not in found:
+                before = before.input_value(0).get_node()
+            if before.get_friendly_name() in found:
+                found[node.get_friendly_name()] = node
+        if kind == "Convolution" and node.input(1).get_partial_shape()[1] == COLOURS:
+            found[node.get_friendly_name()] = node
+    return list(found)
+
+
+def in_float32(xml: bytes, names: Sequence[str]) -> bytes:
+    """The same model, with a mark on these operations that OpenVINO's own files have where a smaller precision must not
+    be used; its Python has no word for it. A version that does not heed it rounds more, which an export finds."""
+    from xml.etree import ElementTree
+
+    tree = ElementTree.fromstring(xml)
+    for layer in tree.iter("layer"):
+        if layer.get("name") in names:
+            mark = ElementTree.Element("rt_info")
+            ElementTree.SubElement(mark, "attribute", name="precise", version="0")
+            layer.insert([child.tag for child in layer].index("input"), mark)
+    return ElementTree.tostring(tree)
 
 
 def weights_file(path: Path) -> Path:

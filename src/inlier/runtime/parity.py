@@ -21,7 +21,7 @@ from inlier.runtime.graph import Graph
 
 log = logging.getLogger("inlier")
 # largest difference of a score or a map's value that a precision explains, as a share of their size (see `Parity`)
-TOLERANCE = {"f32": 1e-4, "f16": 2e-2, "bf16": 5e-2, "int8": 0.2}
+TOLERANCE = {"f32": 1e-4, "f16": 2e-2, "bf16": 0.2, "int8": 0.2}
 JUMPS = 0.1  # the same of maps that are gradients: rounding moves units over their kinks, which changes them by leaps
 LOSS = 0.005  # of the image AUROC
 DRAWN = 8  # pictures that are compared where none are given
@@ -39,6 +39,7 @@ class Parity:
     map: float
     flips: int | None  # verdicts that differ; None without calibration, or where no real pictures were compared
     auroc: tuple[float, float] | None = None  # the detector's and the file's, where DATA holds defects
+    size: float = 0.0  # the median size of all scores
 
     def is_explained_by(self, precision: str, maps_jump: bool) -> bool:
         """No verdict differs, no number by more than the precision explains, and the AUROC loses next to nothing.
@@ -102,13 +103,15 @@ def compare(detector: Inspector, exported: Inspector, pictures: Compared, worker
             "%s: the model calls %d of the %d good ones defects; are they of its part?", pictures.source, alarms, good
         )
     scores, theirs = np.array(pairs, np.float64).T
+    size = max(float(np.median(np.abs(scores))), TINY)
     return Parity(
         len(pairs),
         pictures.source,
-        float((np.abs(scores - theirs) / np.maximum(np.abs(scores), max(np.median(np.abs(scores)), TINY))).max()),
+        float((np.abs(scores - theirs) / np.maximum(np.abs(scores), size)).max()),
         maps,
         flips if pictures.are_real and len(detector.calibration_) else None,
         (_auroc(scores, defects), _auroc(theirs, defects)) if len(set(defects)) == 2 else None,
+        size,
     )
 
 
