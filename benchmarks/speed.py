@@ -130,7 +130,9 @@ def light(name: str) -> Iterator[Row]:
             model = load(file)
             runners[runtime, precision] = lambda model=model: model.runtime_(images, None, maps)
         if name in BEYOND and name != "differnet":
-            runners |= {(runtime, "bare"): run for runtime, run in bare_seconds(detector, images, Path(folder)).items()}
+            runners |= {
+                (runtime, "bare"): run for runtime, run in bare_seconds(detector, [images], Path(folder)).items()
+            }
         elif name == "differnet":
             tensor = torch.from_numpy(images)
             all_views = bare_of(detector.network_, tensor)

@@ -116,6 +116,7 @@ def export(
             log.info("finding on %d %s how far rounding moves a score", len(pictures.samples), pictures.source)
             moved = compare(detector, exported, pictures, workers)
             exported.doubt = moved.score, moved.size
+            log.info("what lies within %.1f %% of the threshold is computed again in float32", 100 * moved.score)
         if dataset and detector.calibration_.kind == "split":
             _rescore(detector, exported, dataset, workers)
         log.info("comparing on %d %s", len(pictures.samples), pictures.source)
