@@ -9,7 +9,8 @@ otherwise.
 
 "Naive scheme": the released program's way of computing, re-created with our weights (benchmarks/naive.py), which gives
 the same numbers. "Bare backbone": the pretrained network alone, cut off after the last layer that the method reads, in
-the same runtime; an exported one gives the means of its maps, so that nothing is left out.
+the same runtime; an exported one gives the means of its maps, so that nothing is left out. bf16 is told without what it
+computes again in float32, which depends on the pictures (RUNTIMES.md).
 """
 
 import argparse
@@ -130,18 +131,17 @@ def light(name: str) -> Iterator[Row]:
             model = load(file)
             runners[runtime, precision] = lambda model=model: model.runtime_(images, None, maps)
         if name in BEYOND and name != "differnet":
-            runners |= {
-                (runtime, "bare"): run for runtime, run in bare_seconds(detector, [images], Path(folder)).items()
-            }
+            bare = bare_seconds(detector, [images], Path(folder))
+            runners |= {(runtime, "bare"): run for runtime, run in bare.items()}
         elif name == "differnet":
             tensor = torch.from_numpy(images)
             all_views = bare_of(detector.network_, tensor)
 
-            def bare() -> None:
+            def bare_views() -> None:
                 with torch.inference_mode():
                     all_views()
 
-            runners["torch", "bare"] = bare
+            runners["torch", "bare"] = bare_views
         found = dict(zip(runners, shortest(*runners.values(), repeats=2 if name == "diad" else 5), strict=True))
     told = "" if maps else ", scores alone"
     for (runtime, precision), seconds in found.items():
