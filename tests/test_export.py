@@ -467,13 +467,16 @@ def test_a_calibration_is_of_scores_in_full(exported, plates):
     np.testing.assert_array_equal(model.calibrate(good).calibration_.scores, true)
 
 
-def test_bf16_spares_the_first_convolutions_and_knows_how_far_it_moves_scores(plates, tmp_path):
+def test_bf16_spares_the_first_convolutions_and_knows_how_far_it_moves_scores(plates, tmp_path, caplog):
     detector = inlier.PaDiM(size=64, taps=(8, 16)).fit(plates)  # EfficientNet-Lite0: stem, depthwise, ...
     parity = detector.export(tmp_path / "m.xml", precision="bf16", check=plates, force=True)
     assert parity.flips == 0
     model = load(tmp_path / "m.xml")
     share, size = model.doubt
     assert 0 < share <= TOLERANCE["bf16"] and size == pytest.approx(parity.size)
+    assert "give --check real ones" not in caplog.text
+    detector.export(tmp_path / "drawn.xml", precision="bf16", force=True)
+    assert "bf16: how far it moves scores was found on drawn pictures, not real ones" in caplog.text
     model.save(tmp_path / "again.xml")
     for name in ("m.xml", "again.xml"):
         layers = ElementTree.parse(tmp_path / name).iter("layer")

@@ -117,6 +117,8 @@ def export(
             moved = compare(detector, exported, pictures, workers)
             exported.doubt = moved.score, moved.size
             log.info("what lies within %.1f %% of the threshold is computed again in float32", 100 * moved.score)
+            if not pictures.are_real:
+                log.warning("bf16: how far it moves scores was found on %s; give --check real ones", pictures.source)
         if dataset and detector.calibration_.kind == "split":
             _rescore(detector, exported, dataset, workers)
         log.info("comparing on %d %s", len(pictures.samples), pictures.source)
