@@ -114,7 +114,7 @@ def export(
         pictures = compared(detector, dataset, kept)
         if precision == "bf16":
             log.info("finding on %d %s how far rounding moves a score", len(pictures.samples), pictures.source)
-            moved = compare(detector, exported, pictures, workers)
+            moved = compare(detector, exported, pictures._replace(are_real=False), workers)  # warnings come below
             exported.doubt = moved.score, moved.size
             log.info("what lies within %.1f %% of the threshold is computed again in float32", 100 * moved.score)
             if not pictures.are_real:
