@@ -127,7 +127,7 @@ def light(name: str) -> Iterator[Row]:
         exporting.trace = lambda graph: program
         for runtime, precision in exports:
             file = Path(folder) / f"{name}-{precision}{'.onnx' if runtime == 'onnx' else '.xml'}"
-            detector.export(file, precision=precision, force=True)
+            detector.export(file, precision=precision, check=pictures(8), force=True)
             model = load(file)
             runners[runtime, precision] = lambda model=model: model.runtime_(images, None, maps)
         if name in BEYOND and name != "differnet":

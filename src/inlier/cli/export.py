@@ -18,14 +18,16 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="Default: MODEL with .onnx, .xml (openvino) or .pt2 (torch); onnx without --to.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="f32, f16, bf16 (openvino) or int8 (needs --check).")] = "f32",
+    precision: Annotated[str, typer.Option(help="f32, f16, bf16 (openvino alone) or int8.")] = "f32",
     pixels: Annotated[
         str,
         typer.Option("--input", help="What the graph takes: float (B, 3, H, W) in [0, 1], or uint8 (B, H, W, 3)."),
     ] = "float",
     check: Annotated[
         str | None,
-        typer.Option(help="Pictures or a data set that both judge. Good ones show int8 what values are usual."),
+        typer.Option(
+            help="A folder or data set that both judge; the more, the better. bf16 and int8 need it, unless --keep kept some."
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write what judges differently, too; its figures are kept in the file.")

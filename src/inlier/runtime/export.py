@@ -60,7 +60,7 @@ def export(
     to: "onnx", "openvino" or "torch" (a torch.export program for programs of your own); default: by the suffix, .onnx,
     .xml or .pt2. precision: "f32", "f16", "bf16" or "int8", see PRECISIONS. pixels: what the graph takes, "float" or
     "uint8", see runtime.graph.PIXELS. check: pictures or a data set that both judge; int8 needs good ones among them,
-    to see the ranges of values. Where they are those that the detector was fitted and calibrated on (kind "split"), the
+    to see the ranges of values, bf16 any, to see how far it moves scores. Where they are those that the detector was fitted and calibrated on (kind "split"), the
     calibration is scored anew by the runtime that will judge. force: write what differs too much, too.
     Raises InlierError for a file that would judge differently, and says where its graph starts to.
     """
@@ -73,7 +73,9 @@ def export(
         wanted = next(suffix for suffix, name in SUFFIXES.items() if name == to)
         raise InlierError(f"{path}: a file for {to} ends in {wanted}")
     if precision not in PRECISIONS[to]:
-        raise InlierError(f"precision {precision!r}: {to} is exported with {', '.join(PRECISIONS[to])}")
+        others = [name for name, known in PRECISIONS.items() if precision in known]
+        hint = f"; {precision} is for {', '.join(others)} (--to)" if others else ""
+        raise InlierError(f"precision {precision!r}: {to} is exported with {', '.join(PRECISIONS[to])}{hint}")
     if pixels not in PIXELS:
         raise InlierError(f"input {pixels!r}: must be one of {', '.join(PIXELS)}")
     artifact.check_writable(path)
@@ -87,6 +89,11 @@ def export(
         raise InlierError(
             "int8 needs good pictures, which show the ranges of values: give them with --check, or let the model keep "
             "some when it is fitted (--keep)"
+        )
+    if precision == "bf16" and not (dataset or kept):
+        raise InlierError(
+            "bf16 needs pictures, which show how far rounding moves a score: give them with --check, or let the model "
+            "keep some when it is fitted (--keep)"
         )
     with own_torch_state(), tempfile.TemporaryDirectory() as folder:
         graph = Exporting(detector, pixels)
@@ -116,19 +123,17 @@ def export(
             log.info("finding on %d %s how far rounding moves a score", len(pictures.samples), pictures.source)
             moved = compare(detector, exported, pictures._replace(are_real=False), workers)  # warnings come below
             exported.doubt = moved.score, moved.size
-            log.info("what lies within %.1f %% of the threshold is computed again in float32", 100 * moved.score)
-            if not pictures.are_real:
-                log.warning("bf16: how far it moves scores was found on %s; give --check real ones", pictures.source)
+            told = "by at most %.1f %% of it, or of %.3g where it is smaller: who is that near is computed again in float32"
+            log.info(f"rounding moves a score {told}", 100 * moved.score, moved.size)
         if dataset and detector.calibration_.kind == "split":
             _rescore(detector, exported, dataset, workers)
         log.info("comparing on %d %s", len(pictures.samples), pictures.source)
         parity = compare(detector, exported, pictures, workers)
-        if not parity.is_explained_by(precision, detector.maps_jump):
-            limit = TOLERANCE[precision]
-            where = first_difference(program, made, graph.described, limit) if to == "onnx" else ""
-            told = f"{path}: judges differently from the model: {parity}; {precision} explains {limit:g}"
+        if rules := parity.unexplained(precision, detector.maps_jump):
+            where = first_difference(program, made, graph.described, TOLERANCE[precision]) if to == "onnx" else ""
+            told = f"{path}: judges differently from the model: {parity}; but {', '.join(rules)}"
             if not force:
-                raise InlierError(f"{told}, and no verdict may differ. {where}Nothing was written (--force writes it)")
+                raise InlierError(f"{told}. {where}Nothing was written (--force writes it)")
             log.warning("%s. %sIt is written all the same", told, where)
         exported.told["parity"] = asdict(parity)
         exported.save(path)

@@ -43,8 +43,12 @@ class Exported(Inspector):
             self.log_maps, self.repaints = bool(header["log_maps"]), runtime.graph.repaints  # type: ignore[misc]
             self.maps_cost_extra = bool(header.get("maps_cost_extra"))  # type: ignore[misc]  # older files do not say
             self.told, self.fingerprint_ = header, header["data"]
+            if not isinstance(header.get("doubt", []), list):
+                raise TypeError(f"'doubt' cannot be {header['doubt']!r}")
             share, size = header.get("doubt", self.doubt)
             self.doubt = float(share), float(size)
+            if not all(math.isfinite(number) and number >= 0 for number in self.doubt):
+                raise TypeError(f"'doubt' cannot be {list(self.doubt)}")
         except Exception as error:  # a header that somebody has written raises all kinds
             raise ArtifactError(f"{path}: holds no model that inlier {__version__} can use: {error}") from error
 

@@ -54,6 +54,10 @@ def load(
 
 def _chosen(path: Path, device: str, runtime: str | None) -> "Detector[Any, Any] | Exported":
     known = READS.get(path.suffix.lower(), RUNTIMES)
+    if path.suffix.lower() == ".bin" and path.with_suffix(".xml").exists():
+        raise InlierError(f"{path}: holds the weights of {path.with_suffix('.xml').name}: give that file")
+    if device not in ("auto", "cpu") and (runtime or known[0]) in ("onnx", "openvino"):
+        raise InlierError(f"{path}: {runtime or known[0]} judges on the CPU; a device is for torch alone")
     if runtime == "auto":
         return _fastest(path, device, runtimes_for(path))
     runtime = runtime or known[0]
@@ -80,7 +84,7 @@ def _load(path: Path, device: str, runtime: str) -> "Detector[Any, Any] | Export
     with tempfile.TemporaryDirectory() as folder:
         suffix = next(suffix for suffix, names in READS.items() if names[0] == runtime)
         made, name = Path(folder) / f"model{suffix}", f"{path} by {runtime}"
-        log.info("%s: exported in memory", name)
+        log.info("%s: exported in memory, which `inlier export` does once for all", name)
         try:
             with _unsaid():
                 parity = detector.export(made)

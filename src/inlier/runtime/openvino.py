@@ -52,6 +52,8 @@ class OpenvinoRuntime:
         self.path = Path(path).expanduser()
         self._openvino = openvino
         artifact.check_is_file(self.path)
+        if self.path.suffix.lower() == ".xml" and not weights_file(self.path).exists():
+            raise ArtifactError(f"{path}: {weights_file(self.path).name}, which holds its weights, must lie beside it")
         try:
             self.model = core().read_model(self.path)
             self.text = self._stored()

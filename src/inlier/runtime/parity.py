@@ -41,13 +41,19 @@ class Parity:
     auroc: tuple[float, float] | None = None  # the detector's and the file's, where DATA holds defects
     size: float = 0.0  # the median size of all scores
 
-    def is_explained_by(self, precision: str, maps_jump: bool) -> bool:
-        """No verdict differs, no number by more than the precision explains, and the AUROC loses next to nothing.
+    def unexplained(self, precision: str, maps_jump: bool) -> list[str]:
+        """What differs by more than the precision explains, in words; empty: the file judges like the detector.
         maps_jump: as the method declares."""
         limit = TOLERANCE[precision]
-        lost = self.auroc[0] - self.auroc[1] if self.auroc else 0.0
         of_maps = max(limit, JUMPS) if maps_jump else limit
-        return not self.flips and self.score <= limit and self.map <= of_maps and lost <= LOSS  # NaN is above any limit
+        lost = self.auroc[0] - self.auroc[1] if self.auroc else 0.0
+        found = {  # NaN is above any limit
+            "no verdict may differ": not self.flips,
+            f"scores may differ by {limit:g} with {precision}": self.score <= limit,
+            f"maps may differ by {of_maps:g} with {precision}": self.map <= of_maps,
+            f"the AUROC may lose {100 * LOSS:g} points": lost <= LOSS,
+        }
+        return [rule for rule, holds in found.items() if not holds]
 
     def __str__(self) -> str:
         flips = "" if self.flips is None else f", {self.flips} verdicts differ"
