@@ -25,9 +25,7 @@ def export(
     ] = "float",
     check: Annotated[
         str | None,
-        typer.Option(
-            help="A folder or data set that both judge; the more, the better. bf16 and int8 need it, unless --keep kept some."
-        ),
+        typer.Option(help="Folder or data set that both judge. bf16 and int8 need it, where --keep kept no pictures."),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Write what judges differently, too; its figures are kept in the file.")

@@ -59,9 +59,10 @@ def export(
 
     to: "onnx", "openvino" or "torch" (a torch.export program for programs of your own); default: by the suffix, .onnx,
     .xml or .pt2. precision: "f32", "f16", "bf16" or "int8", see PRECISIONS. pixels: what the graph takes, "float" or
-    "uint8", see runtime.graph.PIXELS. check: pictures or a data set that both judge; int8 needs good ones among them,
-    to see the ranges of values, bf16 any, to see how far it moves scores. Where they are those that the detector was fitted and calibrated on (kind "split"), the
-    calibration is scored anew by the runtime that will judge. force: write what differs too much, too.
+    "uint8", see runtime.graph.PIXELS. check: pictures or a data set that both judge. int8 needs good ones among them,
+    to see the ranges of values, and bf16 any, to see how far it moves scores. Where they are those that the detector
+    was fitted and calibrated on (kind "split"), the calibration is scored anew by the runtime that will judge. force:
+    write what differs too much, too.
     Raises InlierError for a file that would judge differently, and says where its graph starts to.
     """
     detector.check_fitted()
@@ -123,8 +124,8 @@ def export(
             log.info("finding on %d %s how far rounding moves a score", len(pictures.samples), pictures.source)
             moved = compare(detector, exported, pictures._replace(are_real=False), workers)  # warnings come below
             exported.doubt = moved.score, moved.size
-            told = "by at most %.1f %% of it, or of %.3g where it is smaller: who is that near is computed again in float32"
-            log.info(f"rounding moves a score {told}", 100 * moved.score, moved.size)
+            found = f"{100 * moved.score:.2g} % of it, or of {moved.size:.3g} where it is smaller"
+            log.info("rounding moves a score by at most %s: what is so near is computed again in float32", found)
         if dataset and detector.calibration_.kind == "split":
             _rescore(detector, exported, dataset, workers)
         log.info("comparing on %d %s", len(pictures.samples), pictures.source)
