@@ -297,6 +297,7 @@ def _write_openvino(program: Any, path: Path, text: str, precision: str, feeds: 
                 import nncf
             except ImportError as error:
                 raise InlierError("int8 for OpenVINO needs NNCF: pip install 'inlier[int8]'") from error
+            logging.getLogger("nncf").setLevel(logging.ERROR)  # it names every operation that stays as it is
             quantised = {name + end for name in _for_8_bit(program.model_proto) for end in ("", "/WithoutBiases")}
             kept = [op.get_friendly_name() for op in model.get_ops() if op.get_friendly_name() not in quantised]
             model = nncf.quantize(
