@@ -191,7 +191,8 @@ class PaDiM(Detector[Settings, Network]):
 
     def learn(self, network: Network, images: Images, run: Run) -> None:
         (positions, d), n = network.mean.shape, network.whitening.shape[1]
-        memory = network.whitening.new_zeros(positions * d * d)
+        network.whitening = network.mean.new_empty(0)  # its place is needed
+        memory = network.mean.new_zeros(positions * d * d)
         sums = GaussianSums(memory.view(positions, d, d))
         with progress("fitting", len(images)) as show, torch.no_grad():
             for batch in images.batches(BATCH, run.device):
