@@ -36,7 +36,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "memseg": {"steps": 8},
 }
 HEADS = ["method", "runtime", "precision", "ms a picture", "times as fast as torch", "x bare backbone"]
-HEADS += ["scores differ", "flips", "AUROC, points", "computed again, %"]
+HEADS += ["scores differ", "flips", "AUROC, points", "computed again, %", "processor"]
 TABLE = Path(__file__).parent / "RUNTIMES.md"
 FILES = [("onnx", "f32"), ("openvino", "f32"), ("openvino", "bf16"), ("onnx", "int8"), ("openvino", "int8")]
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
@@ -139,7 +139,8 @@ def measure(name: str, dataset: Any, folder: Path) -> list[list[str]]:
         gain = best["torch", "f32"] / best[key]
         beyond_told = f"{beyond:.2f}" if key[1] == "f32" else "–"
         agreement = parities.get(key, 4 * ["–"])
-        rows.append([name, *key, f"{ms:.1f}", f"{gain:.2f}", beyond_told, *agreement])
+        processor = about()["processor"].split()[0].replace("(R)", "")
+        rows.append([name, *key, f"{ms:.1f}", f"{gain:.2f}", beyond_told, *agreement, processor])
         print(rows[-1], flush=True)
     return rows
 
@@ -151,9 +152,9 @@ def main() -> None:
     arguments = parser.parse_args()
     dataset = open_dataset("elpv", ["mono"])
     told = about()
-    machine = f"{told['processor']}, {told['threads']} threads, torch {told['torch']}"
+    machine = f"{told['threads']} threads, torch {told['torch']}"
     words = (__doc__ or "").split("\n\n")[2].strip()
-    text = f"# Runtimes\n\nMade by `benchmarks/runtimes.py` on {machine}.\n{words}"
+    text = f"# Runtimes\n\nMade by `benchmarks/runtimes.py` with {machine}.\n{words}"
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.methods:
             for row in measure(name, dataset, Path(folder)):
