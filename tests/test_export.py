@@ -19,9 +19,10 @@ from inlier.bench import profile
 from inlier.data.images import decode_image, read_image
 from inlier.methods.diad.sampler import noise_of
 from inlier.runtime import export as exporting
-from inlier.runtime import graph
+from inlier.runtime import graph, openvino
 from inlier.runtime import load as loading
 from inlier.runtime.onnx import OnnxRuntime
+from inlier.runtime.openvino import OpenvinoRuntime
 from inlier.runtime.parity import TOLERANCE, Parity, differs
 from inlier.runtime.protobuf import pruned
 from test_contract import every_method, short
@@ -506,6 +507,15 @@ def test_bf16_spares_the_first_convolutions_and_knows_how_far_it_moves_scores(pl
         kinds = [layer.get("type") for layer in layers if layer.find("rt_info/attribute[@name='precise']") is not None]
         assert sorted(kinds) == ["Add", "Add", "Convolution", "GroupConvolution"]
         assert load(tmp_path / name).doubt == model.doubt
+
+
+def test_a_processor_without_bf16_computes_with_float32(exported, tmp_path, monkeypatch):
+    model = load(exported["padim", "openvino"][1])
+    model.told["precision"] = "bf16"
+    model.save(tmp_path / "m.xml")
+    without = SimpleNamespace(get_property=lambda device, name: ["FP32"], read_model=openvino.core().read_model)
+    monkeypatch.setattr(openvino, "core", lambda: without)
+    assert OpenvinoRuntime(tmp_path / "m.xml")._precision == "f32"
 
 
 @pytest.mark.parametrize(("after", "passes"), [(0.91, True), (0.896, True), (0.894, False)])

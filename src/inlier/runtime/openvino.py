@@ -67,6 +67,8 @@ class OpenvinoRuntime:
                 f"{path}: its weights, {weights_file(self.path).name}, are not those that belong to it; {REMEDY}"
             )
         self._precision = HINTS[header["precision"]]
+        if self._precision == "bf16" and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            self._precision = "f32"  # by a processor without it
         self._compiled: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def _stored(self) -> str:
