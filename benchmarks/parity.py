@@ -3,10 +3,11 @@
     python benchmarks/parity.py [METHOD ...] --data ../data [--most 100] [--whole] [--precisions f32 bf16 int8]
 
 Preset `light`, fitted on 60 good pictures with few steps (a graph is the same however long was trained; DifferNet with
-all, as its flow multiplies rounding until it has learned) and compared on test pictures, at most `--most` of each set,
-as many good ones as defects; or, with `--whole`, fitted on all good pictures as the preset says and compared on all
-test pictures. A difference of scores is a share of the score or of their median, whichever is larger, one of maps a
-share of the map's own peak. Kept: whether the export is written, or refused without --force.
+all, as its flow multiplies rounding until it has learned), or, with `--whole`, on all good pictures as the preset says;
+compared on all test pictures of a set, or on `--most` of them, as many good ones as defects. diad:VARIANT is a variant
+of DiAD, preset `light` but for `inversion`; plain diad is `sg+sff`, the method. A difference of scores is a share of
+the score or of their median, whichever is larger, one of maps a share of the map's own peak. Kept: whether the export
+is written, or refused without --force.
 """
 
 import argparse
@@ -30,6 +31,10 @@ SHORT: dict[str, dict[str, Any]] = {
     "differnet": {},
     "memseg": {"steps": 60, "memory": 30},
     "diad": {"steps": 60, "autoencoder_tuning": 4},
+    "diad:sg": {"steps": 60, "autoencoder_tuning": 4, "variant": "sg"},
+    "diad:ldm": {"steps": 60, "autoencoder_tuning": 4, "variant": "ldm"},
+    "diad:ddpm": {"steps": 60, "variant": "ddpm"},
+    "diad:inversion": {"steps": 60, "preset": "inversion"},
 }
 SETS = {"screw": "mvtec_ad/screw", "magnetic_tile": "magnetic_tile", "mono": "elpv"}
 HEADS = ["method", "set", "runtime", "precision", "fitted on", "pictures", "scores differ", "maps differ"]
@@ -43,9 +48,9 @@ TABLE = Path(__file__).parent / "PARITY.md"
 def main() -> None:
     logging.getLogger("inlier").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("methods", nargs="*", default=list(SHORT))
+    parser.add_argument("methods", nargs="*", default=list(SHORT), metavar="METHOD")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--most", type=int, default=100)
+    parser.add_argument("--most", type=int)
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--precisions", nargs="+", default=["f32"], choices=FILES)
     arguments = parser.parse_args()
@@ -54,9 +59,8 @@ def main() -> None:
     for name in arguments.methods:
         for set_, place in SETS.items():
             dataset = open_dataset(place, [set_]) if place == "elpv" else open_dataset(arguments.data / place)
-            if not arguments.whole:
-                dataset = part_of(dataset, arguments.most)
-            detector = methods.create(name, **({} if arguments.whole else SHORT[name]))
+            dataset = part_of(dataset, None if arguments.whole else 60, arguments.most)
+            detector = methods.create(name.split(":")[0], **settings_of(name, arguments.whole))
             if name == "memseg" and arguments.whole:
                 detector.set_params(textures=str(arguments.data / "dtd"))
             detector.fit(replace(dataset, samples=tuple(dataset.train)))
@@ -70,12 +74,17 @@ def main() -> None:
                         keep(TABLE, text, HEADS, row, 4, ORDER)
 
 
-def part_of(dataset: Dataset, most: int) -> Dataset:
-    """60 good pictures to fit on, and as many good ones as defects to compare."""
+def settings_of(name: str, whole: bool) -> dict[str, Any]:
+    """What differs from preset `light`; a whole fit keeps of it what makes it the method that it is."""
+    return {key: value for key, value in SHORT[name].items() if not whole or key in ("variant", "preset")}
+
+
+def part_of(dataset: Dataset, fitted: int | None, most: int | None) -> Dataset:
+    """`fitted` good pictures to fit on and `most` to compare, half of these good and half defects; none: all."""
     rng = np.random.default_rng(0)
-    train = [dataset.train[i] for i in rng.permutation(len(dataset.train))[:60]]
+    train = [dataset.train[i] for i in np.sort(rng.permutation(len(dataset.train))[:fitted])]
     kinds = [[s for s in dataset.test if s.is_defect is is_defect] for is_defect in (False, True)]
-    test = [kind[i] for kind in kinds for i in np.sort(rng.permutation(len(kind))[: most // 2])]
+    test = [kind[i] for kind in kinds for i in np.sort(rng.permutation(len(kind))[: most and most // 2])]
     return replace(dataset, samples=(*train, *test))
 
 

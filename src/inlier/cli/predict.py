@@ -55,7 +55,7 @@ def predict(
     workers: Workers = 2,
 ) -> None:
     """Judge pictures. Goes on after one that cannot be read, names it, and ends with exit code 1."""
-    from inlier.data.images import SUFFIX_LIST, list_images
+    from inlier.data.images import pictures_at
     from inlier.progress import progress
     from inlier.runtime.load import load
 
@@ -72,11 +72,7 @@ def predict(
         raise InlierError(f"--reconstructions: {inspector.header()['method']} repaints nothing")
     if overlays:
         hint_at_outlines(inspector.geometry_.size)
-    found = {root: list_images(root) if root.is_dir() else [root] for root in images}
-    for root, paths in found.items():
-        if not paths:
-            raise InlierError(f"{root}: holds no pictures {SUFFIX_LIST}")
-    roots = {path: root for root, paths in found.items() for path in paths}
+    roots = {path: root for root in images for path in pictures_at(root)}
     write = Writer(roots, maps, overlays, reconstructions, inspector)
     files = filter(None, (jsonl if to_file else None, monitor, monitor_chart))
     protect([*files, *write.targets], [model, *images, *roots])

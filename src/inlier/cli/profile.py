@@ -28,16 +28,14 @@ def profile(
 ) -> None:
     """Milliseconds a picture takes, stage by stage, in batches of 1 and 8, and the least that the machine allows."""
     from inlier.bench import profile as bench
-    from inlier.data.images import list_images
+    from inlier.data.images import pictures_at
     from inlier.report.pages import check_installed
     from inlier.runtime.load import load, runtimes_for
 
     sources: list[Path | bytes] = [bench.drawn_picture()]
     if data is not None:
         check_given([data])
-        sources = list(list_images(data)[:PICTURES] if data.is_dir() else [data])
-        if not sources:
-            raise InlierError(f"{shown(data)}: holds no pictures")
+        sources = list(pictures_at(data)[:PICTURES])
     if chart:
         if chart.suffix.lower() != ".svg":
             raise InlierError(f"{shown(chart)}: the chart is an SVG picture; choose a name that ends in .svg")

@@ -448,6 +448,21 @@ def list_images(folder: Path | str) -> list[Path]:
     return found.pictures
 
 
+def pictures_at(place: Path) -> list[Path]:
+    """The pictures of a folder, or the one that is named. Raises InlierError for a folder without pictures."""
+    if not place.is_dir():
+        return [place]
+    if pictures := list_images(place):
+        return pictures
+    raise InlierError(no_pictures(place))
+
+
+def no_pictures(folder: Path) -> str:
+    """What a folder without pictures holds, for people."""
+    others = count_kinds(file for file in folder.rglob("*") if file.is_file())
+    return f"{folder}: holds no pictures {SUFFIX_LIST}, {f'but {others}' if others else 'no file at all'}"
+
+
 def count_kinds(paths: Iterable[Path]) -> str:
     """For people: how many files have which suffix, such as "2 .gif, 1 .heic"."""
     kinds = Counter(path.suffix.lower() or "without a suffix" for path in paths)

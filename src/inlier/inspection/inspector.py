@@ -19,7 +19,7 @@ from inlier.data.cues import WATCHED
 from inlier.data.datasets import open_dataset
 from inlier.data.datasets.sample import Dataset
 from inlier.data.geometry import Geometry
-from inlier.data.images import SUFFIX_LIST, ImageSource, at_home, list_images, source_name
+from inlier.data.images import ImageSource, at_home, pictures_at, source_name
 from inlier.data.region import Region, region_for
 from inlier.errors import InlierError
 from inlier.inspection.result import Prediction
@@ -394,7 +394,4 @@ def _expanded(item: ImageSource) -> list[Any]:
     path = at_home(item)
     if not path.is_dir():
         return [path if str(item).startswith("~") else item]  # named as it was given
-    images = list_images(path)
-    if not images:
-        raise InlierError(f"{item}: holds no pictures {SUFFIX_LIST}")
-    return images
+    return pictures_at(path)

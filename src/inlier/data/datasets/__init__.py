@@ -17,7 +17,7 @@ from inlier.data.datasets.sample import Dataset
 from inlier.data.datasets.table import open_table
 from inlier.data.datasets.tree import Tree, open_tree
 from inlier.data.datasets.visa import open_visa
-from inlier.data.images import SUFFIX_LIST, ImageSource, at_home, count_kinds
+from inlier.data.images import ImageSource, at_home, no_pictures
 from inlier.errors import InlierError
 from inlier.names import first_names
 
@@ -70,10 +70,7 @@ def _open_path(data: Path | str) -> Dataset:
     dataset = open_realiad(path)
     tree, found = open_tree(path)
     if dataset is None and not tree.pictures:
-        others = count_kinds(file for file in path.rglob("*") if file.is_file())
-        if not others:
-            raise InlierError(f"{data}: holds no file at all")
-        raise InlierError(f"{data}: no pictures {SUFFIX_LIST} found, but {others}. {LAYOUTS}")
+        raise InlierError(no_pictures(path))
     dataset = dataset or _recognise(tree)
     if dataset is None:
         if deeper := list(_deeper(tree, DEPTH)):
