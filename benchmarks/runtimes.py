@@ -34,6 +34,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "simplenet": {"steps": 100},
     "differnet": {},
     "memseg": {"steps": 8},
+    "diad": {"steps": 60, "autoencoder_tuning": 4},
 }
 HEADS = ["method", "runtime", "precision", "ms a picture", "times as fast as torch", "x bare backbone"]
 HEADS += ["scores differ", "flips", "AUROC, points", "computed again, %", "processor"]
