@@ -1,5 +1,6 @@
 """An exported model gives the same verdicts, or is not written."""
 
+import hashlib
 import itertools
 import json
 import subprocess
@@ -23,6 +24,7 @@ from inlier.runtime import graph, openvino
 from inlier.runtime import load as loading
 from inlier.runtime.onnx import OnnxRuntime
 from inlier.runtime.openvino import OpenvinoRuntime
+from inlier.runtime.export import trace
 from inlier.runtime.parity import TOLERANCE, Parity, differs
 from inlier.runtime.protobuf import pruned
 from test_contract import every_method, short
@@ -44,29 +46,37 @@ ROI = np.zeros((64, 64), bool)
 ROI[8:56, 4:60] = True
 
 
+@pytest.fixture(scope="module", autouse=True)
+def traced_once():
+    """Tracing is most of an export's time: a network with the same weights and inputs is traced once."""
+    known = {}
+
+    def once(g):
+        digest = hashlib.sha256(type(g.inner).__module__.encode())
+        for name, tensor in g.inner.state_dict().items():
+            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        key = digest.digest(), g.described
+        if key not in known:
+            known[key] = trace(g)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "trace", once)
+        yield
+
+
 @pytest.fixture(scope="session")
 def exported(plates, tmp_path_factory):
-    """(method, runtime) -> (detector, file). Each network is traced once, for ONNX; OpenVINO reads that, too."""
-    folder, traced = tmp_path_factory.mktemp("exported"), {}
-    trace = exporting.trace
-
-    def traced_once(g):
-        key = type(g.inner).__module__, g.described.pixels
-        if key not in traced:
-            traced[key] = trace(g)
-        return traced[key]
+    """(method, runtime) -> (detector, file)."""
+    folder = tmp_path_factory.mktemp("exported")
 
     class Exported(dict):
         def __missing__(self, key):
             name, runtime = key
             known = next((value[0] for (other, _), value in self.items() if other == name), None)
             detector = known or short(name, **SIMPLER.get(name, {})).fit(plates, roi=ROI)
-            exporting.trace = traced_once
-            try:
-                file = folder / f"{name}{SUFFIXES[runtime]}"
-                detector.export(file, check=plates)
-            finally:
-                exporting.trace = trace
+            file = folder / f"{name}{SUFFIXES[runtime]}"
+            detector.export(file, check=plates)
             self[key] = detector, file
             return self[key]
 
@@ -202,7 +212,6 @@ def test_good_pictures_that_the_model_keeps_stand_in_for_data(plates, tmp_path):
 
 def test_what_judges_differently_is_not_written_and_the_first_wrong_tensor_is_named(plates, tmp_path, monkeypatch):
     detector = short("padim").fit(plates)
-    trace = exporting.trace
 
     def broken(g):
         program = trace(g)
@@ -548,6 +557,7 @@ def test_an_export_tells_its_stages(plates, tmp_path, monkeypatch, caplog):
     detector = short("padim").fit(plates)
     now = itertools.count(0, 10)  # so that everything takes long
     monkeypatch.setattr("inlier.progress.time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr(exporting, "trace", trace)
     caplog.set_level("INFO", "inlier")
     detector.export(tmp_path / "m.onnx", precision="int8", check=plates, force=True)
     n = len(open_dataset(plates).test)
