@@ -5,7 +5,8 @@
 Preset `light`, fitted on 60 good pictures with few steps (a graph is the same however long was trained; DifferNet with
 all, as its flow multiplies rounding until it has learned), or, with `--whole`, on all good pictures as the preset says;
 compared on all test pictures of a set, or on `--most` of them, as many good ones as defects. diad:VARIANT is a variant
-of DiAD, preset `light` but for `inversion`; plain diad is `sg+sff`, the method. A difference of scores is a share of
+of DiAD, preset `light` but for `inversion`; plain diad is `sg+sff`, the method; differnet:clamp=3 is its preset `light`
+of before. A difference of scores is a share of
 the score or of their median, whichever is larger, one of maps a share of the map's own peak. Kept: whether the export
 is written, or refused without --force.
 """
@@ -29,6 +30,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "padim": {},
     "simplenet": {"steps": 200},
     "differnet": {},
+    "differnet:clamp=3": {"clamp": 3.0},  # preset light of before
     "memseg": {"steps": 60, "memory": 30},
     "diad": {"steps": 60, "autoencoder_tuning": 4},
     "diad:sg": {"steps": 60, "autoencoder_tuning": 4, "variant": "sg"},
@@ -76,7 +78,7 @@ def main() -> None:
 
 def settings_of(name: str, whole: bool) -> dict[str, Any]:
     """What differs from preset `light`; a whole fit keeps of it what makes it the method that it is."""
-    return {key: value for key, value in SHORT[name].items() if not whole or key in ("variant", "preset")}
+    return {key: value for key, value in SHORT[name].items() if not whole or key in ("variant", "preset", "clamp")}
 
 
 def part_of(dataset: Dataset, fitted: int | None, most: int | None) -> Dataset:
