@@ -22,9 +22,9 @@ from inlier.methods.diad.sampler import noise_of
 from inlier.runtime import export as exporting
 from inlier.runtime import graph, openvino
 from inlier.runtime import load as loading
+from inlier.runtime.export import trace
 from inlier.runtime.onnx import OnnxRuntime
 from inlier.runtime.openvino import OpenvinoRuntime
-from inlier.runtime.export import trace
 from inlier.runtime.parity import TOLERANCE, Parity, differs
 from inlier.runtime.protobuf import pruned
 from test_contract import every_method, short
