@@ -1,6 +1,6 @@
 """What float32 itself changes in DifferNet's scores: the same network in float64 on the same pictures.
 
-    python benchmarks/rounding.py MODEL.inlier DATA [--category mono] [--most 80]
+    python benchmarks/rounding.py MODEL.inlier DATA [--category mono] [--most 40]
 
 Prints the range of scores and the largest difference, a share of the score; an exported file cannot differ by less.
 """
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("data")
     parser.add_argument("--category", action="append", default=[])
-    parser.add_argument("--most", type=int, default=80)
+    parser.add_argument("--most", type=int, default=40)
     arguments = parser.parse_args()
     detector = load(arguments.model)
     test = part_of(open_dataset(arguments.data, arguments.category), None, arguments.most).test
