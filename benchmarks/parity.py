@@ -6,9 +6,8 @@ Preset `light`, fitted on 60 good pictures with few steps (a graph is the same h
 all, as its flow multiplies rounding until it has learned), or, with `--whole`, on all good pictures as the preset says;
 compared on all test pictures of a set, or on `--most` of them, as many good ones as defects. diad:VARIANT is a variant
 of DiAD, preset `light` but for `inversion`; plain diad is `sg+sff`, the method; differnet:clamp=3 is its preset `light`
-of before. A difference of scores is a share of
-the score or of their median, whichever is larger, one of maps a share of the map's own peak. Kept: whether the export
-is written, or refused without --force.
+of before. A difference of scores is a share of the score or of their median, whichever is larger, one of maps a share
+of the map's own peak. Kept: whether the export is written, or refused without --force.
 """
 
 import argparse

@@ -2,7 +2,8 @@
 
     python benchmarks/rounding.py MODEL.inlier DATA [--category mono] [--most 40]
 
-Prints the range of scores and the largest difference, a share of the score; an exported file cannot differ by less.
+Prints the range of scores and the largest difference, a share of the score: two programs that
+compute with float32 need not agree any better.
 """
 
 import argparse
