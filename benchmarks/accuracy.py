@@ -99,7 +99,7 @@ the network's input, masks resized nearest. False alarms and detected at alpha {
 - SimpleNet `paper` took all its 160 epochs with ResNet-18, not the paper's WideResNet-50; published figures are
   of the epoch that is best on the test set.
 - DifferNet with `clamp=3` is the preset `light` of before: as accurate, but it gives odd pictures scores up to 3e11,
-  of which float32 knows two digits, and runtimes differ by that (docs/experiments.md).
+  on which runtimes do not agree (docs/experiments.md).
 - MemSeg with `steps=600, batch_size=8` is the preset `light` of before, with `memory=30` the one before that.
 - Made on a GPU, so that their fitting times are in no table: {on_gpu(groups)}.
 - SimpleNet `light` was chosen by its training loss and by planted defects (docs/experiments.md).

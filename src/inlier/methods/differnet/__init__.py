@@ -262,8 +262,8 @@ class DifferNet(Detector[Settings, Network]):
             test_views=None,
             view_pool=None,
             width=128,
-            # a block multiplies by e at most: with the paper's e^3 the scores of odd pictures reach 1e11, and of those
-            # float32 knows two digits
+            # a block multiplies by e at most: with the paper's e^3 the scores of odd pictures reach 1e11, on which
+            # runtimes that compute with float32 do not agree (docs/experiments.md)
             clamp=1.0,
             steps=200,
             lr=5e-4,
