@@ -139,7 +139,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder))
-        one_thread = {"OMP_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
+        one_thread = {"OMP_NUM_THREADS": "1", "NO_ALBUMENTATIONS_UPDATE": "1", "TQDM_DISABLE": "1"}
         found = {
             (whose, kind): own_process("beside_anomalib.py", "--run", whose, kind, folder, python=python, **one_thread)
             for kind in ("padim", "patchcore")

@@ -310,6 +310,11 @@ def test_elpv_without_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_missing_empty_and_imageless_folders(tmp_path: Path) -> None:
     with pytest.raises(InlierError, match=r"gone: no such file or folder$"):
         open_dataset(tmp_path / "gone")
+    picture(tmp_path / "one.png")
+    with pytest.raises(
+        InlierError, match=r"one.png: one picture is no data set; pass its folder, or a list of pictures$"
+    ):
+        open_dataset(tmp_path / "one.png")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InlierError, match=r"empty: holds no pictures \(\.png .*\), no file at all$"):
         open_dataset(tmp_path / "empty")

@@ -17,7 +17,7 @@ from inlier.data.datasets.sample import Dataset
 from inlier.data.datasets.table import open_table
 from inlier.data.datasets.tree import Tree, open_tree
 from inlier.data.datasets.visa import open_visa
-from inlier.data.images import ImageSource, at_home, no_pictures
+from inlier.data.images import ImageSource, at_home, is_picture, no_pictures
 from inlier.errors import InlierError
 from inlier.names import first_names
 
@@ -66,6 +66,8 @@ def _open_path(data: Path | str) -> Dataset:
             return open_table(path)
         if dataset := open_realiad(path):
             return dataset
+        if is_picture(path):
+            raise InlierError(f"{data}: one picture is no data set; pass its folder, or a list of pictures")
         raise InlierError(f"{data}: a file that is not a .csv; pass its folder, or a list of pictures. {LAYOUTS}")
     dataset = open_realiad(path)
     tree, found = open_tree(path)
