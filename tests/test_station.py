@@ -383,6 +383,25 @@ def test_a_new_region_in_the_file_replaces_what_the_station_calibrated(plate_mod
     plant.close()
 
 
+def test_a_region_is_calibrated_by_the_files_own_runtime_whichever_judges(plate_model, tmp_path):
+    good, rng = tmp_path / "good", np.random.default_rng(7)
+    good.mkdir()
+    for k in range(20):
+        part(rng)[0].save(good / f"{k}.png")
+    ell = {"width": 64, "height": 64, "polygons": [[[0, 0], [64, 0], [64, 20], [20, 20], [20, 64], [0, 64]]]}
+    (tmp_path / "region.json").write_text(json.dumps(ell))
+    station = {"model": str(plate_model), "region": str(tmp_path / "region.json"), "good": str(good)}
+    plant = open_plant(tmp_path, plate_model, stations=[{"name": "press", "runtime": "onnx"} | station])
+    inspector = plant.stations["press"].model.inspector
+    made = next((plant.folder / "models").glob("press-*-region-*"))
+    own = library.load(made)
+    assert made.suffix == ".inlier" and inspector.runtime_.suffix == ".onnx"
+    picture = part(rng, defect=True)[0]
+    assert inspector.inspect(picture).score == pytest.approx(own.inspect(picture).score, rel=1e-4)
+    np.testing.assert_array_equal(inspector.calibration_.scores, own.calibration_.scores)
+    plant.close()
+
+
 def test_pictures_of_before_an_exchange_do_not_count_for_the_model_after_it(plate_model, tmp_path):
     plant = open_plant(tmp_path, plate_model)
     press = plant.stations["press"]

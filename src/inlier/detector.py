@@ -5,6 +5,7 @@ subclass that gives `presets`, `build` and `learn`, and declares what its networ
 are here, once; judging is the inspector's.
 """
 
+import copy
 import hashlib
 import importlib.util
 import inspect
@@ -383,7 +384,19 @@ class Detector(Inspector, Generic[S, N]):
         """Write the model for another runtime, and tell how that judges; options: see `runtime.export.export`."""
         from inlier.runtime.export import export
 
-        return export(self, path, **options)
+        self.check_fitted()
+        return export(self._on_cpu(), path, **options)
+
+    def _on_cpu(self) -> Self:
+        """The same detector where graphs are made; a copy, where it judges on another device."""
+        if self.runtime_.device.type == "cpu":  # type: ignore[attr-defined]
+            return self
+        copied = copy.copy(self)
+        with own_torch_state():
+            network = self.build(self.settings_)
+            network.load_state_dict(self.network_.state_dict())
+            copied.runtime_ = self._runtime(network, torch.device("cpu"))
+        return copied
 
     # -- files --------------------------------------------------------------------------------------------------------
 

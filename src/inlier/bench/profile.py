@@ -94,6 +94,7 @@ def _profile(inspector: Inspector, name: str, sources: Sequence[Any]) -> Timing:
     images = timed("decode", lambda: list(map(decode_image, encoded, names)))
     views = timed("resize", lambda: np.concatenate([list(geometry.inputs(image)) for image in images]))
     sizes = [(image.height, image.width) for image in images]
+    ends = np.cumsum([len(geometry.views(*size)) for size in sizes])  # of each picture's views
     inspected = _inspected(geometry, sizes)
     runtime = inspector.runtime_
     if runtime.network is not None:  # PyTorch's can be divided
@@ -104,14 +105,10 @@ def _profile(inspector: Inspector, name: str, sources: Sequence[Any]) -> Timing:
     found["method"] = max(found["method"] - found.get("backbone", 0.0), 0.0)
 
     def judged() -> Any:
-        of_one = len(output.maps) // n
+        parts = zip(np.split(output.scores, ends[:-1]), np.split(output.maps, ends[:-1]), strict=True)
         return [
-            inspector._prediction(
-                Judged(Picture(i, "", geometry, size), float(output.scores[i]), output.maps[i * of_one :][:of_one]),
-                rule,
-                category,
-            )
-            for i, size in enumerate(sizes)
+            inspector._prediction(Judged(Picture(i, "", geometry, size), float(max(scores)), maps), rule, category)
+            for i, (size, (scores, maps)) in enumerate(zip(sizes, parts, strict=True))
         ]
 
     timed("judge", judged)
@@ -134,13 +131,15 @@ def _backbone(runtime: Any, views: NDArray[np.float32]) -> Any:
     import torch
 
     with torch.inference_mode():
-        return runtime.network.backbone(torch.from_numpy(views).to(runtime.device))
+        maps = runtime.network.backbone(torch.from_numpy(views).to(runtime.device))
+        return maps[-1].flatten()[0].item()  # waits for a device that computes on its own
 
 
 def limit(inspector: Inspector) -> Limit | None:
-    """What bounds PyTorch's network on this machine; None for an exported one, whose arithmetic is not counted."""
+    """What bounds PyTorch's network on this processor; None for one on another device, and for an exported one, whose
+    arithmetic is not counted."""
     network = inspector.runtime_.network
-    if network is None:
+    if network is None or inspector.runtime_.device.type != "cpu":  # type: ignore[attr-defined]
         return None
     import torch
     from torch.utils.flop_counter import FlopCounterMode

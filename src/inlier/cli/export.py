@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from inlier import artifact
-from inlier.cli.options import Device, Model, Workers
+from inlier.cli.options import Model, Workers
 from inlier.cli.outputs import protect, read_by, say
 from inlier.errors import InlierError
 from inlier.names import shown
@@ -30,7 +30,6 @@ def export(
     force: Annotated[
         bool, typer.Option("--force", help="Write what judges differently, too; its figures are kept in the file.")
     ] = False,
-    device: Device = "auto",
     workers: Workers = 2,
 ) -> None:
     """Write MODEL for another runtime. What would judge differently is not written."""
@@ -45,7 +44,7 @@ def export(
         if to is not None and to not in suffixes:
             raise InlierError(f"--to {to}: must be one of {', '.join(suffixes)}")
         out = model.with_suffix(suffixes[to or "onnx"])
-    detector = load(model, device)
+    detector = load(model, "cpu")
     if not isinstance(detector, Detector):
         raise InlierError(f"{shown(model)}: is exported already; export the .inlier file that it was made from")
     dataset = None if check is None else open_dataset(check)

@@ -48,6 +48,11 @@ def prepare(source: ImageSource, name: str, geometry: Geometry, number: int = 0)
     try:
         image, size = read_scaled(source, name, geometry.least)
         geometry.views(*size)  # refuses what the region of interest does not fit
+        if geometry.eight_bit and image.mode == "F":
+            raise ImageError(
+                f"{name}: has more than 8 bit, but the model was exported for pictures of 8 bit: export it with "
+                "--input float"
+            )
         made = None if geometry.tile else list(geometry.inputs(image))
         return Prepared(
             Picture(number, source, geometry, size), lambda: geometry.inputs(image) if made is None else made

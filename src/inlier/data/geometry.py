@@ -42,6 +42,7 @@ class Geometry:
         at least the share `overlap`; a side that is shorter than a tile is one tile long.
     region: the part of pictures that is inspected; None: all of it.
     scaled_jpeg: JPEG files may be decoded smaller (see `least`), whole pictures only.
+    eight_bit: pictures of more than 8 bit are refused: what judges takes bytes.
     Raises InlierError when these do not fit together.
     """
 
@@ -52,6 +53,7 @@ class Geometry:
     overlap: float = 0.25
     region: Region | None = None
     scaled_jpeg: bool = False
+    eight_bit: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1:

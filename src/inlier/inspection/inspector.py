@@ -64,6 +64,9 @@ class Inspector:
     log_maps: ClassVar[bool] = False  # map values span orders of magnitude: people are shown their logarithms
     repaints: ClassVar[bool] = False  # reconstructions come with the maps
     maps_cost_extra: ClassVar[bool] = False  # scores alone come for less
+    no_number: ClassVar[str] = (  # why a score may be no number, and what helps
+        "its training has broken it; train again with a lower learning rate, or with the preset's own settings"
+    )
 
     runtime_: Runtime
     geometry_: Geometry  # of all pictures, but for the region of interest
@@ -212,10 +215,7 @@ class Inspector:
             if batch.owners:
                 output = self._output(batch, maps, threshold)
                 if not np.isfinite(output.scores).all():
-                    raise InlierError(
-                        "the model gives a picture a score that is no finite number: its training has broken it; train "
-                        "again with a lower learning rate, or with the preset's own settings"
-                    )
+                    raise InlierError(f"the model gives a picture a score that is no finite number: {self.no_number}")
                 columns = [None if column is None else list(column) for column in output]
                 for k, owner in enumerate(batch.owners):
                     one = Output(*(None if column is None else column[k] for column in columns))  # type: ignore[arg-type]

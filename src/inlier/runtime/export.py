@@ -33,13 +33,14 @@ from inlier.progress import progress
 from inlier.runtime.exported import Exported, to_text
 from inlier.runtime.graph import PIXELS, Graph
 from inlier.runtime.onnx import OnnxRuntime, with_header
-from inlier.runtime.openvino import COLOURS, OpenvinoRuntime, core
+from inlier.runtime.openvino import COLOURS, OpenvinoRuntime, core, has_bf16
 from inlier.runtime.openvino import write as write_openvino
-from inlier.runtime.parity import TOLERANCE, Parity, compare, compared, first_difference
+from inlier.runtime.parity import NOT_WRITTEN, TOLERANCE, Parity, compare, compared, first_difference
 
 log = logging.getLogger("inlier")
 SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch"}
 PRECISIONS = {"onnx": ("f32", "f16", "int8"), "openvino": ("f32", "f16", "bf16", "int8"), "torch": ("f32",)}
+OF_READING = ("region", "eight_bit")  # what a geometry knows beside what the file says of it
 LARGEST = 2**31  # elements of a constant that is computed now, not by each user: the weights of a layer
 QUANTISED_ON = 128  # good pictures at most that show the ranges of values
 
@@ -55,17 +56,16 @@ def export(
     force: bool = False,
     workers: int = 2,
 ) -> Parity:
-    """Write `detector`, a fitted Detector, to `path` for another runtime, and tell how the result differs.
+    """Write `detector`, a fitted Detector on the CPU, to `path` for another runtime, and tell how the result differs.
 
     to: "onnx", "openvino" or "torch" (a torch.export program for programs of your own); default: by the suffix, .onnx,
     .xml or .pt2. precision: "f32", "f16", "bf16" or "int8", see PRECISIONS. pixels: what the graph takes, "float" or
     "uint8", see runtime.graph.PIXELS. check: pictures or a data set that both judge. int8 needs good ones among them,
-    to see the ranges of values, and bf16 any, to see how far it moves scores. Where they are those that the detector
-    was fitted and calibrated on (kind "split"), the calibration is scored anew by the runtime that will judge. force:
-    write what differs too much, too.
+    to see the ranges of values, and bf16 any, to see how far it moves scores, and a processor that has it. Where they
+    are those that the detector was fitted and calibrated on (kind "split"), the calibration is scored anew by the
+    runtime that will judge. A .pt2 file takes none. force: write what differs too much, too.
     Raises InlierError for a file that would judge differently, and says where its graph starts to.
     """
-    detector.check_fitted()
     path = Path(path).expanduser()
     to = to or SUFFIXES.get(path.suffix.lower())
     if to not in PRECISIONS:
@@ -79,6 +79,8 @@ def export(
         raise InlierError(f"precision {precision!r}: {to} is exported with {', '.join(PRECISIONS[to])}{hint}")
     if pixels not in PIXELS:
         raise InlierError(f"input {pixels!r}: must be one of {', '.join(PIXELS)}")
+    if to == "torch" and check is not None:
+        raise InlierError(f"{path}: is for programs of your own, so nothing is compared here; leave the pictures out")
     artifact.check_writable(path)
     dataset = None if check is None else _known(open_dataset(check), detector.categories_)
     kept = [
@@ -96,6 +98,11 @@ def export(
             "bf16 needs pictures, which show how far rounding moves a score: give them with --check, or let the model "
             "keep some when it is fitted (--keep)"
         )
+    if precision == "bf16" and not has_bf16():
+        raise InlierError(
+            "bf16: this processor does not compute in it, so how far it moves a score cannot be found here; export on "
+            "one that does, or with another --precision"
+        )
     with own_torch_state(), tempfile.TemporaryDirectory() as folder:
         graph = Exporting(detector, pixels)
         log.info("exporting %s to %s, %s", detector.name, to, precision)
@@ -105,7 +112,7 @@ def export(
         header = detector.header() | {
             "log_maps": detector.log_maps,
             "maps_cost_extra": detector.maps_cost_extra,
-            "geometry": {name: value for name, value in asdict(detector.geometry_).items() if name != "region"},
+            "geometry": {name: value for name, value in asdict(detector.geometry_).items() if name not in OF_READING},
             "graph": asdict(graph.described),
             "precision": precision,
             "runtime": to,
@@ -117,7 +124,7 @@ def export(
         WRITERS[to](program, made, text, precision, lambda: _feeds(detector, graph.described, good, workers))
         if to == "torch":
             artifact.write_bytes(path, made.read_bytes())
-            return Parity(0, "pictures: a .pt2 file is for programs of your own", 0.0, 0.0, None)
+            return Parity(0, "a .pt2 file is for programs of your own", 0.0, 0.0, None)
         exported = Exported(path, RUNTIMES[to](made))
         pictures = compared(detector, dataset, kept)
         if precision == "bf16":
@@ -134,7 +141,7 @@ def export(
             where = first_difference(program, made, graph.described, TOLERANCE[precision]) if to == "onnx" else ""
             told = f"{path}: judges differently from the model: {parity}; but {', '.join(rules)}"
             if not force:
-                raise InlierError(f"{told}. {where}Nothing was written (--force writes it)")
+                raise InlierError(f"{told}. {where}{NOT_WRITTEN}")
             log.warning("%s. %sIt is written all the same", told, where)
         exported.told["parity"] = asdict(parity)
         exported.save(path)
@@ -155,6 +162,7 @@ class Exporting(nn.Module):
             tuple(self.inner.noise_shape) if "noise" in takes else (),  # type: ignore[arg-type]
             detector.repaints,
             getattr(self.inner, "at_once", Graph.at_once),
+            "inspected" not in takes,
         )
 
     def forward(self, images: Tensor, *others: Tensor) -> tuple[Tensor, ...]:

@@ -8,6 +8,7 @@ import base64
 import json
 import math
 import os
+import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ REMEDY = "copy it again, or export it anew"
 class Exported(Inspector):
     """An exported model. It judges and is calibrated anew, but not fitted."""
 
+    no_number = "its precision is too small for it, or its training had broken it; export it with --precision f32"
     runtime_: ExportedRuntime
     told: dict[str, Any]  # the header as it was read
     # how far rounding moves a score, as a share of the score, or of the second number where that is larger
@@ -38,7 +40,7 @@ class Exported(Inspector):
     def __init__(self, path: str | os.PathLike[str], runtime: ExportedRuntime):
         header, arrays = parse(path, runtime.text)
         try:
-            super().__init__(runtime, Geometry(**header["geometry"]))
+            super().__init__(runtime, Geometry(**header["geometry"], eight_bit=runtime.graph.pixels == "uint8"))
             self.restore(arrays, header)
             self.log_maps, self.repaints = bool(header["log_maps"]), runtime.graph.repaints  # type: ignore[misc]
             self.maps_cost_extra = bool(header.get("maps_cost_extra"))  # type: ignore[misc]  # older files do not say
@@ -76,9 +78,24 @@ class Exported(Inspector):
                     column[near] = values
         return output
 
+    def __reduce__(self) -> Any:
+        """What `save` writes, read again."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"model{self.runtime_.suffix}"
+            self.save(path)
+            files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+        return _unpacked, (type(self), type(self.runtime_), path.name, files)
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the same graph, with the calibration that the model has now. Atomic."""
+        """Write the same graph, with the calibration that the model has now, as a file of the same kind. Atomic."""
         self.runtime_.rewrite(Path(path), to_text(self.header(), self.arrays()))
+
+
+def _unpacked(kind: type[Exported], runtime: Any, name: str, files: Mapping[str, bytes]) -> Exported:
+    with tempfile.TemporaryDirectory() as folder:
+        for file, content in files.items():
+            (Path(folder) / file).write_bytes(content)
+        return kind(Path(folder) / name, runtime(Path(folder) / name))
 
 
 def to_text(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -123,6 +140,7 @@ def graph_of(path: str | os.PathLike[str], text: str) -> Graph:
     """Inputs and outputs, from the header's text. Raises ArtifactError."""
     header = parse(path, text)[0]
     try:
-        return Graph.from_header(header["graph"])
+        # older files do not say `whole`; one with regions that it does not take was of a method that needs none
+        return Graph.from_header({"whole": bool(header["regions"])} | header["graph"])
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: does not say what its graph takes and gives ({error})") from error

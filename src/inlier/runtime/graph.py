@@ -29,7 +29,8 @@ class Graph:
     """Inputs and outputs of one exported file.
 
     pixels: "float" or "uint8", see PIXELS. noise: shape of a picture's noise; empty: none is taken. regions: it takes
-    `inspected`. repaints: it gives `reconstructions`. at_once: pictures in one pass that the memory is meant for.
+    `inspected`. whole: its score is of the whole picture, whatever the region. repaints: it gives `reconstructions`.
+    at_once: pictures in one pass that the memory is meant for.
     """
 
     size: int
@@ -38,6 +39,7 @@ class Graph:
     noise: tuple[int, ...] = ()
     repaints: bool = False
     at_once: int = 64
+    whole: bool = False
 
     @property
     def inputs(self) -> list[str]:
@@ -48,10 +50,16 @@ class Graph:
         return list(OUTPUTS if self.repaints else OUTPUTS[:2])
 
     def feed(self, images: NDArray[np.float32], inspected: NDArray[np.bool_] | None) -> dict[str, NDArray[Any]]:
-        """Inputs by name, for float32 images (B, 3, size, size) in [0, 1]."""
+        """Inputs by name, for float32 images (B, 3, size, size) in [0, 1]. Raises InlierError for a region of interest
+        that the graph cannot heed."""
         fed: dict[str, NDArray[Any]] = {"images": images if self.pixels == "float" else to_bytes(images)}
         if self.regions:
             fed["inspected"] = np.ones((len(images), *images.shape[2:]), bool) if inspected is None else inspected
+        elif inspected is not None and not self.whole and not inspected.all():
+            raise InlierError(
+                "this model was exported without a region of interest, so its score counts what lies outside of one, "
+                "too: give the region to the .inlier file (train --roi, or the station's own region), and export that"
+            )
         if self.noise:
             fed["noise"] = noise_of(images, self.noise)
         return fed
@@ -85,6 +93,7 @@ class ExportedRuntime(Protocol):
     in_full: the same with all the precision that its weights have.
     """
 
+    suffix: str  # of the files that it writes
     text: str
     graph: Graph
     network: Any
@@ -98,10 +107,7 @@ def to_bytes(images: NDArray[np.float32]) -> NDArray[np.uint8]:
     """float32 (B, 3, H, W) in [0, 1] -> uint8 (B, H, W, 3). Raises InlierError where 8 bit would change the picture."""
     levels = np.rint(255 * images)
     if np.abs(levels - 255 * images).max() > 1e-3:
-        raise InlierError(
-            "this picture has more than 8 bit, but the model was exported for pictures of 8 bit: export it with "
-            "--input float"
-        )
+        raise InlierError("these images have more than 8 bit, and the graph takes uint8")
     return np.ascontiguousarray(levels.astype(np.uint8).transpose(0, 2, 3, 1))
 
 

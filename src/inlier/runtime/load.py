@@ -56,8 +56,9 @@ def _chosen(path: Path, device: str, runtime: str | None) -> "Detector[Any, Any]
     known = READS.get(path.suffix.lower(), RUNTIMES)
     if path.suffix.lower() == ".bin" and path.with_suffix(".xml").exists():
         raise InlierError(f"{path}: holds the weights of {path.with_suffix('.xml').name}: give that file")
-    if device not in ("auto", "cpu") and (runtime or known[0]) in ("onnx", "openvino"):
-        raise InlierError(f"{path}: {runtime or known[0]} judges on the CPU; a device is for torch alone")
+    judge = known[0] if runtime in (None, "auto") else runtime
+    if device not in ("auto", "cpu") and judge in ("onnx", "openvino"):
+        raise InlierError(f"{path}: {judge} judges on the CPU; a device is for torch alone")
     if runtime == "auto":
         return _fastest(path, device, runtimes_for(path))
     runtime = runtime or known[0]
@@ -76,10 +77,15 @@ def _load(path: Path, device: str, runtime: str) -> "Detector[Any, Any] | Export
         from inlier.runtime.exported import Exported
 
         return Exported(path, _opener(runtime)(path))
-    detector = _detector(path, device)
     if runtime == "torch":
-        return detector
+        return _detector(path, device)  # type: ignore[no-any-return]
     import tempfile
+
+    from inlier.machine import find_device
+    from inlier.runtime.parity import NOT_WRITTEN
+
+    find_device(device)  # one that is not there is told, although only torch would take it
+    detector = _detector(path, "cpu")
 
     with tempfile.TemporaryDirectory() as folder:
         suffix = next(suffix for suffix, names in READS.items() if names[0] == runtime)
@@ -89,7 +95,7 @@ def _load(path: Path, device: str, runtime: str) -> "Detector[Any, Any] | Export
             with _unsaid():
                 parity = detector.export(made)
         except InlierError as error:  # who gave the model knows nothing of the folder
-            raise type(error)(str(error).replace(str(made), name)) from None
+            raise type(error)(str(error).replace(str(made), name).removesuffix(NOT_WRITTEN)) from None
         log.info("%s: %s", name, parity)
         return _load(made, device, runtime)
 

@@ -27,7 +27,7 @@ METADATA, VALUE = 14, 2  # fields of onnx.proto: ModelProto.metadata_props, Stri
 class OnnxRuntime:
     """Sessions on the CPU, one for each choice of outputs: what is not asked for is not computed."""
 
-    network = None
+    network, suffix = None, ".onnx"
 
     def __init__(self, path: str | os.PathLike[str]):
         try:
@@ -35,7 +35,7 @@ class OnnxRuntime:
         except ImportError as error:
             raise InlierError(f"{path}: needs ONNX Runtime: pip install 'inlier[onnx]'") from error
         self.path = Path(path)
-        content = _read(self.path)
+        content = read(self.path)
 
         def session(model: bytes) -> Any:
             options = onnxruntime.SessionOptions()
@@ -49,7 +49,7 @@ class OnnxRuntime:
         except Exception as error:  # of no common kind
             raise ArtifactError(f"{path}: {cannot_use('ONNX Runtime', _first_line(error))}") from error
         self.graph = graph_of(path, self.text)
-        self._part = content[: _checked(path, content, self.text)]
+        self._part = content[: checked(path, content, self.text)]
         self._session = session
         self._sessions = {tuple(self.graph.outputs): whole}
 
@@ -66,6 +66,8 @@ class OnnxRuntime:
         return found
 
     def rewrite(self, target: Path, text: str) -> None:
+        if target.suffix.lower() != self.suffix:
+            raise InlierError(f"{target}: this model is an ONNX file; give a name that ends in .onnx")
         artifact.write_bytes(target, with_header(self._part, text))
 
 
@@ -77,7 +79,7 @@ def with_header(graph: bytes, text: str) -> bytes:
     return graph + field(METADATA, pair)
 
 
-def _read(path: Path) -> bytes:
+def read(path: Path) -> bytes:
     try:
         artifact.check_is_file(path.expanduser())
         return path.expanduser().read_bytes()
@@ -85,7 +87,7 @@ def _read(path: Path) -> bytes:
         raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _checked(path: str | os.PathLike[str], content: bytes, text: str) -> int:
+def checked(path: str | os.PathLike[str], content: bytes, text: str) -> int:
     """How many bytes the graph has. Raises ArtifactError where they are not those that were written."""
     stored: dict[str, Any] = json.loads(text).get("onnx", {})
     size = stored.get("bytes", 0)

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from inlier.errors import ArtifactError, InlierError
 from inlier.inspection.inspector import Output
 from inlier.machine import threads
 from inlier.runtime.exported import REMEDY, cannot_use, graph_of
+from inlier.runtime.onnx import checked, read
 
 KEY = "inlier"  # of the model's rt_info
 ONNX_KEYS = ["framework", KEY]  # where OpenVINO puts the metadata of an ONNX file
@@ -36,13 +38,20 @@ def core() -> Any:
     """
     import openvino
 
-    return openvino.Core()
+    made = openvino.Core()
+    made.set_property({"ENABLE_MMAP": False})  # or a model would change with its file, and go with it
+    return made
+
+
+def has_bf16() -> bool:
+    """Whether this processor computes in bf16; without it a bf16 file is judged in float32."""
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OpenvinoRuntime:
     """A compiled model on the CPU."""
 
-    network = None
+    network, suffix = None, ".xml"
 
     def __init__(self, path: str | os.PathLike[str]):
         try:
@@ -62,14 +71,17 @@ class OpenvinoRuntime:
             raise ArtifactError(f"{path}: {cannot_use('OpenVINO', reason)}") from error
         self.graph = graph_of(path, self.text)
         header = json.loads(self.text)
+        if self.path.suffix.lower() == ".onnx":
+            checked(path, read(self.path), self.text)
         if self.path.suffix.lower() == ".xml" and digest(weights_file(self.path)) != header.get("bin"):
             raise ArtifactError(
                 f"{path}: its weights, {weights_file(self.path).name}, are not those that belong to it; {REMEDY}"
             )
         self._precision = HINTS[header["precision"]]
-        if self._precision == "bf16" and "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            self._precision = "f32"  # by a processor without it
+        if self._precision == "bf16" and not has_bf16():
+            self._precision = "f32"
         self._compiled: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._one_at_a_time = threading.Lock()
 
     def _stored(self) -> str:
         for keys in ([KEY], ONNX_KEYS):
@@ -84,8 +96,9 @@ class OpenvinoRuntime:
         return self.graph.judge(partial(self._compute, "f32"), images, inspected, maps)
 
     def _compute(self, precision: str, fed: dict[str, NDArray[Any]], names: list[str]) -> list[NDArray[Any]]:
-        found = self._requests(tuple(names))[precision].infer(fed)
-        return [found[name].copy() for name in names]  # what is returned is written over by the next call
+        with self._one_at_a_time:  # what is returned is written over by the next call
+            found = self._requests(tuple(names))[precision].infer(fed)
+            return [found[name].copy() for name in names]
 
     def _requests(self, names: tuple[str, ...]) -> dict[str, Any]:
         """By precision, for some of the outputs; what only others need is not computed. Both at the first call, so that
@@ -105,13 +118,14 @@ class OpenvinoRuntime:
         return self._compiled[names]
 
     def rewrite(self, target: Path, text: str) -> None:
-        if target.suffix.lower() != ".xml":
+        if target.suffix.lower() != self.suffix:
             raise InlierError(f"{target}: an .onnx file is written by its own runtime: open it with runtime='onnx'")
         write(self.model, target, text)
 
 
 def write(model: Any, target: Path, text: str) -> None:
-    """The weights first, then what refers to them; each whole or not at all. Raises ArtifactError."""
+    """The weights first, where they are others, then what refers to them; each whole or not at all. Where the second
+    cannot be written the old weights are put back. Raises ArtifactError."""
     import tempfile
 
     import openvino
@@ -127,8 +141,16 @@ def write(model: Any, target: Path, text: str) -> None:
         xml = made.read_bytes()
         if header["precision"] == "bf16":
             xml = in_float32(xml, first_convolutions(model))
-        artifact.write_bytes(weights_file(target), weights_file(made).read_bytes())
-        artifact.write_bytes(target, xml)
+        beside, old = weights_file(target), None
+        if digest(beside) != header["bin"]:
+            old = beside.read_bytes() if beside.is_file() else None
+            artifact.write_bytes(beside, weights_file(made).read_bytes())
+        try:
+            artifact.write_bytes(target, xml)
+        except ArtifactError:
+            if old is not None:
+                artifact.write_bytes(beside, old)
+            raise
 
 
 def first_convolutions(model: Any) -> list[str]:

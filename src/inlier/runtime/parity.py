@@ -26,6 +26,7 @@ JUMPS = 0.1  # the same of maps that are gradients: rounding moves units over th
 LOSS = 0.005  # of the image AUROC
 DRAWN = 8  # pictures that are compared where none are given
 TINY = 1e-12  # no size is smaller
+NOT_WRITTEN = "Nothing was written (--force writes it)"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Parity:
         return [rule for rule, holds in found.items() if not holds]
 
     def __str__(self) -> str:
+        if not self.pictures:
+            return f"written, not compared: {self.source}"
         flips = "" if self.flips is None else f", {self.flips} verdicts differ"
         area = "" if self.auroc is None else f"; image AUROC {100 * self.auroc[0]:.2f} -> {100 * self.auroc[1]:.2f} %"
         return (

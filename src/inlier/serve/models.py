@@ -130,7 +130,7 @@ def _region_hash(config: StationConfig) -> str | None:
 
 def recalibrated(config: StationConfig, path: Path, good: Path | Sequence[Path], region: Region | None) -> Inspector:
     """The model in a file with a calibration on other good pictures. region: None: as it was. Raises InlierError."""
-    inspector = load(path, config.device, runtime=config.runtime)
+    inspector = load(path, config.device)  # by the file's own runtime, or the result would be a file of another kind
     if len(inspector.categories_) > 1:
         raise InlierError(
             "this model judges several categories: calibrate it with `inlier calibrate` on a data set that has them all"
