@@ -377,13 +377,19 @@ def test_a_doubt_that_no_export_writes_is_refused(exported, tmp_path, doubt):
         load(tmp_path / "m.xml")
 
 
-def test_weights_of_another_model_are_refused(exported, tmp_path):
+def test_weights_of_another_model_and_another_graph_are_refused(exported, tmp_path):
     _, file = exported["padim", "openvino"]
     (tmp_path / "m.xml").write_bytes(file.read_bytes())
     weights = bytearray(file.with_suffix(".bin").read_bytes())
     weights[len(weights) // 2] ^= 1
     (tmp_path / "m.bin").write_bytes(weights)
     with pytest.raises(ArtifactError, match="not those that belong to it"):
+        load(tmp_path / "m.xml")
+    (tmp_path / "m.bin").write_bytes(file.with_suffix(".bin").read_bytes())
+    assert load(tmp_path / "m.xml").categories_ == ("plate",)
+    changed = file.read_bytes().replace(b'precision="FP32"', b'precision="FP16"', 1)
+    (tmp_path / "m.xml").write_bytes(changed)
+    with pytest.raises(ArtifactError, match="its graph does not match its checksum"):
         load(tmp_path / "m.xml")
 
 

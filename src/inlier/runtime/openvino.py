@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Sequence
 from functools import partial
@@ -25,6 +26,7 @@ from inlier.runtime.onnx import checked, read
 
 KEY = "inlier"  # of the model's rt_info
 ONNX_KEYS = ["framework", KEY]  # where OpenVINO puts the metadata of an ONNX file
+UNKNOWN = hashlib.sha256().hexdigest()  # stands in the header until the graph's digest is known
 COLOURS = 3
 HINTS = {"f32": "f32", "f16": "f32", "bf16": "bf16", "int8": "f32"}  # f16: weights; a CPU computes with f32
 
@@ -77,6 +79,8 @@ class OpenvinoRuntime:
             raise ArtifactError(
                 f"{path}: its weights, {weights_file(self.path).name}, are not those that belong to it; {REMEDY}"
             )
+        if header.get("xml") not in (None, graph_digest(read(self.path))):  # older files do not say it
+            raise ArtifactError(f"{path}: is damaged or was changed, its graph does not match its checksum; {REMEDY}")
         self._precision = HINTS[header["precision"]]
         if self._precision == "bf16" and not has_bf16():
             self._precision = "f32"
@@ -135,12 +139,13 @@ def write(model: Any, target: Path, text: str) -> None:
         made = Path(folder) / "model.xml"
         openvino.save_model(model, made, compress_to_fp16=False)
         header = json.loads(text)
-        header["bin"] = digest(weights_file(made))
+        header |= {"bin": digest(weights_file(made)), "xml": UNKNOWN}
         model.set_rt_info(json.dumps(header), [KEY])
         openvino.save_model(model, made, compress_to_fp16=False)
         xml = made.read_bytes()
         if header["precision"] == "bf16":
             xml = in_float32(xml, first_convolutions(model))
+        xml = xml.replace(UNKNOWN.encode(), graph_digest(xml).encode(), 1)
         beside, old = weights_file(target), None
         if digest(beside) != header["bin"]:
             old = beside.read_bytes() if beside.is_file() else None
@@ -189,6 +194,11 @@ def in_float32(xml: bytes, names: Sequence[str]) -> bytes:
 
 def weights_file(path: Path) -> Path:
     return path.with_suffix(".bin")
+
+
+def graph_digest(xml: bytes) -> str:
+    """SHA-256 of an .xml file without its header."""
+    return hashlib.sha256(re.sub(rb'<inlier value="[^"]*"', b"", xml, count=1)).hexdigest()
 
 
 def digest(path: Path) -> str:
