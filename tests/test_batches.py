@@ -151,3 +151,23 @@ def test_scaled_jpeg_files_keep_the_size_of_the_original(tmp_path: Path) -> None
     whole, scaled = (next(read_batches([tmp_path / "a.jpg"], Geometry(32, scaled_jpeg=on))) for on in (False, True))
     assert whole.pictures[0].size == scaled.pictures[0].size == (400, 640)
     assert 0 < np.abs(whole.images - scaled.images).max() < 0.05
+
+
+def test_the_crop_of_a_scaled_jpeg_file_lies_where_the_whole_one_has_it(tmp_path: Path) -> None:
+    ramp = np.broadcast_to(np.linspace(0, 255, 4001), (601, 4001)).astype(np.uint8)  # 1001 x 151 is another shape
+    Image.fromarray(ramp).save(tmp_path / "a.jpg", quality=95)
+    geometries = [Geometry(64, shorter_side=72, scaled_jpeg=on) for on in (False, True)]
+    whole, scaled = (next(read_batches([tmp_path / "a.jpg"], geometry)) for geometry in geometries)
+    assert np.abs(whole.images - scaled.images).max() < 0.004  # a level; ten pixels of the original are 0.0025
+
+
+def test_a_generator_may_give_the_same_array_again_and_again() -> None:
+    def camera() -> Iterator[np.ndarray]:
+        picture = np.zeros((4, 4), np.uint8)
+        for i in range(20):
+            picture[:] = i
+            yield picture
+
+    batches = list(read_batches(camera(), Geometry(4), batch_size=4, workers=3))
+    shown = np.concatenate([batch.images for batch in batches])[:, 0, 0, 0] * 255
+    np.testing.assert_allclose(shown, range(20), atol=1e-5)

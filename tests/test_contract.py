@@ -1,6 +1,7 @@
 """What every method promises, checked on every method that exists, with tiny settings."""
 
 import contextlib
+import copy
 import itertools
 import pickle
 
@@ -236,6 +237,30 @@ def test_a_broken_model_never_calls_a_part_good(name, fitted, plates, tmp_path):
     for maps in (True, False):
         with pytest.raises(InlierError, match="a score that is no finite number"):
             list(broken.predict(plates / "plate/test/good", maps=maps))
+
+
+def test_a_score_that_is_no_number_costs_no_other_verdict(fitted, plates):
+    model = copy.copy(fitted["padim"])
+    runtime, pictures = model.runtime_, sorted((plates / "plate/test/good").iterdir())
+
+    def overflowing(images, inspected, maps):
+        output = runtime(images, inspected, maps)
+        output.scores[1] = np.inf
+        return output
+
+    model.runtime_ = overflowing
+    found = list(model.predict(pictures[:4], errors="keep"))
+    assert [p.error is None for p in found] == [True, False, True, True]
+    assert found[1].verdict is None and f"{pictures[1]}: gets a score that is no finite number" in found[1].error
+    with pytest.raises(InlierError, match=f"{pictures[1]}: gets a score that is no finite number"):
+        list(model.predict(pictures[:4]))
+    with pytest.raises(InlierError, match=f"{pictures[1]}: gets a score that is no finite number"):
+        model.calibrate(pictures[:4])
+
+
+def test_a_folder_is_no_picture_to_inspect(fitted, plates):
+    with pytest.raises(InlierError, match="is a folder; `predict` judges its pictures"):
+        fitted["padim"].inspect(plates / "plate/test/good")
 
 
 @every_method

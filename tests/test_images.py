@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,30 @@ def test_exif_that_cannot_be_written_back_still_turns(tmp_path: Path, suffix: st
     broken = exif.tobytes().replace(struct.pack(">II", 7, 3), struct.pack(">II", 7, 0))
     assert broken != exif.tobytes()
     assert read_image(save(tmp_path / f"a{suffix}", COLOUR, exif=broken)).size == (12, 20)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK"])
+def test_a_picture_that_was_turned_is_not_turned_again(tmp_path: Path, suffix: str, mode: str) -> None:
+    if (suffix, mode) in {(".png", "CMYK"), (".webp", "CMYK"), (".webp", "L"), (".jpg", "RGBA")}:
+        pytest.skip("no such files")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(COLOUR).convert(mode).save(path, exif=exif)
+    once = read_image(path)
+    assert once.size == (12, 20)
+    np.testing.assert_array_equal(read_image(once), once)
+    np.testing.assert_array_equal(decode_image(images.encoded(once), "again"), once)
+
+
+def test_an_image_that_is_in_a_list_twice_is_read_once(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", RNG.integers(0, 256, (600, 600, 3), np.uint8))
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(8):
+            image = Image.open(tmp_path / "a.png")
+            first, *others = pool.map(read_image, 6 * [image])
+            assert all(np.array_equal(first, other) for other in others)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

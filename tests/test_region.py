@@ -11,6 +11,7 @@ from PIL import Image
 from conftest import part, write_dataset
 from inlier import InlierError, load, open_dataset
 from inlier.bench.trial import planted_defects
+from inlier.data.batches import read_batches
 from inlier.data.geometry import Geometry, View
 from inlier.data.images import read_image
 from inlier.data.region import Region, read_region
@@ -75,6 +76,17 @@ def test_the_network_sees_the_box_around_the_region():
     np.testing.assert_array_equal(view, Geometry(32)(picture.crop((40, 10, 90, 30))))
     np.testing.assert_array_equal(geometry.seen(60, 100), mask)
     assert geometry.inspected(60, 100).all()
+
+
+def test_a_region_that_vanishes_in_a_smaller_picture_is_an_error_of_that_picture():
+    mask = np.zeros((300, 400), bool)
+    mask[151:153, 202:204] = True
+    sources = [np.zeros((300, 400), np.uint8), np.zeros((30, 40), np.uint8)]
+    (batch,) = read_batches(sources, Geometry(32, region=Region(mask)), errors="keep")
+    assert [picture.error for picture in batch.pictures] == [
+        None,
+        "image 1: has 40 x 30 pixels, in which the region of interest, drawn for 400 x 300, is smaller than a pixel",
+    ]
 
 
 def test_outside_has_the_mean_colour_of_the_inside_in_colour_grey_and_16_bit():

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 import inlier as library
-from conftest import part
+from conftest import part, write_dataset
 from inlier.drawing import as_file
 from inlier.errors import InlierError
 from inlier.inspection.result import Box, Prediction
@@ -381,6 +381,34 @@ def test_a_new_region_in_the_file_replaces_what_the_station_calibrated(plate_mod
     change(plain)
     assert press.model.sha256 == hashlib.sha256(plate_model.read_bytes()).hexdigest() and rows_inspected(press) == 64
     plant.close()
+
+
+def test_turned_and_scaled_pictures_get_the_verdict_that_predict_gives(tmp_path):
+    rng = np.random.default_rng(3)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    good = [tmp_path / "good" / f"{k}.jpg" for k in range(12)]
+    good[0].parent.mkdir()
+    for path in good:
+        part(rng)[0].resize((256, 256)).save(path)
+    short("padim", scaled_jpeg=True, size=32).fit(good).save(tmp_path / "m.inlier")
+    model, plant = library.load(tmp_path / "m.inlier"), open_plant(tmp_path, tmp_path / "m.inlier")
+    for suffix in (".jpg", ".png", ".webp"):
+        path = tmp_path / f"turned{suffix}"
+        part(rng, defect=True)[0].resize((256, 256)).save(path, exif=exif)
+        told = plant.stations["press"].inspect(path.read_bytes()).result()
+        assert told["score"] == pytest.approx(model.inspect(path).score, rel=1e-6)
+    plant.close()
+
+
+def test_a_station_that_does_not_say_which_of_the_regions_holds_is_refused(tmp_path):
+    for name in ("left", "right"):
+        write_dataset(tmp_path / "parts", category=name, train=4)
+    roi = np.zeros((64, 64), bool)
+    roi[8:56, 8:56] = True
+    short("padim").fit(tmp_path / "parts", roi={"left": roi}).save(tmp_path / "m.inlier")
+    with pytest.raises(InlierError, match="station press: category: .*must be told: one of left, right"):
+        open_plant(tmp_path, tmp_path / "m.inlier")
 
 
 def test_a_region_is_calibrated_by_the_files_own_runtime_whichever_judges(plate_model, tmp_path):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from inlier import drawing
 from inlier.data.batches import Picture
-from inlier.data.images import decode_image, read_bytes
+from inlier.data.images import read_bytes, read_scaled
 from inlier.inspection.inspector import Inspector, Judged
 
 STAGES = ("read", "decode", "resize", "backbone", "method", "map", "judge", "draw")
@@ -91,9 +91,11 @@ def _profile(inspector: Inspector, name: str, sources: Sequence[Any]) -> Timing:
 
     encoded = timed("read", lambda: [one if isinstance(one, bytes) else read_bytes(one) for one in sources])
     names = ["picture" if isinstance(one, bytes) else str(one) for one in sources]
-    images = timed("decode", lambda: list(map(decode_image, encoded, names)))
-    views = timed("resize", lambda: np.concatenate([list(geometry.inputs(image)) for image in images]))
-    sizes = [(image.height, image.width) for image in images]
+    decoded = timed("decode", lambda: [read_scaled(*one, geometry.least) for one in zip(encoded, names, strict=True)])
+    views = timed("resize", lambda: np.concatenate([list(geometry.inputs(*one)) for one in decoded]))
+    sizes = [size for _, size in decoded]
+    # people are shown the whole picture, whatever the network needs of it
+    images = [image if (image.height, image.width) == (h, w) else image.resize((w, h)) for image, (h, w) in decoded]
     ends = np.cumsum([len(geometry.views(*size)) for size in sizes])  # of each picture's views
     inspected = _inspected(geometry, sizes)
     runtime = inspector.runtime_

@@ -114,6 +114,8 @@ def stress(
     if not good:
         raise InlierError(f"{names[0]}: there are no good test pictures, and the promise is about those")
 
+    if inspector.geometry_.scaled_jpeg:
+        log.warning("the model judges JPEG files decoded smaller (scaled_jpeg), but changed pictures are judged whole")
     samples = [*good, *defects]
     has_colour = any(not is_grey(values_of(read_image(sample.source))) for sample in samples)
     if not has_colour:

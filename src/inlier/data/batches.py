@@ -2,7 +2,7 @@
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Literal, NamedTuple, TypeVar
@@ -43,8 +43,8 @@ class Prepared(NamedTuple):
     views: Callable[[], Iterable[np.ndarray]]  # float32 (3, size, size) each; tiles are cut when they are asked for
 
 
-def prepare(source: ImageSource, name: str, geometry: Geometry, number: int = 0) -> Prepared:
-    """Read a picture, called `name` in errors, and make its views. Raises ImageError."""
+def prepare(source: ImageSource | bytes, name: str, geometry: Geometry, number: int = 0) -> Prepared:
+    """Read a picture, called `name` in errors, and make its views. source: also a file's bytes. Raises ImageError."""
     try:
         image, size = read_scaled(source, name, geometry.least)
         geometry.views(*size)  # refuses what the region of interest does not fit
@@ -53,10 +53,9 @@ def prepare(source: ImageSource, name: str, geometry: Geometry, number: int = 0)
                 f"{name}: has more than 8 bit, but the model was exported for pictures of 8 bit: export it with "
                 "--input float"
             )
-        made = None if geometry.tile else list(geometry.inputs(image))
-        return Prepared(
-            Picture(number, source, geometry, size), lambda: geometry.inputs(image) if made is None else made
-        )
+        made = None if geometry.tile else list(geometry.inputs(image, size))
+        known = name if isinstance(source, bytes) else source
+        return Prepared(Picture(number, known, geometry, size), lambda: made or geometry.inputs(image))
     except ImageError:
         raise
     except InlierError as error:
@@ -72,7 +71,8 @@ def read_batches(
 ) -> Generator[Batch, None, None]:
     """Read pictures in order, on `workers` threads, at most batch_size + workers of them ahead (workers, if tiled).
 
-    `sources` may be a generator, endless too: it is asked from the caller's thread, for what is read next only.
+    `sources` may be a generator, endless too: it is asked from the caller's thread, for what is read next only, and may
+    give the same array with other pixels again and again.
     geometry: one for all pictures, or one for each. An unreadable picture raises ImageError once those before it have
     come, or with errors="keep" is among the batch's pictures with its error. Wrong arguments raise InlierError at the
     call. The threads end when the iterator is closed.
@@ -80,6 +80,8 @@ def read_batches(
     if batch_size < 1 or workers < 1 or errors not in ("raise", "keep"):
         raise InlierError('read_batches needs batch_size >= 1, workers >= 1 and errors "raise" or "keep"')
     geometries = itertools.repeat(geometry) if isinstance(geometry, Geometry) else iter(geometry)
+    if not isinstance(sources, Sequence):  # a camera's loop writes each picture where the one before was
+        sources = (source.copy() if isinstance(source, np.ndarray) else source for source in sources)
     return _read_batches(zip(sources, geometries), batch_size, workers, keep=errors == "keep")
 
 

@@ -81,23 +81,30 @@ class Geometry:
         side = 2 * (self.shorter_side or self.size)
         return (side, side) if self.scaled_jpeg else None
 
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        """One view, an image of `read_image` or a part of it -> float32 (3, size, size) in [0, 1]."""
+    def __call__(self, image: Image.Image, size: tuple[int, int] | None = None) -> np.ndarray:
+        """One view, an image of `read_image` or a part of it -> float32 (3, size, size) in [0, 1].
+
+        size: height and width of the original, where the image was decoded smaller.
+        """
         if image.mode not in ("RGB", "F"):
             raise InlierError(f"expected an image of read_image (mode RGB or F), got mode {image.mode}")
-        pixels = np.asarray(self._resize_and_crop(image, FILTERS[self.filter]))
+        pixels = np.asarray(self._resize_and_crop(image, FILTERS[self.filter], size))
         if image.mode == "F":
             # lanczos overshoots at edges; Pillow clips 8-bit pictures itself, float ones not
             return np.repeat(pixels.clip(0, 1)[None], 3, axis=0)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32) / 255
 
-    def inputs(self, image: Image.Image) -> Iterator[np.ndarray]:
-        """float32 (3, size, size) of each of the `views` of an image of `read_image`, one after the other."""
+    def inputs(self, image: Image.Image, size: tuple[int, int] | None = None) -> Iterator[np.ndarray]:
+        """float32 (3, size, size) of each of the `views` of an image of `read_image`, one after the other; or of
+        `read_scaled`, with the size that it tells, which is one view."""
         views = self.views(image.height, image.width)
         image = self._painted(image)
         for view in views:
             is_whole = view == (0, 0, image.height, image.width)
-            yield self(image if is_whole else image.crop((view.left, view.top, view.right, view.bottom)))
+            if is_whole:
+                yield self(image, size)
+            else:
+                yield self(image.crop((view.left, view.top, view.right, view.bottom)))
 
     def views(self, height: int, width: int) -> list[View]:
         """Where the views of an original of height x width lie; tiles without an inspected pixel are left out."""
@@ -262,8 +269,10 @@ class Geometry:
         """bool (H, W) of one view -> bool (size, size)"""
         return np.asarray(self._resize_and_crop(Image.fromarray(mask.astype(np.uint8)), Image.Resampling.NEAREST)) > 0
 
-    def _resize_and_crop(self, image: Image.Image, resampling: Image.Resampling) -> Image.Image:
-        rows, columns, top, left = self._place(image.height, image.width)
+    def _resize_and_crop(
+        self, image: Image.Image, resampling: Image.Resampling, size: tuple[int, int] | None = None
+    ) -> Image.Image:
+        rows, columns, top, left = self._place(*(size or (image.height, image.width)))
         limit = Image.MAX_IMAGE_PIXELS
         if limit and rows * columns > 2 * limit:  # a long thin strip of few pixels would fill the memory
             raise InlierError(f"{image.width} x {image.height} pixels: too long and thin for shorter_side; use None")

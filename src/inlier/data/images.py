@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import re
+import threading
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -17,6 +18,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 
 from inlier.data import whole
 from inlier.errors import ImageError, InlierError
+from inlier.names import first_names
 
 log = logging.getLogger("inlier")
 
@@ -105,23 +107,28 @@ def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
         return decode_image(read_bytes(source), str(source))
     if isinstance(source, Image.Image):
         name = name or getattr(source, "filename", "") or "image"
-        return _explained(lambda: _finish(_upright(source), name), name)
+        with _loading:
+            return _explained(lambda: _finish(_upright(source), name), name)
     return _from_array(source, name or "array")
 
 
+_loading = threading.Lock()  # an image that Pillow opened reads its file at the first use, and may be in a list twice
+
+
 def read_scaled(
-    source: ImageSource, name: str | None = None, least: tuple[int, int] | None = None
+    source: ImageSource | bytes, name: str | None = None, least: tuple[int, int] | None = None
 ) -> tuple[Image.Image, tuple[int, int]]:
     """`read_image`, and height and width of the upright original.
 
-    least: height and width that are enough. A JPEG file is then decoded to some eighths of its size, which is much
-    faster, and as whole; the last row or column may show up to 7 pixels less than the others.
+    source: also the bytes of a file. least: height and width that are enough. A JPEG file is then decoded to some
+    eighths of its size, which is much faster, and as whole; the last row or column may show up to 7 pixels less than
+    the others.
     """
-    if least is None or not isinstance(source, (str, Path)):
+    if not isinstance(source, (str, Path, bytes)):
         image = read_image(source, name)
         return image, (image.height, image.width)
-    name = str(source)
-    data = read_bytes(source)
+    name = (name or "picture") if isinstance(source, bytes) else str(source)
+    data = source if isinstance(source, bytes) else read_bytes(source)
 
     def decoded() -> tuple[Image.Image, tuple[int, int]]:
         found = _decode(data, name, least)
@@ -250,7 +257,9 @@ def _finish(decoded: _Decoded, name: str) -> Image.Image:
                 f"{name}: transparent everywhere, so that it shows nothing; save it without an alpha channel, "
                 "or pass its first three channels"
             )
-    return _on_black(image)
+    image = _on_black(image)
+    image.info.clear()  # EXIF and XMP among it: who reads the picture again would turn it again
+    return image
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -445,6 +454,9 @@ def list_images(folder: Path | str) -> list[Path]:
     if found.unread:
         kinds = f"{count_kinds(found.unread)}, such as {found.unread[0].name}"
         log.warning("%s: files of kinds that are not read are left out: %s; save them as PNG", folder, kinds)
+    if found.folders:
+        names = first_names([str(path) for path in found.folders])
+        log.warning("%s: folders that by their names hold no camera's pictures are left out: %s", folder, names)
     return found.pictures
 
 

@@ -47,6 +47,11 @@ class Region:
         scaled: NDArray[np.bool_] = np.asarray(
             Image.fromarray(self.mask).resize((width, height), Image.Resampling.NEAREST)
         )
+        if not scaled.any():
+            raise InlierError(
+                f"has {width} x {height} pixels, in which the region of interest, drawn for {columns} x {rows}, is "
+                "smaller than a pixel"
+            )
         return scaled
 
 

@@ -148,6 +148,8 @@ class Inspector:
         maps: bool = True,
     ) -> Prediction:
         """Judge one picture (path, array or PIL image). Raises ImageError if it cannot be read."""
+        if isinstance(picture, (str, Path)) and at_home(picture).is_dir():
+            raise InlierError(f"{picture}: is a folder; `predict` judges its pictures")
         return next(self.predict([picture], alpha=alpha, confidence=confidence, category=category, maps=maps))
 
     def predict(
@@ -168,12 +170,14 @@ class Inspector:
         pictures are judged. alpha: the accepted false-alarm rate (default: 0.01, or the lowest that the calibration
         can promise); it holds on average over calibrations, or with `confidence`, such as 0.95, for this one. category:
         what the pictures show, where the model knows several (default: not known; then the largest p-value counts).
-        errors="keep" turns a picture that cannot be read into a Prediction with `error` set instead of raising.
+        errors="keep" turns a picture that cannot be read into a Prediction with `error` set instead of raising. A
+        generator is read ahead of its verdicts, by `2 * batch_size + workers` pictures at most: judge what a camera
+        shows now with `inspect`.
         maps=False leaves `map` and `region` None, which is much faster where maps cost extra.
         """
         self.check_fitted()
         batches = read_batches(pictures_of(data), self.geometry_for(self.known(category)), batch_size, workers, errors)
-        return self.judge(batches, alpha=alpha, confidence=confidence, category=category, maps=maps)
+        return self.judge(batches, alpha=alpha, confidence=confidence, category=category, maps=maps, errors=errors)
 
     def judge(
         self,
@@ -183,6 +187,7 @@ class Inspector:
         confidence: float | None = None,
         category: str | None = None,
         maps: bool = True,
+        errors: Literal["raise", "keep"] = "raise",
     ) -> Iterator[Prediction]:
         """As `predict`, for batches of pictures that were prepared with `geometry_for(known(category))`."""
         category = self.known(category)
@@ -190,7 +195,8 @@ class Inspector:
         if note := self.calibration_.note(alpha, confidence, category):
             self._say_once(note)
         threshold = rule.threshold if rule else math.inf
-        return (self._prediction(judged, rule, category) for judged in self._judged(batches, maps, threshold))
+        found = self._judged(batches, maps, threshold, keep=errors == "keep")
+        return (self._prediction(judged, rule, category) for judged in found)
 
     def category_of(self, name: str | None) -> str | None:
         """The model's category that judges pictures of that name: its only one, or the same; None: it is not known."""
@@ -208,14 +214,14 @@ class Inspector:
         """What the runtime says of a batch. threshold: the score that decides; None: each score counts as it is."""
         return self.runtime_(batch.images, batch.inspected, maps)
 
-    def _judged(self, batches: Iterable[Batch], maps: bool, threshold: float | None) -> Iterator[Judged]:
-        """Scores and maps of pictures as they are complete."""
+    def _judged(
+        self, batches: Iterable[Batch], maps: bool, threshold: float | None, keep: bool = False
+    ) -> Iterator[Judged]:
+        """Scores and maps of pictures as they are complete. keep: one without a score has an error, or raises it."""
         outputs: dict[int, list[Output]] = {}  # by picture, of its views so far
         for batch in batches:
             if batch.owners:
                 output = self._output(batch, maps, threshold)
-                if not np.isfinite(output.scores).all():
-                    raise InlierError(f"the model gives a picture a score that is no finite number: {self.no_number}")
                 columns = [None if column is None else list(column) for column in output]
                 for k, owner in enumerate(batch.owners):
                     one = Output(*(None if column is None else column[k] for column in columns))  # type: ignore[arg-type]
@@ -226,6 +232,15 @@ class Inspector:
                     yield Judged(picture)
                     continue
                 scores, found, repainted = zip(*views, strict=True)
+                if not np.isfinite(scores).all():
+                    error = (
+                        f"{source_name(picture.source, picture.number)}: gets a score that is no finite number from "
+                        f"the model; where all pictures do, {self.no_number}"
+                    )
+                    if not keep:
+                        raise InlierError(error)
+                    yield Judged(picture._replace(error=error))
+                    continue
                 yield Judged(
                     picture,
                     float(max(scores)),
@@ -255,9 +270,12 @@ class Inspector:
             log_map=self.log_maps,
         )
 
-    def score_samples(self, data: Any, *, batch_size: int = 8, workers: int = 2) -> NDArray[np.float32]:
-        """(n,) raw scores, higher = more anomalous (unlike scikit-learn's, which fall). data: as for `predict`."""
-        found = self.predict(data, batch_size=batch_size, workers=workers, maps=False)
+    def score_samples(
+        self, data: Any, *, category: str | None = None, batch_size: int = 8, workers: int = 2
+    ) -> NDArray[np.float32]:
+        """(n,) raw scores, higher = more anomalous (unlike scikit-learn's, which fall). data and category: as for
+        `predict`."""
+        found = self.predict(data, category=category, batch_size=batch_size, workers=workers, maps=False)
         return np.array([p.score for p in found], np.float32)
 
     def calibrate(self, good: Any, *, extend: bool = False, group: str | None = None, workers: int = 2) -> Self:

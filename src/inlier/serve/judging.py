@@ -74,10 +74,13 @@ class Judge:
             task.milliseconds["waited"] = 1000 * (start - task.arrived)
             try:
                 if not task.error:
-                    image, inspector = decode_image(task.raw, PICTURE), task.model.inspector
-                    if len(inspector.cues_):
+                    inspector = task.model.inspector
+                    geometry = inspector.geometry_for(task.model.known_category)
+                    image = None if geometry.least and not len(inspector.cues_) else decode_image(task.raw, PICTURE)
+                    if image is not None and len(inspector.cues_):
                         task.cues = dict(zip(WATCHED, cues(image)))
-                    task.prepared = prepare(image, PICTURE, inspector.geometry_for(task.model.known_category))
+                    # a model that was fitted on JPEG files decoded smaller judges them so
+                    task.prepared = prepare(image if image and not geometry.least else task.raw, PICTURE, geometry)
             except Exception as error:
                 task.error = _told(error)
             task.milliseconds["read"] = 1000 * (time.perf_counter() - start)
@@ -118,7 +121,7 @@ class Judge:
                 for k, p in zip(wanting, _predictions(model, [tasks[k] for k in wanting], maps=True)):
                     predictions[k] = p
             for task, p in zip(tasks, predictions, strict=True):
-                task.prediction, task.error = p, ""
+                task.prediction, task.error = (p, "") if p.error is None else (None, _told(InlierError(p.error)))
         except Exception as error:
             for task in tasks:
                 task.prediction, task.error = None, _told(error)
@@ -137,6 +140,7 @@ def _predictions(model: Model, tasks: list[Task], maps: bool) -> list[Prediction
         confidence=model.confidence,
         category=model.category,
         maps=maps,
+        errors="keep",
     )
     return list(found)
 

@@ -101,11 +101,10 @@ def open_model(config: StationConfig, folder: Path, opened: Mapping[Key, Inspect
         )
     model = Model(inspector, key, chosen, config.alpha, config.confidence, config.category)
     _ = model.rule  # an alpha that cannot be promised is said now
-    if len(inspector.regions_) > 1 and model.known_category is None:
-        raise InlierError(
-            f"station {config.name}: category: {path} has a region of interest for each category, so the station must "
-            f"say what its pictures show: one of {', '.join(inspector.categories_)}"
-        )
+    try:
+        inspector.geometry_for(model.known_category)
+    except InlierError as error:
+        raise InlierError(f"station {config.name}: category: {path}: {error}") from None
     if key not in opened:
         model.warm_up()
     return model

@@ -5,6 +5,7 @@ fewer, further trials are simulated: its first picture in slightly other light, 
 user takes from the station. What is simulated says so.
 """
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from inlier.names import file_name
 from inlier.progress import progress
 from inlier.study.judgements import Judgement
 from inlier.study.parts import Part, diameter, read_table
+
+log = logging.getLogger("inlier")
 
 FOLDER = "detection"
 COLUMNS = ("model", "part", "kind", "size", "contrast", "found")
@@ -68,6 +71,8 @@ def judge(
     category = inspector.category_of(parts[0].category)
     if inspector.calibration_.rule(alpha, confidence, category) is None:
         raise InlierError(f"{name}: has no calibration, so it gives no verdicts")
+    if inspector.geometry_.scaled_jpeg and trials > min(len(part.pictures) for part in parts):
+        log.warning("%s: judges JPEG files decoded smaller (scaled_jpeg), but simulated pictures whole", name)
     judged = inspector.predict(
         _pictures(parts, trials, around, seed), alpha=alpha, confidence=confidence, category=category, maps=False
     )
