@@ -27,7 +27,7 @@ from inlier.runtime.export import trace
 from inlier.runtime.graph import Graph
 from inlier.runtime.parity import Compared, compare
 
-ROUNDS, BATCH = 7, 8
+ROUNDS, BATCH = 3, 8
 # DifferNet's flow multiplies rounding until it has learned
 SHORT: dict[str, dict[str, Any]] = {
     "padim": {},

@@ -25,6 +25,7 @@ from inlier.methods.diad.sampler import noise_of
 from inlier.runtime import export as exporting
 from inlier.runtime import graph, openvino
 from inlier.runtime import load as loading
+from inlier.runtime.backward import with_backward
 from inlier.runtime.export import trace
 from inlier.runtime.onnx import OnnxRuntime
 from inlier.runtime.openvino import OpenvinoRuntime
@@ -502,6 +503,30 @@ def test_ctrl_c_after_models_were_dropped_is_an_interrupt_and_no_crash(exported,
     _, file = exported["padim", runtime]
     picture = plates / "plate" / "test" / "good" / "000.png"
     assert subprocess.run([sys.executable, "-c", INTERRUPTED, file, picture]).returncode == 7
+
+
+def test_a_gradient_of_plain_operations_is_that_of_torch():
+    torch.manual_seed(0)
+    layers = [
+        torch.nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        torch.nn.ReLU6(),
+        torch.nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(8, 12, 3, padding=2, dilation=2, groups=2),
+        torch.nn.Hardtanh(-0.5, 0.7),
+        torch.nn.Conv2d(12, 6, (1, 3), stride=(1, 2), padding=(0, 1)),
+        torch.nn.Conv2d(6, 4, 2),
+    ]
+    network = torch.nn.Sequential(*layers).requires_grad_(False)
+
+    def gradient(images):
+        images = images.requires_grad_()
+        return torch.autograd.grad(network(images).square().sum(), images)[0]
+
+    images = 12 * torch.randn(5, 3, 17, 22)
+    found = with_backward(gradient, torch.rand(2, 3, 17, 22))(images)
+    torch.testing.assert_close(found, gradient(images.clone()), rtol=1e-4, atol=1e-5)
+    assert (network[:2](images) == 6).float().mean() > 0.05  # bounds are met
 
 
 def test_noise_without_torch_is_the_noise_with_it():
