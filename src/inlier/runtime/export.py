@@ -229,6 +229,18 @@ def _write_onnx(program: Any, path: Path, text: str, precision: str, feeds: Feed
     path.write_bytes(with_header(model.SerializeToString(), text))
 
 
+def _of_scores(model: Any) -> list[Any]:
+    """The nodes that the scores need, in order: not those of maps that are gradients."""
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    needed, wanted = set[str](), ["scores"]
+    while wanted:
+        node = made_by.get(wanted.pop())
+        if node is not None and node.name not in needed:
+            needed.add(node.name)
+            wanted += node.input
+    return [node for node in model.graph.node if node.name in needed]
+
+
 def _for_8_bit(model: Any) -> list[str]:
     """Names of an ONNX graph's convolutions that 8 bit hold well, which is those that take what an activation leaves.
     Not those that take sums, means or several layers as they are: their channels differ in size so much that the small
@@ -253,7 +265,7 @@ def _for_8_bit(model: Any) -> list[str]:
         depthwise = any(a.name == "group" and a.i > 1 for a in node.attribute)
         return not (depthwise and reads_picture(before(node, ("Pad", "BatchNormalization", *RECTIFIERS))))
 
-    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    convolutions = [node for node in _of_scores(model) if node.op_type == "Conv"]
     found = [node.name for node in convolutions if held(node)]
     if not found:
         raise InlierError(f"int8: none of the {len(convolutions)} convolutions of this model follows an activation")
@@ -284,7 +296,7 @@ def _quantised_onnx(model: Any, path: Path, feeds: Feeds) -> Any:
         # with the rectifiers, or what a convolution gives would be rounded before its range is cut; distances and
         # densities keep their precision
         op_types_to_quantize=["Conv", *RECTIFIERS],
-        nodes_to_quantize=[*_for_8_bit(model), *(n.name for n in model.graph.node if n.op_type in RECTIFIERS)],
+        nodes_to_quantize=[*_for_8_bit(model), *(n.name for n in _of_scores(model) if n.op_type in RECTIFIERS)],
     )
     return onnx.load(small)
 
