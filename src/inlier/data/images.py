@@ -107,8 +107,12 @@ def read_image(source: ImageSource, name: str | None = None) -> Image.Image:
         return decode_image(read_bytes(source), str(source))
     if isinstance(source, Image.Image):
         name = name or getattr(source, "filename", "") or "image"
-        with _loading:
-            return _explained(lambda: _finish(_upright(source), name), name)
+
+        def decoded() -> _Decoded:
+            with _loading:
+                return _upright(source)
+
+        return _explained(lambda: _finish(decoded(), name), name)
     return _from_array(source, name or "array")
 
 

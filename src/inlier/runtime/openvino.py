@@ -26,7 +26,7 @@ from inlier.runtime.onnx import checked, read
 
 KEY = "inlier"  # of the model's rt_info
 ONNX_KEYS = ["framework", KEY]  # where OpenVINO puts the metadata of an ONNX file
-UNKNOWN = hashlib.sha256().hexdigest()  # stands in the header until the graph's digest is known
+UNKNOWN = hashlib.sha256(b"not known yet").hexdigest()  # stands in the header until the graph's digest is known
 COLOURS = 3
 HINTS = {"f32": "f32", "f16": "f32", "bf16": "bf16", "int8": "f32"}  # f16: weights; a CPU computes with f32
 
