@@ -427,6 +427,7 @@ def test_auto_takes_a_runtime_that_agrees(exported, pictures, caplog):
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_what_is_exported_in_memory_is_told_by_the_file_that_was_given(exported, pictures, tmp_path, caplog, runtime):
     exported["padim", "onnx"][0].save(tmp_path / "m.inlier")
+    caplog.clear()  # of what a first export says
     with caplog.at_level("INFO", "inlier"):
         model = load(tmp_path / "m.inlier", runtime=runtime)
         model.inspect(pictures[0])
