@@ -385,18 +385,11 @@ class Detector(Inspector, Generic[S, N]):
         from inlier.runtime.export import export
 
         self.check_fitted()
-        return export(self._on_cpu(), path, **options)
-
-    def _on_cpu(self) -> Self:
-        """The same detector where graphs are made; a copy, where it judges on another device."""
-        if self.runtime_.device.type == "cpu":  # type: ignore[attr-defined]
-            return self
-        copied = copy.copy(self)
-        with own_torch_state():
-            network = self.build(self.settings_)
-            network.load_state_dict(self.network_.state_dict())
-            copied.runtime_ = self._runtime(network, torch.device("cpu"))
-        return copied
+        exported = self
+        if self.runtime_.device.type != "cpu":  # type: ignore[attr-defined]  # where graphs are made
+            exported = copy.copy(self)
+            exported.runtime_ = self._runtime(copy.deepcopy(self.network_), torch.device("cpu"))
+        return export(exported, path, **options)
 
     # -- files --------------------------------------------------------------------------------------------------------
 

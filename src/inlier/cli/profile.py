@@ -43,8 +43,7 @@ def profile(
         protect([chart], [model, *([data] if data else [])])
         artifact.check_writable(chart)
     timings, limit, refused = [], None, None
-    names = runtime or runtimes_for(model)
-    for name in names:
+    for name in runtime or runtimes_for(model):
         try:
             inspector = load(model, device if name == "torch" else "cpu", runtime=name)
         except ArtifactError:

@@ -76,11 +76,12 @@ class Judge:
                 if not task.error:
                     inspector = task.model.inspector
                     geometry = inspector.geometry_for(task.model.known_category)
-                    image = None if geometry.least and not len(inspector.cues_) else decode_image(task.raw, PICTURE)
-                    if image is not None and len(inspector.cues_):
-                        task.cues = dict(zip(WATCHED, cues(image)))
-                    # a model that was fitted on JPEG files decoded smaller judges them so
-                    task.prepared = prepare(image if image and not geometry.least else task.raw, PICTURE, geometry)
+                    # a model that was fitted on JPEG files decoded smaller judges them so; cues are of the whole
+                    source = task.raw if geometry.least else decode_image(task.raw, PICTURE)
+                    if len(inspector.cues_):
+                        whole = decode_image(source, PICTURE) if isinstance(source, bytes) else source
+                        task.cues = dict(zip(WATCHED, cues(whole)))
+                    task.prepared = prepare(source, PICTURE, geometry)
             except Exception as error:
                 task.error = _told(error)
             task.milliseconds["read"] = 1000 * (time.perf_counter() - start)
